@@ -1,0 +1,174 @@
+// Every type and function of the compiler, grouped by file, in pipeline order:
+//   read_checkpoint -> trace_arch -> fuse_ops -> choose_variants -> place_memory -> pack_weights
+//   -> emit_program -> build_program.
+// A pass dies (util.h) with one line on input it does not understand.
+#pragma once
+#include "../kernels/types.h"
+#include "json.h"
+#include "tokenizer.h"
+#include "util.h"
+#include <stdint.h>
+
+#define EXLC_VERSION "0.1.0"
+
+// --- checkpoint.c: the index of the weights ------------------------------------------------------
+
+typedef enum { DTYPE_F16, DTYPE_BF16, DTYPE_F32, DTYPE_I16, DTYPE_I32, DTYPE_OTHER } Dtype;
+
+typedef struct {
+    const char *name;  // as on disk
+    const char *file;  // path of its safetensors file
+    Dtype dtype;
+    const char *dtype_tag; // "F16", "F8_E4M3", ...
+    int rank;
+    int64_t shape[8];
+    const uint8_t *data; // mapped; any alignment
+    uint64_t bytes;
+} Tensor;
+
+// The weights of one linear layer, W (in, out): EXL3 or plain.
+typedef struct {
+    const char *name; // "model.layers.0.self_attn.q_proj"
+    int format;       // kernels/types.h
+    int in, out;      // logical widths, from the architecture
+    const Tensor *trellis, *suh, *svh, *su, *sv; // EXL3: trellis and one scale form a side
+    const Tensor *weight;                        // plain: (out, in), possibly padded
+    const Tensor *bias;                          // or NULL
+} LinearWeights;
+
+typedef struct {
+    const char *dir;
+    const char *name; // base name of dir
+    const cJSON *config, *generation; // config.json; generation_config.json or NULL
+    Tensor *tensors;  // sorted by name
+    size_t count, room;
+    int random_format, random_head_format; // --random-weights: formats made up for every linear
+    uint64_t random_seed;                  // 0: real weights
+} Checkpoint;
+
+// Maps every *.safetensors of the directory and checks their headers.
+Checkpoint *read_checkpoint(const char *dir);
+// NULL when absent.
+const Tensor *find_tensor(const Checkpoint *ck, const char *name);
+// The linear layer `name` with logical widths in and out, EXL3 or plain; dies when missing or
+// misshapen. With random weights, makes up tensors without data.
+LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int is_head);
+// 1 when a linear of that name exists in some form.
+int has_linear(const Checkpoint *ck, const char *name);
+
+// --- arch.c, prelude.lua: the architecture, traced -----------------------------------------------
+
+// An op of the traced dataflow; operands are indices of earlier ops.
+typedef struct {
+    const char *kind;  // "embedding" "rmsnorm" "linear" "rope" "attend" "act" "mul" "add" ...
+    const char *role;  // part of the architecture it came from: "attn.q", "ffn.gate", "attn_norm"
+    int operand[4];    // -1: none
+    int width;         // values per row
+    const LinearWeights *linear;
+    const Tensor *tensor;
+    double tensor_offset; // added to every value of `tensor` when packed (norms stored as w - 1)
+    const char *detail;   // "silu", ...
+} Op;
+
+typedef struct {
+    int dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
+    int max_position; // max_position_embeddings
+    double norm_eps, softmax_scale;
+    int rope_dim, rope_interleaved;
+    double rope_factor;
+    double *rope_inverse; // (rope_dim / 2)
+} Facts;
+
+// The ops of one layer (or of the ends), in execution order.
+typedef struct {
+    Op *ops;
+    size_t count, room;
+    int window; // 0: full attention
+} OpList;
+
+typedef struct {
+    const char *architecture, *arch_file; // "LlamaForCausalLM", "llama.lua"
+    const Checkpoint *checkpoint;
+    Facts facts;
+    OpList begin, *layers, end; // embedding; facts.layers lists; final norm and head
+} Graph;
+
+// Runs prelude.lua and the architecture file that claims config.architectures[0].
+Graph *trace_arch(const Checkpoint *ck);
+// --- graph.c -------------------------------------------------------------------------------------
+// Checks widths and operands; needs: nothing. Prints for --dump=graph.
+void check_graph(const Graph *graph);
+void print_graph(const Graph *graph, FILE *out);
+
+// --- fuse.c: ops into steps ----------------------------------------------------------------------
+
+// The weights of one layer by role, as kernels/types.h Layer names them; NULL where absent.
+typedef struct {
+    const Tensor *attn_norm, *q_norm, *k_norm, *ffn_norm;
+    double norm_offset; // of all norms
+    const LinearWeights *q, *k, *v, *o, *gate, *up, *down;
+    int window;
+} LayerWeights;
+
+typedef struct {
+    const char *name;     // of the catalog's row
+    int formats[3], format_count;
+    const char *comment;  // the tensors it stands for and what it writes
+} Step;
+
+// Neighbouring layers whose steps are all the same variant.
+typedef struct {
+    int first, last;
+    Step *steps;
+    int step_count;
+} Run;
+
+typedef struct {
+    const Graph *graph;
+    LayerWeights *layers; // (facts.layers)
+    const Tensor *embed, *norm;
+    int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
+    const LinearWeights *head;
+    Run *runs;
+    int run_count;
+    Step embed_step, head_step;
+    uint64_t parameters;
+    double bits; // average over the layers' linears
+} Plan;
+
+Plan *fuse_ops(const Graph *graph); // needs: a checked graph
+void choose_variants(Plan *plan);   // fills runs; needs: layers
+void print_plan(const Plan *plan, FILE *out, int runs); // --dump=steps (0), --dump=variants (1)
+
+// --- memory.c ------------------------------------------------------------------------------------
+uint64_t cache_bytes_per_token(const Facts *facts, int cache_bits);
+void print_memory(const Plan *plan, FILE *out);
+
+// --- inspect.c -----------------------------------------------------------------------------------
+// One page (or JSON) on any model directory; for what is unsupported, one line that names it.
+void inspect_model(const char *dir, int json);
+
+// --- pack.c: the weights in the order the program reads them --------------------------------------
+typedef struct {
+    Layer *layers; // offsets into the packed bytes
+    Ends ends;
+    uint64_t bytes;
+    char hash[65]; // SHA-256, hexadecimal
+} Packed;
+// Lays out offsets; with `path`, also writes the packed weights there.
+Packed *pack_weights(const Plan *plan, const char *path);
+
+// --- nvrtc.c: device code to cubins --------------------------------------------------------------
+
+typedef struct {
+    const char *name; // as #include names it: "kernels/types.h"
+    const char *text;
+} SourceFile;
+
+// 1 when libnvrtc can be opened (CUDA_HOME, the loader's path, /usr/local/cuda*, pip's folders).
+int nvrtc_present(void);
+// Compiles `main` (one of files) for compute capability sm: 80, 86, 89, 90 (means 90a), 100 (100a),
+// 120; 0 gives PTX for compute_80. Appends the image to out; dies with the compiler's first error.
+// defines is a NULL-terminated list of "NAME=VALUE".
+void compile_device(const SourceFile *files, int file_count, const char *main, int sm,
+                    const char *const *defines, Buffer *out);

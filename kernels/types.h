@@ -1,0 +1,115 @@
+// What host and device share: weight formats, the tables a forward pass reads, the rows it works on.
+// Plain C that also compiles as CUDA C++ under NVRTC, so no header is included on the device.
+#pragma once
+
+#ifdef __CUDACC__
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef unsigned long uint64_t;
+#else
+#include <stdint.h>
+#endif
+
+// A weight format is codebook << 8 | bits. Names as they appear in generated code: m4 is the MUL1
+// codebook at 4 bits, c3 MCG at 3, t2 3INST at 2; f16 and b16 are unquantized fp16 and bf16.
+enum {
+    CODEBOOK_3INST, CODEBOOK_MCG, CODEBOOK_MUL1, CODEBOOK_F16, CODEBOOK_BF16
+};
+enum {
+    t1 = CODEBOOK_3INST << 8 | 1, t2, t3, t4, t5, t6, t7, t8,
+    c1 = CODEBOOK_MCG << 8 | 1, c2, c3, c4, c5, c6, c7, c8,
+    m1 = CODEBOOK_MUL1 << 8 | 1, m2, m3, m4, m5, m6, m7, m8,
+    f16 = CODEBOOK_F16 << 8 | 16, b16 = CODEBOOK_BF16 << 8 | 16
+};
+#define FORMAT_BITS(format) ((format) & 255)
+#define FORMAT_CODEBOOK(format) ((format) >> 8)
+#define FORMAT_IS_EXL3(format) (FORMAT_CODEBOOK(format) <= CODEBOOK_MUL1)
+
+// Rows and columns of a weight are stored padded to whole Hadamard blocks.
+#define BLOCK 128
+#define PADDED(n) (((n) + BLOCK - 1) / BLOCK * BLOCK)
+
+// The packed layout of a linear layer (drawn in docs/formats.md). W is (PADDED(in), PADDED(out)).
+//   column block J of 128 columns, one after the other
+//     k-step s of 64 rows
+//       half h of 64 columns: one PASS of PASS_BYTES(bits)
+//         vector v = 0 .. bits-1, lane = 4g + c = 0 .. 31: 16 bytes, words 4v .. 4v+3 of the lane
+// A lane holds 4 * bits words: word t * bits + i is word i of run g of the 16 x 16 tile with rows
+// 64s + 16c .. and columns 128J + 64h + 16t .. . A run is the 32 weights p = 32g .. 32g+31 of a
+// tile in trellis order. For 1..8 bits, word 0 is the run's newest (last) stream word and word
+// bits-1 its oldest; the 16 - bits older bits that its first windows need are in word 0 of run
+// (g - 1) mod 8, that is of lane - 4 mod 32. For 16 bits word i is weight p = 32g + 2i in its low
+// half and 32g + 2i + 1 in its high half.
+// Weight p = 8l + j of a tile: column l / 4 + 8 * (j >= 4), row 2 * (l % 4) + {0, 1, 8, 9}[j % 4].
+#define PASS_ROWS 64
+#define PASS_COLUMNS 64
+#define PASS_BYTES(bits) (512 * (bits))
+#define COLUMN_BLOCK_BYTES(bits, in) ((uint64_t)(PADDED(in) / PASS_ROWS) * 2 * PASS_BYTES(bits))
+
+// Places in the weights are byte offsets from State.weights, aligned to 256; 0 means absent.
+typedef struct {
+    uint64_t weights;
+    uint64_t suh;  // fp16 (PADDED(in)): input scales; absent when unquantized
+    uint64_t svh;  // fp16 (PADDED(out)): output scales; absent when unquantized
+    uint64_t bias; // f32 (PADDED(out)) or absent
+} Linear;
+
+typedef struct {
+    uint64_t attn_norm; // f32 (DIM)
+    Linear q, k, v;
+    uint64_t q_norm, k_norm; // f32 (HEAD_DIM) or absent
+    Linear o;
+    uint64_t ffn_norm; // f32 (DIM)
+    Linear gate, up, down;
+    int32_t window; // keys a query sees, itself included; 0 means all
+    int32_t unused;
+} Layer;
+
+// The tables outside the layers.
+typedef struct {
+    uint64_t embed; // EMBED_FORMAT (VOCAB, DIM)
+    uint64_t norm;  // f32 (DIM): the final norm
+    Linear head;
+} Ends;
+
+// The cache: pages of PAGE tokens. Page p of layer l holds first all keys, then all values, each
+// fp16 (KV_HEADS, PAGE, HEAD_DIM). Keys are stored after norm and rope.
+#define PAGE 256
+
+// Rows of one sequence that follow each other in the batch and in position.
+typedef struct {
+    int32_t row, rows, sequence, position; // position of the first row
+} Segment;
+
+// One forward pass works on `rows` rows; a row is one token of one sequence at one position.
+typedef struct {
+    int32_t rows, segments, outputs;
+    int32_t pages_per_sequence;  // width of page_table
+    const int32_t *token;        // (rows)
+    const int32_t *position;     // (rows)
+    const int32_t *sequence;     // (rows): row of page_table
+    const int32_t *output;       // (outputs): rows whose logits are wanted, ascending
+    const Segment *segment;      // (segments), in row order, covering all rows
+    const int32_t *page_table;   // (sequences, pages_per_sequence): physical pages
+} Batch;
+
+// What a step reads and writes besides its batch. One on the CPU, one per GPU.
+typedef struct {
+    const uint8_t *weights;
+    const Layer *layers;
+    Ends ends;
+    uint16_t *cache;     // fp16 (pages, LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
+    float *x;            // (rows, DIM) residual stream
+    float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
+    float *a;            // (rows, HEADS * HEAD_DIM) attention output
+    float *h;            // (rows, FFN_DIM) activated feed-forward
+    float *rope;         // (rows, ROPE_DIM / 2, 2) cosine and sine, factor applied
+    float *logits;       // (outputs, VOCAB)
+    float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL
+    void *work;          // per-target working memory, see catalog.h
+    int32_t max_rows, max_outputs;
+} State;

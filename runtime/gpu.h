@@ -1,0 +1,74 @@
+// The CUDA driver behind dlopen: one GPU, its memory, kernels, stream and captured graphs. Nothing
+// of CUDA is linked. A failed call after gpu_open is fatal: one line names call, file and line.
+#pragma once
+#include "error.h"
+#include "program.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef uint64_t GpuPointer; // device address
+
+struct Gpu {
+    char name[128];
+    int ordinal, sm, sm_count; // sm 90 means compute capability 9.0
+    int driver_version;        // 13000 for 13.0
+    size_t memory_bytes, shared_bytes_per_block, shared_bytes_per_sm, l2_bytes;
+    int cooperative; // cooperative launch works
+    // private
+    void *context, *stream, *module, *copy_stream;
+    struct GpuKernel *kernels;
+    int kernel_count;
+    int device, from_ptx, overlap; // overlap: launches carry the programmatic-dependency attribute
+    void *pinned;                  // staging ring of gpu_upload
+};
+
+// Number of GPUs, or -1 with a line that says why none can be used (no driver, driver too old ...).
+int gpu_count(Error *err);
+
+// Opens GPU `ordinal`: its context, a stream and the image for its compute capability: the same one,
+// else the highest lower one of the same major version (not for 90 and 100, whose images use
+// features of that very chip), else the PTX with a line on stderr that says so.
+int gpu_open(Gpu **gpu, int ordinal, const GpuImage *images, Error *err);
+void gpu_close(Gpu *gpu);
+
+// Device memory, zeroed. -1 and a line with the sizes when it does not fit.
+int gpu_alloc(Gpu *gpu, size_t bytes, GpuPointer *out, Error *err);
+void gpu_free(Gpu *gpu, GpuPointer p);
+size_t gpu_free_bytes(Gpu *gpu);
+
+// Page-locked host memory.
+int gpu_alloc_host(Gpu *gpu, size_t bytes, void **out, Error *err);
+void gpu_free_host(Gpu *gpu, void *p);
+
+// Copies in stream order. The host side of the asynchronous forms must be page-locked.
+void gpu_write(Gpu *gpu, GpuPointer to, const void *from, size_t bytes); // waits
+void gpu_read(Gpu *gpu, void *to, GpuPointer from, size_t bytes);        // waits
+void gpu_write_async(Gpu *gpu, GpuPointer to, const void *from, size_t bytes);
+void gpu_read_async(Gpu *gpu, void *to, GpuPointer from, size_t bytes);
+void gpu_copy_async(Gpu *gpu, GpuPointer to, GpuPointer from, size_t bytes);
+void gpu_clear_async(Gpu *gpu, GpuPointer to, size_t bytes);
+void gpu_wait(Gpu *gpu); // until the stream is empty
+
+// Copies a large mapped file region to the device through a page-locked ring.
+void gpu_upload(Gpu *gpu, GpuPointer to, const void *from, size_t bytes);
+
+// Kernel of the loaded image by name; -1 when the image has none of that name.
+int gpu_kernel(Gpu *gpu, const char *name);
+// Launches on the stream. `arguments` are pointers to the parameters, as cuLaunchKernel takes them.
+// shared_bytes is dynamic shared memory; the attribute for more than 48 KB is set on first use.
+// With `overlap` the kernel may start while its predecessor drains (programmatic dependent launch,
+// sm_90 and later; elsewhere ignored): the kernel must then wait by griddepcontrol before it reads
+// what earlier kernels wrote.
+void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
+                uint32_t shared_bytes, int overlap, void **arguments);
+
+// Everything launched between begin and end becomes a graph, replayed by gpu_graph_launch.
+typedef struct GpuGraph GpuGraph;
+void gpu_capture_begin(Gpu *gpu);
+GpuGraph *gpu_capture_end(Gpu *gpu);
+void gpu_graph_launch(Gpu *gpu, GpuGraph *graph);
+void gpu_graph_free(Gpu *gpu, GpuGraph *graph);
+
+// Stream time. gpu_mark records event `slot` (0..63); gpu_elapsed waits and gives seconds between.
+void gpu_mark(Gpu *gpu, int slot);
+double gpu_elapsed(Gpu *gpu, int from, int to);

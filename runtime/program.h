@@ -1,0 +1,73 @@
+// The contract between the runtime and one generated program. The generated model.c defines
+// `model_info`; the runtime sees the model through it alone.
+#pragma once
+#include "../kernels/types.h"
+#include <stddef.h>
+#include <stdint.h>
+
+// One of the threads that together run a forward pass on the CPU. All of them execute the whole
+// pass; a step divides its units by (index, count) and ends in worker_barrier.
+typedef struct Worker {
+    int index, count;
+    void *local;                  // this thread's working memory, cpu_local_bytes, 64-byte aligned
+    struct Barrier *barrier;
+} Worker;
+void worker_barrier(Worker *w);
+
+// The pass on one instruction set; the first whose `supported` returns non-zero is used.
+typedef struct {
+    const char *name; // "avx512", "avx2", "generic"
+    int (*supported)(void);
+    void (*forward)(Worker *w, State *s, const Batch *b);
+} CpuTarget;
+
+// Device code for one compute capability; sm 0 is PTX.
+typedef struct {
+    int sm;
+    const void *image;
+    size_t bytes;
+} GpuImage;
+
+typedef struct Gpu Gpu; // runtime/gpu.h
+
+// A weight tensor as `inspect` and `info` list it.
+typedef struct {
+    const char *name;
+    int32_t format; // kernels/types.h
+    int32_t in, out;
+} TensorInfo;
+
+typedef struct {
+    const char *name;         // of the model: the directory's base name
+    const char *architecture; // Hugging Face architecture string
+    const char *exlc_version;
+    const char *build_id; // 32 hex digits over the packed weights' description
+    int layers, dim, heads, kv_heads, head_dim, ffn_dim, vocab, rope_dim;
+    int max_context, max_batch; // the build's upper limits
+    uint64_t parameters;
+    double bits; // per weight, over the decoder's linear layers
+    uint64_t weights_bytes;
+    const char *weights_hash; // 64 hex digits, SHA-256; empty for random weights
+    uint64_t random_seed;     // non-zero: weights are made at start
+    const Layer *layer_table;
+    Ends ends;
+    const TensorInfo *tensors;
+    int tensor_count;
+    const void *tokenizer; // blob of runtime/tokens.h, or NULL
+    size_t tokenizer_bytes;
+    const char *chat_template; // Jinja source or NULL
+    const int32_t *eos;        // every id that ends a text
+    int eos_count;
+    int bos;                                // -1: none
+    double temperature, top_p, min_p;       // defaults of generation_config.json; temperature 0 is greedy
+    int top_k;                              // 0: off
+    const CpuTarget *cpu;                   // ends with a NULL name; NULL when not built for the CPU
+    size_t cpu_local_bytes;                 // of Worker.local
+    size_t (*cpu_work_bytes)(int max_rows, int max_outputs); // of State.work
+    const GpuImage *images;                 // ends with a NULL image; NULL when not built for CUDA
+    // Launches the pass on the GPU's stream; the batch's arrays and the state are device memory.
+    void (*forward_gpu)(Gpu *gpu, const State *s, const Batch *b);
+    size_t (*gpu_work_bytes)(int max_rows, int max_outputs); // of State.work
+} ModelInfo;
+
+extern const ModelInfo model_info;
