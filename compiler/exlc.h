@@ -48,13 +48,23 @@ typedef struct {
 
 // Maps every *.safetensors of the directory and checks their headers.
 Checkpoint *read_checkpoint(const char *dir);
-// NULL when absent.
+// A directory with only config.json whose weights the program makes at start from `seed`.
+Checkpoint *random_checkpoint(const char *dir, uint64_t seed, int format, int head_format);
+// Adds the tensors of one file, held in memory; `data` must outlive them. Afterwards sort_tensors.
+void parse_header(const char *where, const uint8_t *data, uint64_t bytes, Checkpoint *ck);
+void sort_tensors(Checkpoint *ck);
+// NULL when absent, and with random weights.
 const Tensor *find_tensor(const Checkpoint *ck, const char *name);
+// A norm (columns 0) or a table of F16, BF16 or F32; dies when missing or misshapen. With random
+// weights, a tensor without data.
+const Tensor *find_values(const Checkpoint *ck, const char *name, int64_t rows, int64_t columns);
 // The linear layer `name` with logical widths in and out, EXL3 or plain; dies when missing or
 // misshapen. With random weights, makes up tensors without data.
 LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int is_head);
 // 1 when a linear of that name exists in some form.
 int has_linear(const Checkpoint *ck, const char *name);
+// 1 when it exists in EXL3 form.
+int is_quantized(const Checkpoint *ck, const char *name);
 
 // --- arch.c, prelude.lua: the architecture, traced -----------------------------------------------
 
@@ -90,6 +100,7 @@ typedef struct {
     const char *architecture, *arch_file; // "LlamaForCausalLM", "llama.lua"
     const Checkpoint *checkpoint;
     Facts facts;
+    int tied_head; // config says that head and embedding are one matrix: counts parameters once
     OpList begin, *layers, end; // embedding; facts.layers lists; final norm and head
 } Graph;
 
@@ -99,8 +110,17 @@ Graph *trace_arch(const Checkpoint *ck);
 // Checks widths and operands; needs: nothing. Prints for --dump=graph.
 void check_graph(const Graph *graph);
 void print_graph(const Graph *graph, FILE *out);
+const char *format_text(int format); // "m4"
+// The name of a tensor of layers first .. last: "model.layers.{0..5}.mlp.up_proj".
+const char *roll_layers(const char *name, int first, int last);
 
 // --- fuse.c: ops into steps ----------------------------------------------------------------------
+
+typedef struct {
+    const char *name;     // of the catalog's row
+    int formats[3], format_count;
+    const char *comment;  // the tensors it stands for and what it writes
+} Step;
 
 // The weights of one layer by role, as kernels/types.h Layer names them; NULL where absent.
 typedef struct {
@@ -108,13 +128,9 @@ typedef struct {
     double norm_offset; // of all norms
     const LinearWeights *q, *k, *v, *o, *gate, *up, *down;
     int window;
+    Step *steps;
+    int step_count;
 } LayerWeights;
-
-typedef struct {
-    const char *name;     // of the catalog's row
-    int formats[3], format_count;
-    const char *comment;  // the tensors it stands for and what it writes
-} Step;
 
 // Neighbouring layers whose steps are all the same variant.
 typedef struct {
@@ -153,7 +169,7 @@ typedef struct {
     Layer *layers; // offsets into the packed bytes
     Ends ends;
     uint64_t bytes;
-    char hash[65]; // SHA-256, hexadecimal
+    char hash[33]; // XXH3-128, hexadecimal; empty without a file
 } Packed;
 // Lays out offsets; with `path`, also writes the packed weights there.
 Packed *pack_weights(const Plan *plan, const char *path);
@@ -172,3 +188,35 @@ int nvrtc_present(void);
 // defines is a NULL-terminated list of "NAME=VALUE".
 void compile_device(const SourceFile *files, int file_count, const char *main, int sm,
                     const char *const *defines, Buffer *out);
+
+// --- emit.c: the generated program ---------------------------------------------------------------
+
+typedef struct {
+    int cpu, cuda;
+    int sms[16], sm_count; // ends with 0, the PTX
+    int max_context, max_batch;
+    int embed_weights; // 0: beside the program
+} BuildOptions;
+
+// Writes the program's sources, the kernels and headers they include, the runtime archive, the
+// tokenizer's tables and a Makefile into dir, which exists. needs: runs, packed offsets.
+void emit_program(const Plan *plan, const Packed *packed, const BuildOptions *options,
+                  const char *dir);
+
+// The 32 hex digits that tie a program to its weights.
+const char *build_identity(const Plan *plan, const Packed *packed);
+
+// --- build.c -------------------------------------------------------------------------------------
+
+// Compiles and links what emit_program left in dir and attaches dir/weights.bin. The finished
+// executable is put together in `work`, a directory beside `path`, and appears at `path` in one
+// rename. needs: dir/weights.bin unless weights are random.
+void build_program(const Plan *plan, const Packed *packed, const BuildOptions *options,
+                   const char *dir, const char *work, const char *path, int verbose);
+
+// --- embedded files: everything exlc carries -----------------------------------------------------
+
+// Bytes of "archs/llama.lua", "kernels/types.h", "runtime.a" ...; NULL when there is none.
+const char *embedded_text(const char *name, size_t *bytes);
+// All names, NULL-terminated, sorted.
+const char *const *embedded_names(void);

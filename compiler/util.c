@@ -2,6 +2,7 @@
 #include "util.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -18,6 +19,48 @@ static void remove_unfinished(void)
 {
     for (int i = 0; i < MAX_UNFINISHED; i++)
         if (unfinished[i]) unlink(unfinished[i]);
+}
+
+static char *work_path;
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *where)
+{
+    (void)st, (void)type, (void)where;
+    remove(path);
+    return 0;
+}
+
+void remove_work_directory(void)
+{
+    if (work_path) nftw(work_path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    work_path = NULL;
+}
+
+char *work_directory(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    int folder = slash ? (int)(slash - path) + 1 : 0;
+    char *dir = arena_format("%.*s.%s.XXXXXX", folder, path, path + folder);
+    if (!mkdtemp(dir)) die(path, "cannot create a directory beside it: %s", strerror(errno));
+    char *whole = realpath(dir, NULL);
+    work_path = whole ? whole : dir;
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) die("pipe", "%s", strerror(errno));
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0) die("fork", "%s", strerror(errno));
+    if (pid == 0) { // outlives its parent by as long as the deletion takes
+        setsid();
+        int null = open("/dev/null", O_RDWR);
+        for (int fd = 0; fd < 3; fd++) dup2(null, fd);
+        close(ends[1]);
+        char c;
+        while (read(ends[0], &c, 1) < 0 && errno == EINTR) continue;
+        remove_work_directory();
+        _exit(0);
+    }
+    close(ends[0]); // ends[1] stays open until this process is gone
+    return work_path;
 }
 
 static void on_signal(int number)
@@ -71,6 +114,7 @@ void die(const char *where, const char *fmt, ...)
     print_line(where, fmt, args);
     va_end(args);
     remove_unfinished();
+    remove_work_directory();
     exit(1);
 }
 

@@ -16,6 +16,12 @@ void warn(const char *where, const char *fmt, ...) __attribute__((format(printf,
 void remember_file(const char *path);
 void forget_file(const char *path);
 
+// A new directory beside `path`, for work on it. It goes with everything in it when this process
+// ends, however it ends: a small child process waits for that, so even a kill leaves nothing.
+char *work_directory(const char *path);
+// Deletes the directory now. Called by die() too.
+void remove_work_directory(void);
+
 // Arena: zeroed memory that lives until exit. Never returns NULL.
 void *arena_alloc(size_t bytes);
 char *arena_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -1,7 +1,7 @@
 // The contract between the runtime and one generated program. The generated model.c defines
 // `model_info`; the runtime sees the model through it alone.
 #pragma once
-#include "../kernels/types.h"
+#include "../kernels/sampling.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,18 +14,18 @@ typedef struct Worker {
 } Worker;
 void worker_barrier(Worker *w);
 
-// The pass on one instruction set; the first whose `supported` returns non-zero is used.
+// The pass on one instruction set. The runtime takes the first that the processor supports.
 typedef struct {
     const char *name; // "avx512", "avx2", "generic"
-    int (*supported)(void);
     void (*forward)(Worker *w, State *s, const Batch *b);
+    size_t local_bytes;                                  // of Worker.local
+    size_t (*work_bytes)(int max_rows, int max_outputs); // of State.work
 } CpuTarget;
 
 // Device code for one compute capability; sm 0 is PTX.
 typedef struct {
     int sm;
-    const void *image;
-    size_t bytes;
+    const char *image, *end;
 } GpuImage;
 
 typedef struct Gpu Gpu; // runtime/gpu.h
@@ -47,7 +47,7 @@ typedef struct {
     uint64_t parameters;
     double bits; // per weight, over the decoder's linear layers
     uint64_t weights_bytes;
-    const char *weights_hash; // 64 hex digits, SHA-256; empty for random weights
+    const char *weights_hash; // XXH3-128, 32 hex digits; empty for random weights
     uint64_t random_seed;     // non-zero: weights are made at start
     const Layer *layer_table;
     Ends ends;
@@ -55,19 +55,26 @@ typedef struct {
     int tensor_count;
     const void *tokenizer; // blob of runtime/tokens.h, or NULL
     size_t tokenizer_bytes;
-    const char *chat_template; // Jinja source or NULL
     const int32_t *eos;        // every id that ends a text
     int eos_count;
     int bos;                                // -1: none
     double temperature, top_p, min_p;       // defaults of generation_config.json; temperature 0 is greedy
     int top_k;                              // 0: off
-    const CpuTarget *cpu;                   // ends with a NULL name; NULL when not built for the CPU
-    size_t cpu_local_bytes;                 // of Worker.local
-    size_t (*cpu_work_bytes)(int max_rows, int max_outputs); // of State.work
-    const GpuImage *images;                 // ends with a NULL image; NULL when not built for CUDA
+    const CpuTarget *const *cpu; // best first, ends with NULL; NULL when not built for the CPU
+    const char *driver_min;      // NVIDIA driver version, or NULL
+    const GpuImage *images;      // ends with a NULL image; NULL when not built for CUDA
     // Launches the pass on the GPU's stream; the batch's arrays and the state are device memory.
     void (*forward_gpu)(Gpu *gpu, const State *s, const Batch *b);
+    // Draws a token for every output row from the logits; device memory too.
+    void (*sample_gpu)(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampling,
+                       int32_t *tokens);
     size_t (*gpu_work_bytes)(int max_rows, int max_outputs); // of State.work
 } ModelInfo;
 
 extern const ModelInfo model_info;
+
+// Makes the bytes of a file at build time the array `symbol`, which ends at symbol_end.
+#define EMBED_FILE(symbol, path)                                                                   \
+    __asm__(".section .rodata\n.balign 64\n.globl " #symbol "\n" #symbol ":\n.incbin \"" path    \
+            "\"\n.globl " #symbol "_end\n" #symbol "_end:\n.byte 0\n.previous\n");                \
+    extern const char symbol[], symbol##_end[]

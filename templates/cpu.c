@@ -1,3 +1,6 @@
+// exlc: begin title
+// A sample model for exlc's own tests, by exlc 0.1.0 from llama.lua.
+// exlc: end title
 // The forward pass on the CPU. Compiled once per instruction set, with TARGET set to its name.
 #include "constants.h"
 #include "kernels/cpu/steps.h"
@@ -5,11 +8,20 @@
 #define LAYER(l) (&s->layers[l])
 #define STEP(name, ...) name(w, s, b, __VA_ARGS__);
 
-#define JOIN(a, b) a##b
-#define NAME(a, b) JOIN(a, b)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
 
 // Executed by every worker; see runtime/program.h.
-void NAME(forward_, TARGET)(Worker *w, State *s, const Batch *b)
+static void forward(Worker *w, State *s, const Batch *b)
 {
 #include "forward.inc"
 }
+
+static size_t work_bytes(int max_rows, int max_outputs)
+{
+    return CPU_WORK_BYTES(max_rows, max_outputs);
+}
+
+const CpuTarget JOIN(cpu_, TARGET) = {TEXT(TARGET), forward, CPU_LOCAL_BYTES, work_bytes};

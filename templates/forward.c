@@ -1,3 +1,5 @@
+// exlc: begin title
+// exlc: end title
 // The forward pass on a GPU, as launches on its stream (one by one, or captured in a graph).
 #include "constants.h"
 #include "kernels/cuda/launch.h"
@@ -8,4 +10,14 @@
 void forward_gpu(Gpu *gpu, const State *s, const Batch *b)
 {
 #include "forward.inc"
+}
+
+void sample_gpu(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampling, int32_t *tokens)
+{
+    launch_sample(gpu, s, b, sampling, tokens);
+}
+
+size_t forward_work_bytes(int max_rows, int max_outputs)
+{
+    return gpu_work_bytes(max_rows, max_outputs);
 }

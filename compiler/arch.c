@@ -1,0 +1,363 @@
+// Runs prelude.lua and the architecture file that claims config.architectures[0], in a Lua without
+// files, processes or time; turns the traced tables into a Graph and finds every tensor it names.
+#include "exlc.h"
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_LUA_BYTES (256u << 20)
+#define MAX_LUA_STEPS 500 // of a million instructions each
+
+// --- Lua -----------------------------------------------------------------------------------------
+
+// What an op names on disk, looked up once Lua is gone.
+typedef struct {
+    const char *name, *tied;
+    int64_t rows, from;
+} Place;
+
+typedef struct {
+    OpList list;
+    Place *places;
+    size_t room;
+} TracedList;
+
+typedef struct {
+    const Checkpoint *checkpoint;
+    Graph *graph;
+    TracedList *lists; // the first ops, one list a layer, the last ops
+    size_t bytes;      // in use by Lua
+    int steps;
+} Tracer;
+
+static Tracer *tracer_of(lua_State *lua)
+{
+    return *(Tracer **)lua_getextraspace(lua);
+}
+
+static void *allocate(void *data, void *p, size_t old, size_t fresh)
+{
+    Tracer *t = data;
+    if (!p) old = 0; // Lua passes a type there
+    if (fresh == 0) {
+        free(p);
+        t->bytes -= old;
+        return NULL;
+    }
+    if (fresh > old && t->bytes - old + fresh > MAX_LUA_BYTES) return NULL;
+    void *q = realloc(p, fresh);
+    if (q) t->bytes += fresh - old;
+    return q;
+}
+
+static void count_steps(lua_State *lua, lua_Debug *event)
+{
+    (void)event;
+    if (++tracer_of(lua)->steps > MAX_LUA_STEPS) luaL_error(lua, "runs for too long");
+}
+
+static void push_json(lua_State *lua, const cJSON *value)
+{
+    luaL_checkstack(lua, 4, "config.json");
+    if (cJSON_IsBool(value)) {
+        lua_pushboolean(lua, cJSON_IsTrue(value));
+    } else if (cJSON_IsNumber(value)) {
+        double d = value->valuedouble;
+        if (d == floor(d) && fabs(d) <= 9007199254740992.0)
+            lua_pushinteger(lua, (lua_Integer)d);
+        else
+            lua_pushnumber(lua, d);
+    } else if (cJSON_IsString(value)) {
+        lua_pushstring(lua, value->valuestring);
+    } else if (cJSON_IsArray(value)) {
+        lua_newtable(lua);
+        lua_Integer i = 1;
+        for (const cJSON *e = value->child; e; e = e->next) {
+            push_json(lua, e);
+            lua_rawseti(lua, -2, i++);
+        }
+    } else if (cJSON_IsObject(value)) {
+        lua_newtable(lua);
+        for (const cJSON *e = value->child; e; e = e->next) {
+            push_json(lua, e);
+            lua_setfield(lua, -2, e->string);
+        }
+    } else {
+        lua_pushlightuserdata(lua, NULL);
+    }
+}
+
+// source(name): the text of an embedded file, or nil.
+static int push_source(lua_State *lua)
+{
+    size_t bytes;
+    const char *text = embedded_text(luaL_checkstring(lua, 1), &bytes);
+    if (text)
+        lua_pushlstring(lua, text, bytes);
+    else
+        lua_pushnil(lua);
+    return 1;
+}
+
+// The libraries an architecture may use; what reads files or hides errors is taken out.
+static void open_libraries(lua_State *lua)
+{
+    static const luaL_Reg libraries[] = {
+        {LUA_GNAME, luaopen_base},
+        {LUA_TABLIBNAME, luaopen_table},
+        {LUA_STRLIBNAME, luaopen_string},
+        {LUA_MATHLIBNAME, luaopen_math},
+    };
+    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+        luaL_requiref(lua, libraries[i].name, libraries[i].func, 1);
+        lua_pop(lua, 1);
+    }
+    static const char *const hidden[] = {"dofile", "loadfile",       "print", "pcall",
+                                         "xpcall", "collectgarbage", "warn"};
+    for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++) {
+        lua_pushnil(lua);
+        lua_setglobal(lua, hidden[i]);
+    }
+    lua_getglobal(lua, "math");
+    static const char *const chance[] = {"random", "randomseed"};
+    for (int i = 0; i < 2; i++) {
+        lua_pushnil(lua);
+        lua_setfield(lua, -2, chance[i]);
+    }
+    lua_pop(lua, 1);
+}
+
+// --- the traced tables ---------------------------------------------------------------------------
+
+static int64_t get_integer(lua_State *lua, const char *key)
+{
+    lua_getfield(lua, -1, key);
+    int64_t value = lua_tointeger(lua, -1);
+    lua_pop(lua, 1);
+    return value;
+}
+
+static double get_number(lua_State *lua, const char *key)
+{
+    lua_getfield(lua, -1, key);
+    double value = lua_tonumber(lua, -1);
+    lua_pop(lua, 1);
+    return value;
+}
+
+static int get_boolean(lua_State *lua, const char *key)
+{
+    lua_getfield(lua, -1, key);
+    int value = lua_toboolean(lua, -1);
+    lua_pop(lua, 1);
+    return value;
+}
+
+// A copy of a string field; NULL when it is none.
+static const char *get_string(lua_State *lua, const char *key)
+{
+    size_t bytes;
+    lua_getfield(lua, -1, key);
+    const char *s = lua_type(lua, -1) == LUA_TSTRING ? lua_tolstring(lua, -1, &bytes) : NULL;
+    const char *copy = s ? arena_copy(s, bytes) : NULL;
+    lua_pop(lua, 1);
+    return copy;
+}
+
+static void read_op(lua_State *lua, TracedList *traced)
+{
+    Op op = {.kind = get_string(lua, "kind"), .role = get_string(lua, "role")};
+    op.width = (int)get_integer(lua, "width");
+    op.tensor_offset = get_number(lua, "offset");
+    op.detail = get_string(lua, "detail");
+    lua_getfield(lua, -1, "args");
+    for (int i = 0; i < 4; i++) {
+        lua_rawgeti(lua, -1, i + 1);
+        op.operand[i] = lua_isnil(lua, -1) ? -1 : (int)lua_tointeger(lua, -1) - 1;
+        lua_pop(lua, 1);
+    }
+    lua_pop(lua, 1);
+    Place place = {.name = get_string(lua, "name"), .tied = get_string(lua, "tied")};
+    place.rows = get_integer(lua, "rows");
+    place.from = get_integer(lua, "from");
+    size_t count = traced->list.count;
+    APPEND(traced->places, count, traced->room, place);
+    APPEND(traced->list.ops, traced->list.count, traced->list.room, op);
+}
+
+// The list on top of the stack, which is popped.
+static TracedList read_list(lua_State *lua)
+{
+    TracedList traced = {0};
+    traced.list.window = (int)get_integer(lua, "window");
+    lua_getfield(lua, -1, "ops");
+    lua_Integer count = luaL_len(lua, -1);
+    for (lua_Integer i = 1; i <= count; i++) {
+        lua_rawgeti(lua, -1, i);
+        read_op(lua, &traced);
+        lua_pop(lua, 1);
+    }
+    lua_pop(lua, 2);
+    return traced;
+}
+
+static void read_rope(lua_State *lua, Facts *f)
+{
+    lua_getfield(lua, -1, "rope");
+    f->rope_dim = (int)get_integer(lua, "dim");
+    f->rope_interleaved = get_boolean(lua, "interleaved");
+    f->rope_factor = get_number(lua, "factor");
+    f->rope_inverse = arena_alloc((size_t)f->rope_dim / 2 * sizeof *f->rope_inverse);
+    lua_getfield(lua, -1, "inverse");
+    for (int j = 0; j < f->rope_dim / 2; j++) {
+        lua_rawgeti(lua, -1, j + 1);
+        f->rope_inverse[j] = lua_tonumber(lua, -1);
+        lua_pop(lua, 1);
+    }
+    lua_pop(lua, 2);
+}
+
+static void read_facts(lua_State *lua, Graph *g)
+{
+    Facts *f = &g->facts;
+    f->dim = (int)get_integer(lua, "dim");
+    f->layers = (int)get_integer(lua, "layers");
+    f->heads = (int)get_integer(lua, "heads");
+    f->kv_heads = (int)get_integer(lua, "kv_heads");
+    f->head_dim = (int)get_integer(lua, "head_dim");
+    f->ffn_dim = (int)get_integer(lua, "ffn_dim");
+    f->vocab = (int)get_integer(lua, "vocab");
+    f->max_position = (int)get_integer(lua, "max_position");
+    f->norm_eps = get_number(lua, "eps");
+    f->softmax_scale = get_number(lua, "softmax_scale");
+    g->architecture = get_string(lua, "name");
+    g->arch_file = get_string(lua, "file");
+    g->tied_head = get_boolean(lua, "tied");
+    read_rope(lua, f);
+}
+
+// The whole result of the trace, on top of the stack.
+static void read_trace(lua_State *lua, Tracer *t)
+{
+    read_facts(lua, t->graph);
+    int layers = t->graph->facts.layers;
+    t->lists = arena_alloc(((size_t)layers + 2) * sizeof *t->lists);
+    lua_getfield(lua, -1, "first");
+    t->lists[0] = read_list(lua);
+    for (int l = 0; l < layers; l++) {
+        lua_rawgeti(lua, -1, l + 1);
+        t->lists[l + 1] = read_list(lua);
+    }
+    lua_getfield(lua, -1, "last");
+    t->lists[layers + 1] = read_list(lua);
+}
+
+// --- running -------------------------------------------------------------------------------------
+
+// Everything that Lua may fail in.
+static int run_prelude(lua_State *lua)
+{
+    open_libraries(lua);
+    push_json(lua, tracer_of(lua)->checkpoint->config);
+    lua_setglobal(lua, "config");
+    lua_pushlightuserdata(lua, NULL);
+    lua_setglobal(lua, "null");
+    lua_pushcfunction(lua, push_source);
+    lua_setglobal(lua, "source");
+    size_t bytes;
+    const char *text = embedded_text("compiler/prelude.lua", &bytes);
+    if (!text) luaL_error(lua, "compiler/prelude.lua:1: not embedded");
+    if (luaL_loadbufferx(lua, text, bytes, "@compiler/prelude.lua", "t") != LUA_OK)
+        return lua_error(lua);
+    lua_call(lua, 0, 1);
+    lua_newtable(lua);
+    lua_Integer count = 0;
+    for (const char *const *name = embedded_names(); *name; name++) {
+        size_t n = strlen(*name);
+        if (n <= 10 || strncmp(*name, "archs/", 6) != 0 || strcmp(*name + n - 4, ".lua") != 0) continue;
+        lua_pushlstring(lua, *name + 6, n - 10);
+        lua_rawseti(lua, -2, ++count);
+    }
+    lua_call(lua, 1, 1);
+    read_trace(lua, tracer_of(lua));
+    return 0;
+}
+
+// Dies with the error on top of the stack: a refusal of config.json, or a fault in a Lua file, whose
+// message begins with "FILE:LINE: ".
+static _Noreturn void report_error(lua_State *lua, const char *config)
+{
+    const char *message = NULL;
+    if (lua_istable(lua, -1)) message = get_string(lua, "refused");
+    if (message) {
+        lua_close(lua);
+        die(config, "%s", message);
+    }
+    message = lua_tostring(lua, -1);
+    message = message ? arena_copy(message, strlen(message)) : "failed without a message";
+    lua_close(lua);
+    const char *colon = strchr(message, ':'), *end = colon ? strstr(colon + 1, ": ") : NULL;
+    if (!end) die("archs", "%s", message);
+    die(arena_copy(message, (size_t)(end - message)), "%s", end + 2);
+}
+
+// --- tensors -------------------------------------------------------------------------------------
+
+// The head: its own tensors before the embedding's, of either EXL3 before plain.
+static const char *choose_head(const Checkpoint *ck, const Place *place)
+{
+    if (!place->tied || ck->random_seed || is_quantized(ck, place->name)) return place->name;
+    if (is_quantized(ck, place->tied)) return place->tied;
+    return has_linear(ck, place->name) ? place->name : place->tied;
+}
+
+static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
+{
+    for (size_t i = 0; i < traced->list.count; i++) {
+        Op *op = &traced->list.ops[i];
+        const Place *place = &traced->places[i];
+        if (!place->name) continue;
+        if (strcmp(op->kind, "linear") == 0)
+            op->linear = find_linear(ck, is_end ? choose_head(ck, place) : place->name,
+                                     (int)place->from, op->width, is_end);
+        else if (strcmp(op->kind, "embedding") == 0)
+            op->tensor = find_values(ck, place->name, place->rows, op->width);
+        else
+            op->tensor = find_values(ck, place->name, place->rows, 0);
+    }
+    free(traced->places);
+    return traced->list;
+}
+
+Graph *trace_arch(const Checkpoint *ck)
+{
+    const char *config = arena_format("%s/config.json", ck->dir);
+    if (!cJSON_IsObject(ck->config)) die(config, "not a JSON object");
+    Graph *g = arena_alloc(sizeof *g);
+    g->checkpoint = ck;
+    Tracer tracer = {.checkpoint = ck, .graph = g};
+    lua_State *lua = lua_newstate(allocate, &tracer);
+    if (!lua) die("memory", "cannot start Lua");
+    *(Tracer **)lua_getextraspace(lua) = &tracer;
+    lua_sethook(lua, count_steps, LUA_MASKCOUNT, 1000000);
+    lua_pushcfunction(lua, run_prelude);
+    if (lua_pcall(lua, 0, 0, 0) != LUA_OK) report_error(lua, config);
+    lua_close(lua);
+
+    const Facts *f = &g->facts;
+    for (int j = 0; j < f->rope_dim / 2; j++)
+        if (!isfinite((float)f->rope_inverse[j]))
+            die(config, "rope: the inverse frequency of pair %d is %g", j, f->rope_inverse[j]);
+    if (!isfinite((float)f->rope_factor)) die(config, "rope: the factor is %g", f->rope_factor);
+    if ((int64_t)f->heads * f->head_dim > 1 << 20)
+        die(config, "%d heads of %d channels are more than %d channels", f->heads, f->head_dim, 1 << 20);
+    g->begin = find_tensors(ck, &tracer.lists[0], 0);
+    g->layers = arena_alloc((size_t)f->layers * sizeof *g->layers);
+    for (int l = 0; l < f->layers; l++) g->layers[l] = find_tensors(ck, &tracer.lists[l + 1], 0);
+    g->end = find_tensors(ck, &tracer.lists[f->layers + 1], 1);
+    check_graph(g);
+    return g;
+}

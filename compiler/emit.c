@@ -1,0 +1,404 @@
+// Writes the generated program: copies templates/, with the contents of their marked regions
+// replaced, and beside them the kernels, headers and archive that they need. Same plan, same bytes.
+#include "exlc.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static void emit_file(const char *dir, const char *name, const void *data, size_t bytes)
+{
+    char *path = arena_format("%s/%s", dir, name);
+    for (char *p = path + strlen(dir) + 1; (p = strchr(p, '/')); p++) {
+        *p = 0;
+        mkdir(path, 0777);
+        *p = '/';
+    }
+    write_file(path, data, bytes);
+}
+
+// What stands between the two markers of a region is replaced by text; the markers go.
+typedef struct {
+    const char *region;
+    Buffer text;
+} Fill;
+
+static void fill_template(const char *dir, const char *name, Fill *fills, int count)
+{
+    char *from = arena_format("templates/%s", name);
+    size_t bytes;
+    const char *p = embedded_text(from, &bytes);
+    if (!p) die(from, "not carried in this exlc");
+    Buffer out = {0};
+    int inside = 0;
+    for (const char *line = p, *end = p + bytes; line < end;) {
+        const char *next = memchr(line, '\n', (size_t)(end - line));
+        next = next ? next + 1 : end;
+        const char *mark = memmem(line, (size_t)(next - line), "exlc: ", 6);
+        if (!mark) {
+            if (!inside) buffer_add(&out, line, (size_t)(next - line));
+        } else if (strncmp(mark + 6, "end", 3) == 0) {
+            inside = 0;
+        } else {
+            char region[32] = "";
+            sscanf(mark, "exlc: begin %31s", region);
+            inside = 1;
+            int i = 0;
+            while (i < count && strcmp(fills[i].region, region) != 0) i++;
+            if (i == count) die(from, "region '%s' has no text", region);
+            buffer_add(&out, fills[i].text.data, fills[i].text.bytes);
+        }
+        line = next;
+    }
+    emit_file(dir, name, out.data, out.bytes);
+    buffer_free(&out);
+}
+
+// --- formats and numbers as C --------------------------------------------------------------------
+
+static const char *format_name(int format)
+{
+    if (format == f16) return "f16";
+    if (format == b16) return "b16";
+    return arena_format("%c%d", "tcm"[FORMAT_CODEBOOK(format)], FORMAT_BITS(format));
+}
+
+// The shortest text that reads back as the same float.
+static const char *float_text(double value)
+{
+    float f = (float)value;
+    for (int digits = 1; digits <= 9; digits++) {
+        char *s = arena_format("%.*g", digits, (double)f);
+        if (strtof(s, NULL) != f) continue;
+        return arena_format("%s%sf", s, strpbrk(s, ".ein") ? "" : ".0");
+    }
+    return arena_format("%.9gf", (double)f);
+}
+
+static const char *string_text(const char *s)
+{
+    Buffer b = {0};
+    buffer_add(&b, "\"", 1);
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\') buffer_print(&b, "\\%c", *s);
+        else if ((unsigned char)*s < 32 || *s == '?') buffer_print(&b, "\\%03o", (unsigned char)*s);
+        else buffer_add(&b, s, 1);
+    }
+    buffer_add(&b, "\"", 1);
+    return b.data;
+}
+
+// --- regions -------------------------------------------------------------------------------------
+
+static void define(Buffer *b, const char *name, const char *value, const char *comment)
+{
+    int start = (int)b->bytes;
+    buffer_print(b, "#define %s %s", name, value);
+    int width = (int)b->bytes - start;
+    buffer_print(b, "%*s// %s\n", width < 32 ? 32 - width : 1, "", comment);
+}
+
+static void define_int(Buffer *b, const char *name, int value, const char *comment)
+{
+    define(b, name, arena_format("%d", value), comment);
+}
+
+static Buffer constants_region(const Plan *plan, const BuildOptions *options)
+{
+    const Facts *f = &plan->graph->facts;
+    Buffer b = {0};
+    define_int(&b, "LAYERS", f->layers, "num_hidden_layers");
+    define_int(&b, "DIM", f->dim, "hidden_size");
+    define_int(&b, "HEADS", f->heads, "num_attention_heads");
+    define_int(&b, "KV_HEADS", f->kv_heads, "num_key_value_heads");
+    define_int(&b, "HEAD_DIM", f->head_dim, "head_dim");
+    define_int(&b, "FFN_DIM", f->ffn_dim, "intermediate_size");
+    define_int(&b, "VOCAB", f->vocab, "vocab_size");
+    define(&b, "NORM_EPS", float_text(f->norm_eps), "rms_norm_eps");
+    define(&b, "SOFTMAX_SCALE", float_text(f->softmax_scale), "on the products of query and key");
+    define(&b, "EMBED_FORMAT", format_name(plan->embed_format), "of the embedding table");
+    define_int(&b, "ROPE_DIM", f->rope_dim, "channels of a head that rotate");
+    define_int(&b, "ROPE_INTERLEAVED", f->rope_interleaved,
+               "0: pairs (j, j + ROPE_DIM / 2); 1: (2j, 2j + 1)");
+    define(&b, "ROPE_FACTOR", float_text(f->rope_factor), "on cosine and sine");
+    define_int(&b, "MAX_CONTEXT", options->max_context, "--max-context");
+    define_int(&b, "MAX_BATCH", options->max_batch, "--max-batch");
+    buffer_print(&b, "\n// Radians per position of each rotating pair, ROPE_DIM / 2 of them.\n");
+    buffer_print(&b, "#define ROPE_INVERSE \\\n    { \\\n");
+    for (int i = 0; i < f->rope_dim / 2;) {
+        char line[256];
+        int n = snprintf(line, sizeof line, "       ");
+        while (i < f->rope_dim / 2) {
+            const char *value = float_text(f->rope_inverse[i]);
+            if (n + (int)strlen(value) + 2 > 96) break;
+            n += snprintf(line + n, sizeof line - (size_t)n, " %s,", value);
+            i++;
+        }
+        if (i == f->rope_dim / 2) line[n - 1] = 0;
+        buffer_print(&b, "%s \\\n", line);
+    }
+    buffer_print(&b, "    }\n");
+    return b;
+}
+
+static void print_step(Buffer *b, const char *indent, const Step *step, const char *last)
+{
+    int start = (int)b->bytes;
+    buffer_print(b, "%sSTEP(%s", indent, step->name);
+    for (int i = 0; i < step->format_count; i++)
+        buffer_print(b, ", %s", format_name(step->formats[i]));
+    if (last) buffer_print(b, ", %s", last);
+    buffer_print(b, ")");
+    int width = (int)b->bytes - start;
+    if (step->comment)
+        buffer_print(b, "%*s// %s", width < 39 ? 39 - width : 1, "", step->comment);
+    buffer_print(b, "\n");
+}
+
+static Buffer layers_region(const Plan *plan)
+{
+    Buffer b = {0};
+    for (int r = 0; r < plan->run_count; r++) {
+        const Run *run = &plan->runs[r];
+        buffer_print(&b, "for (int l = %d; l < %d; l++) {%*s// layers %d to %d\n", run->first,
+                     run->last + 1, run->last + 1 < 10 ? 10 : run->first < 10 ? 9 : 8, "",
+                     run->first, run->last);
+        for (int i = 0; i < run->step_count; i++)
+            print_step(&b, "    ", &run->steps[i],
+                       strcmp(run->steps[i].name, "keep") == 0 ? "l" : "LAYER(l)");
+        buffer_print(&b, "}\n");
+    }
+    buffer_print(&b, "\n");
+    print_step(&b, "", &plan->head_step, NULL);
+    return b;
+}
+
+static void add_kernel(Buffer *b, const Step *step)
+{
+    Buffer line = {0};
+    for (const char *c = step->name; *c; c++)
+        buffer_print(&line, "%c", *c >= 'a' && *c <= 'z' ? *c - 32 : *c);
+    buffer_print(&line, "(");
+    for (int i = 0; i < step->format_count; i++)
+        buffer_print(&line, "%s%s", i ? ", " : "", format_name(step->formats[i]));
+    buffer_print(&line, ")\n");
+    if (!b->data || !strstr(b->data, line.data)) buffer_add(b, line.data, line.bytes);
+    buffer_free(&line);
+}
+
+static Buffer kernels_region(const Plan *plan)
+{
+    Buffer b = {0};
+    add_kernel(&b, &(Step){.name = "embed", .formats = {plan->embed_format}, .format_count = 1});
+    for (int r = 0; r < plan->run_count; r++)
+        for (int i = 0; i < plan->runs[r].step_count; i++) add_kernel(&b, &plan->runs[r].steps[i]);
+    add_kernel(&b, &plan->head_step);
+    add_kernel(&b, &(Step){.name = "sample"});
+    return b;
+}
+
+static void print_linear(Buffer *b, const char *name, const Linear *l, const char *end)
+{
+    buffer_print(b, "     .%s = {0x%llx, 0x%llx, 0x%llx, 0x%llx}%s\n", name,
+                 (unsigned long long)l->weights, (unsigned long long)l->suh,
+                 (unsigned long long)l->svh, (unsigned long long)l->bias, end);
+}
+
+static void add_tensor(Buffer *b, const LinearWeights *l, int *count)
+{
+    if (!l) return;
+    buffer_print(b, "    {%s, %s, %d, %d},\n", string_text(l->name), format_name(l->format), l->in,
+                 l->out);
+    ++*count;
+}
+
+// Ids that end a text: generation_config.json first, then config.json.
+static void eos_ids(const Plan *plan, Buffer *b, int *count)
+{
+    const Checkpoint *ck = plan->graph->checkpoint;
+    const cJSON *eos = json_get(ck->generation, "eos_token_id");
+    const char *where = "generation_config.json";
+    if (!eos || cJSON_IsNull(eos)) {
+        eos = json_get(ck->config, "eos_token_id");
+        where = "config.json";
+    }
+    const cJSON *list = cJSON_IsArray(eos) ? eos->child : eos;
+    for (*count = 0; list && !cJSON_IsNull(list); list = cJSON_IsArray(eos) ? list->next : NULL) {
+        int64_t id = json_integer(where, "eos_token_id", list, 0, INT32_MAX);
+        buffer_print(b, "%s%lld", (*count)++ ? ", " : "", (long long)id);
+    }
+    if (*count == 0) buffer_print(b, "-1");
+}
+
+static double generation_number(const Plan *plan, const char *key, double otherwise)
+{
+    const cJSON *value = json_get(plan->graph->checkpoint->generation, key);
+    return cJSON_IsNumber(value) ? value->valuedouble : otherwise;
+}
+
+static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOptions *options,
+                           size_t tokenizer_bytes, const char *build_id)
+{
+    const Graph *graph = plan->graph;
+    const Checkpoint *ck = graph->checkpoint;
+    const Facts *f = &graph->facts;
+    Buffer b = {0};
+
+    buffer_print(&b, "// Offsets into the weights: {weights, suh, svh, bias}, 0 where there is none.\n"
+                     "static const Layer layers[LAYERS] = {\n");
+    for (int l = 0; l < f->layers; l++) {
+        const Layer *at = &packed->layers[l];
+        buffer_print(&b, "    {.attn_norm = 0x%llx, // layer %d\n",
+                     (unsigned long long)at->attn_norm, l);
+        print_linear(&b, "q", &at->q, ",");
+        print_linear(&b, "k", &at->k, ",");
+        print_linear(&b, "v", &at->v, ",");
+        buffer_print(&b, "     .q_norm = 0x%llx, .k_norm = 0x%llx,\n",
+                     (unsigned long long)at->q_norm, (unsigned long long)at->k_norm);
+        print_linear(&b, "o", &at->o, ",");
+        buffer_print(&b, "     .ffn_norm = 0x%llx,\n", (unsigned long long)at->ffn_norm);
+        print_linear(&b, "gate", &at->gate, ",");
+        print_linear(&b, "up", &at->up, ",");
+        print_linear(&b, "down", &at->down, ",");
+        buffer_print(&b, "     .window = %d},\n", at->window);
+    }
+    buffer_print(&b, "};\n\n");
+
+    int tensors = 0;
+    buffer_print(&b, "static const TensorInfo tensors[] = {\n");
+    for (int l = 0; l < f->layers; l++) {
+        const LayerWeights *w = &plan->layers[l];
+        add_tensor(&b, w->q, &tensors);
+        add_tensor(&b, w->k, &tensors);
+        add_tensor(&b, w->v, &tensors);
+        add_tensor(&b, w->o, &tensors);
+        add_tensor(&b, w->gate, &tensors);
+        add_tensor(&b, w->up, &tensors);
+        add_tensor(&b, w->down, &tensors);
+    }
+    add_tensor(&b, plan->head, &tensors);
+    buffer_print(&b, "};\n\n");
+
+    int eos_count;
+    buffer_print(&b, "static const int32_t eos[] = {");
+    eos_ids(plan, &b, &eos_count);
+    buffer_print(&b, "};\n\n");
+
+    if (tokenizer_bytes) buffer_print(&b, "EMBED_FILE(tokenizer_tables, \"tokenizer.bin\");\n\n");
+    if (options->cpu)
+        buffer_print(&b, "extern const CpuTarget cpu_avx512, cpu_avx2, cpu_generic;\n"
+                         "static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, "
+                         "&cpu_generic, NULL};\n\n");
+    if (options->cuda) {
+        buffer_print(&b, "void forward_gpu(Gpu *gpu, const State *s, const Batch *b);\n"
+                         "void sample_gpu(Gpu *gpu, const State *s, const Batch *b, const Sampling "
+                         "*sampling,\n                int32_t *tokens);\n"
+                         "size_t forward_work_bytes(int max_rows, int max_outputs);\n");
+        for (int i = 0; i < options->sm_count; i++)
+            buffer_print(&b, "EMBED_FILE(image_%d, \"sm_%d.cubin\");\n", options->sms[i],
+                         options->sms[i]);
+        buffer_print(&b, "static const GpuImage images[] = {\n");
+        for (int i = 0; i < options->sm_count; i++)
+            buffer_print(&b, "    {%d, image_%d, image_%d_end},\n", options->sms[i],
+                         options->sms[i], options->sms[i]);
+        buffer_print(&b, "    {0, NULL, NULL},\n};\n\n");
+    }
+    const cJSON *do_sample = json_get(ck->generation, "do_sample");
+    double temperature = generation_number(plan, "temperature", 1.0);
+    if (!cJSON_IsTrue(do_sample)) temperature = 0;
+    const cJSON *bos = json_get(ck->config, "bos_token_id");
+
+    buffer_print(&b, "const ModelInfo model_info = {\n");
+    buffer_print(&b, "    .name = %s,\n", string_text(ck->name));
+    buffer_print(&b, "    .architecture = %s,\n", string_text(graph->architecture));
+    buffer_print(&b, "    .exlc_version = \"%s\",\n    .build_id = \"%s\",\n", EXLC_VERSION, build_id);
+    buffer_print(&b, "    .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,\n"
+                     "    .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,\n"
+                     "    .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,\n");
+    buffer_print(&b, "    .parameters = %llu, .bits = %.4g,\n", (unsigned long long)plan->parameters,
+                 plan->bits);
+    buffer_print(&b, "    .weights_bytes = %llu, .weights_hash = \"%s\", .random_seed = %lluu,\n",
+                 (unsigned long long)packed->bytes, packed->hash,
+                 (unsigned long long)ck->random_seed);
+    buffer_print(&b, "    .layer_table = layers,\n    .ends = {.embed = 0x%llx, .norm = 0x%llx,\n",
+                 (unsigned long long)packed->ends.embed, (unsigned long long)packed->ends.norm);
+    print_linear(&b, "head", &packed->ends.head, "},");
+    buffer_print(&b, "    .tensors = tensors, .tensor_count = %d,\n", tensors);
+    if (tokenizer_bytes)
+        buffer_print(&b, "    .tokenizer = tokenizer_tables, .tokenizer_bytes = %zu,\n",
+                     tokenizer_bytes);
+    buffer_print(&b, "    .eos = eos, .eos_count = %d, .bos = %d,\n", eos_count,
+                 cJSON_IsNumber(bos) ? bos->valueint : -1);
+    buffer_print(&b, "    .temperature = %g, .top_k = %d, .top_p = %g, .min_p = %g,\n", temperature,
+                 (int)generation_number(plan, "top_k", 50), generation_number(plan, "top_p", 1),
+                 generation_number(plan, "min_p", 0));
+    if (options->cpu) buffer_print(&b, "    .cpu = cpu_targets,\n");
+    if (options->cuda)
+        buffer_print(&b, "    .images = images, .forward_gpu = forward_gpu,\n"
+                         "    .sample_gpu = sample_gpu, .gpu_work_bytes = forward_work_bytes,\n");
+    buffer_print(&b, "};\n");
+    return b;
+}
+
+static Buffer variables_region(const Plan *plan, const BuildOptions *options)
+{
+    Buffer b = {0};
+    buffer_print(&b, "NAME = model\n");
+    buffer_print(&b, "TARGETS =%s\n", options->cpu ? " avx512 avx2 generic" : "");
+    buffer_print(&b, "SM =");
+    for (int i = 0; i < options->sm_count; i++) buffer_print(&b, " %d", options->sms[i]);
+    buffer_print(&b, "\nCUDA =%s\n", options->cuda ? " 1" : "");
+    buffer_print(&b, "EMBEDDED =%s\n",
+                 options->embed_weights && !plan->graph->checkpoint->random_seed ? " weights.bin"
+                                                                                 : "");
+    return b;
+}
+
+// The 32 digits that tie a program to its weights.
+const char *build_identity(const Plan *plan, const Packed *packed)
+{
+    if (packed->hash[0]) return packed->hash;
+    return arena_format("%016llx%016llx", (unsigned long long)plan->graph->checkpoint->random_seed,
+                        (unsigned long long)packed->bytes);
+}
+
+void emit_program(const Plan *plan, const Packed *packed, const BuildOptions *options,
+                  const char *dir)
+{
+    const Checkpoint *ck = plan->graph->checkpoint;
+    Buffer tables = {0};
+    compile_tokenizer(ck->dir, &tables);
+    if (tables.bytes) emit_file(dir, "tokenizer.bin", tables.data, tables.bytes);
+
+    Fill fills[] = {{.region = "title"},     {.region = "constants"}, {.region = "layers"},
+                    {.region = "kernels"},   {.region = "model"},     {.region = "variables"}};
+    buffer_print(&fills[0].text, "// %s (%s), by exlc %s from archs/%s.\n", ck->name,
+                 plan->graph->architecture, EXLC_VERSION, plan->graph->arch_file);
+    fills[1].text = constants_region(plan, options);
+    fills[2].text = layers_region(plan);
+    fills[3].text = kernels_region(plan);
+    fills[4].text =
+        model_region(plan, packed, options, tables.bytes, build_identity(plan, packed));
+    fills[5].text = variables_region(plan, options);
+    int count = sizeof fills / sizeof *fills;
+    static const char *const templates[] = {"constants.h", "model.c", "forward.inc"};
+    for (int i = 0; i < 3; i++) fill_template(dir, templates[i], fills, count);
+    if (options->cpu) fill_template(dir, "cpu.c", fills, count);
+    if (options->cuda) fill_template(dir, "forward.c", fills, count);
+    if (options->cuda) fill_template(dir, "forward.cu", fills, count);
+    fill_template(dir, "Makefile", fills, count);
+
+    for (const char *const *name = embedded_names(); *name; name++) {
+        int wanted = strncmp(*name, "runtime/", 8) == 0 || strcmp(*name, "kernels/types.h") == 0 ||
+                     strcmp(*name, "kernels/sampling.h") == 0 ||
+                     (options->cpu && strncmp(*name, "kernels/cpu/", 12) == 0) ||
+                     (options->cuda && strncmp(*name, "kernels/cuda/", 13) == 0);
+        size_t bytes;
+        const char *text = embedded_text(*name, &bytes);
+        if (wanted) emit_file(dir, *name, text, bytes);
+    }
+    size_t bytes;
+    const char *archive = embedded_text("libruntime.a", &bytes);
+    if (!archive) die("libruntime.a", "not carried in this exlc");
+    emit_file(dir, "libruntime.a", archive, bytes);
+    for (int i = 0; i < count; i++) buffer_free(&fills[i].text);
+}

@@ -1,0 +1,393 @@
+// Folds ops into steps by the rows of kernels/catalog.h. A row's pattern is matched against the ops
+// that are still to do; which op is where in memory is followed through the buffers the rows name,
+// so a dataflow that no sequence of rows computes is refused.
+#include "exlc.h"
+#include "../kernels/catalog.h"
+#include <assert.h>
+#include <ctype.h>
+#include <stddef.h>
+#include <string.h>
+
+// --- the rows, read ------------------------------------------------------------------------------
+
+#define MAX_LINES 16
+#define MAX_NAME 16
+
+// One statement of a pattern: name = kind:detail(args), or @name = args[0].
+typedef struct {
+    char name[MAX_NAME], kind[MAX_NAME], detail[MAX_NAME]; // no kind: a store into a buffer
+    char args[4][MAX_NAME];
+    int arg_count, optional;
+} Line;
+
+typedef struct {
+    const char *name, *pattern, *comment;
+    int formats, line_count;
+    Line lines[MAX_LINES];
+} Row;
+
+static Row rows[] = {
+#define STEP(name, formats, pattern, comment, targets, grid)                                       \
+    {#name, pattern, comment, formats, 0, {{{0}, {0}, {0}, {{0}}, 0, 0}}},
+    CATALOG(STEP)
+#undef STEP
+};
+#define ROW_COUNT ((int)(sizeof rows / sizeof *rows))
+
+static const char *read_name(const char *p, char *name)
+{
+    int n = 0;
+    while (isspace((unsigned char)*p)) p++;
+    while (isalnum((unsigned char)*p) || *p == '_' || *p == '@') {
+        assert(n < MAX_NAME - 1);
+        name[n++] = *p++;
+    }
+    name[n] = 0;
+    while (isspace((unsigned char)*p)) p++;
+    return p;
+}
+
+static const char *read_line(const char *p, Line *line)
+{
+    p = read_name(p, line->name);
+    line->optional = *p == '?';
+    p += line->optional;
+    assert(*p == '=');
+    p = read_name(p + 1, line->kind);
+    if (*p == ':') p = read_name(p + 1, line->detail);
+    if (*p == '(') {
+        p = read_name(p + 1, line->args[0]);
+        line->arg_count = line->args[0][0] != 0;
+        while (*p == ',') p = read_name(p + 1, line->args[line->arg_count++]);
+        assert(*p == ')');
+        p = read_name(p + 1, (char[MAX_NAME]){0});
+    } else {
+        memcpy(line->args[0], line->kind, MAX_NAME);
+        line->arg_count = 1;
+        line->kind[0] = 0;
+    }
+    assert(*p == ';' || *p == 0);
+    return *p == ';' ? p + 1 : p;
+}
+
+static void read_rows(void)
+{
+    for (int r = 0; r < ROW_COUNT; r++) {
+        Row *row = &rows[r];
+        row->line_count = 0;
+        for (const char *p = row->pattern; *p;) {
+            assert(row->line_count < MAX_LINES);
+            memset(&row->lines[row->line_count], 0, sizeof(Line));
+            p = read_line(p, &row->lines[row->line_count++]);
+        }
+    }
+}
+
+// --- matching ------------------------------------------------------------------------------------
+
+#define MAX_BUFFERS 8
+#define MAX_OPS 512
+
+// A list of ops on its way through the rows.
+typedef struct {
+    const OpList *list;
+    char done[MAX_OPS];
+    struct {
+        char name[MAX_NAME];
+        int op; // whose value it holds
+    } buffers[MAX_BUFFERS];
+    int buffer_count;
+} Folding;
+
+// The op each line of a row stands for; -1 for a missing optional op.
+typedef struct {
+    int op[MAX_LINES];   // matched by the line
+    int value[MAX_LINES]; // that the line's name stands for
+} Match;
+
+static int *find_buffer(Folding *s, const char *name)
+{
+    for (int i = 0; i < s->buffer_count; i++)
+        if (strcmp(s->buffers[i].name, name) == 0) return &s->buffers[i].op;
+    assert(s->buffer_count < MAX_BUFFERS);
+    strcpy(s->buffers[s->buffer_count].name, name);
+    s->buffers[s->buffer_count].op = -1;
+    return &s->buffers[s->buffer_count++].op;
+}
+
+// The op that an argument of line `at` stands for, or -1.
+static int value_of(Folding *s, const Row *row, const Match *m, int at, const char *name)
+{
+    if (*name == '@') return *find_buffer(s, name);
+    for (int i = at - 1; i >= 0; i--)
+        if (strcmp(row->lines[i].name, name) == 0) return m->value[i];
+    assert(!"a pattern uses a name it does not define");
+    return -1;
+}
+
+static int fits(const Op *op, const Line *line, const int *args)
+{
+    if (strcmp(op->kind, line->kind) != 0) return 0;
+    if (*line->detail && (!op->detail || strcmp(op->detail, line->detail) != 0)) return 0;
+    int same = 1, swapped = line->arg_count == 2;
+    for (int i = 0; i < line->arg_count; i++) {
+        same &= args[i] >= 0 && op->operand[i] == args[i];
+        swapped &= args[i] >= 0 && op->operand[1 - i] == args[i];
+    }
+    int commutes = strcmp(op->kind, "add") == 0 || strcmp(op->kind, "mul") == 0;
+    return same || (commutes && swapped);
+}
+
+// Matches line `at` and those after it; tries every op for each, in order.
+static int match_lines(Folding *s, const Row *row, Match *m, int at)
+{
+    if (at == row->line_count) return 1;
+    const Line *line = &row->lines[at];
+    int args[4];
+    for (int i = 0; i < line->arg_count; i++) args[i] = value_of(s, row, m, at, line->args[i]);
+    m->op[at] = -1;
+    m->value[at] = line->arg_count ? args[0] : -1;
+    if (!*line->kind) return match_lines(s, row, m, at + 1);
+    for (int i = 0; i < (int)s->list->count; i++) {
+        int taken = s->done[i];
+        for (int j = 0; j < at; j++) taken |= m->op[j] == i;
+        if (taken || !fits(&s->list->ops[i], line, args)) continue;
+        m->op[at] = m->value[at] = i;
+        if (match_lines(s, row, m, at + 1)) return 1;
+    }
+    if (!line->optional) return 0;
+    m->op[at] = -1;
+    m->value[at] = args[0];
+    return match_lines(s, row, m, at + 1);
+}
+
+// 1 when no op outside the match needs a value that the match does not leave in a buffer, and no
+// buffer loses a value that is still needed.
+static int is_closed(Folding *s, const Row *row, const Match *m)
+{
+    Folding after = *s;
+    for (int i = 0; i < row->line_count; i++) {
+        if (m->op[i] >= 0) after.done[m->op[i]] = 1;
+        if (!*row->lines[i].kind) *find_buffer(&after, row->lines[i].name) = m->value[i];
+    }
+    for (int i = 0; i < (int)s->list->count; i++) {
+        if (after.done[i]) continue;
+        for (int k = 0; k < 4; k++) {
+            int from = s->list->ops[i].operand[k], held = from < 0 || !after.done[from];
+            for (int j = 0; j < after.buffer_count; j++) held |= after.buffers[j].op == from;
+            if (!held) return 0;
+        }
+    }
+    *s = after;
+    return 1;
+}
+
+// The row that does some of what is left, and its ops.
+static const Row *match_row(Folding *s, Match *m)
+{
+    for (int r = 0; r < ROW_COUNT; r++)
+        if (rows[r].line_count && match_lines(s, &rows[r], m, 0) && is_closed(s, &rows[r], m))
+            return &rows[r];
+    return NULL;
+}
+
+// --- steps ---------------------------------------------------------------------------------------
+
+// Where a row's names put their weights.
+static const struct {
+    const char *name;
+    size_t offset;
+    int is_tensor;
+} places[] = {
+#define PLACE(field, is_tensor) {#field, offsetof(LayerWeights, field), is_tensor}
+    PLACE(attn_norm, 1), PLACE(q_norm, 1), PLACE(k_norm, 1), PLACE(ffn_norm, 1), PLACE(q, 0),
+    PLACE(k, 0),         PLACE(v, 0),      PLACE(o, 0),      PLACE(gate, 0),     PLACE(up, 0),
+    PLACE(down, 0),
+};
+
+static void put_weights(Plan *plan, LayerWeights *w, const char *name, const Op *op)
+{
+    if (strcmp(name, "embed") == 0) plan->embed = op->tensor;
+    if (strcmp(name, "norm") == 0) plan->norm = op->tensor;
+    if (strcmp(name, "head") == 0) plan->head = op->linear;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        if (strcmp(places[i].name, name) != 0) continue;
+        void *at = (char *)w + places[i].offset;
+        if (places[i].is_tensor) *(const Tensor **)at = op->tensor;
+        else *(const LinearWeights **)at = op->linear;
+    }
+}
+
+// "a.{x,y}_b" for names that share a beginning and an end between dots; appends to b.
+static void roll_names(Buffer *b, const char **names, int count)
+{
+    for (int i = 0; i < count;) {
+        const char *name = names[i], *dot = strrchr(name, '.');
+        size_t head = dot ? (size_t)(dot + 1 - name) : 0, total = strlen(name);
+        const char *tail = strrchr(name + head, '_');
+        if (!tail) tail = name + total;
+        int n = 1;
+        while (i + n < count && strncmp(names[i + n], name, head) == 0) {
+            const char *other = strrchr(names[i + n] + head, '_');
+            if (!other || !*tail || strcmp(other, tail) != 0) break;
+            n++;
+        }
+        buffer_print(b, "%s%.*s", b->bytes ? ", " : "", n > 1 ? (int)head : 0, name);
+        for (int j = 0; j < n && n > 1; j++) {
+            const char *middle = names[i + j] + head;
+            buffer_print(b, "%s%.*s", j ? "," : "{", (int)(strrchr(middle, '_') - middle), middle);
+        }
+        buffer_print(b, n > 1 ? "}%s" : "%s", n > 1 ? tail : name);
+        i += n;
+    }
+}
+
+// The name of an op's weights without the layer's prefix and ".weight".
+static const char *short_name(const Op *op, int layer)
+{
+    const char *name = op->linear ? op->linear->name : op->tensor->name;
+    const char *index = arena_format(".%d.", layer), *at = layer < 0 ? NULL : strstr(name, index);
+    if (at) name = at + strlen(index);
+    size_t n = strlen(name);
+    if (!op->linear && n > 7 && strcmp(name + n - 7, ".weight") == 0) n -= 7;
+    return arena_copy(name, n);
+}
+
+static Step make_step(const char *where, const Row *row, const OpList *list, const Match *m,
+                      int layer)
+{
+    Step step = {.name = row->name};
+    const char *norms[MAX_LINES], *names[MAX_LINES];
+    int norm_count = 0, count = 0;
+    for (int i = 0; i < row->line_count; i++) {
+        if (m->op[i] < 0) continue;
+        const Op *op = &list->ops[m->op[i]];
+        if (op->linear) step.formats[step.format_count++] = op->linear->format;
+        if (strcmp(op->kind, "embedding") == 0)
+            step.formats[step.format_count++] = op->tensor->dtype == DTYPE_BF16 ? b16 : f16;
+        if (strcmp(op->kind, "head_norm") == 0) norms[norm_count++] = short_name(op, layer);
+        else if (op->linear || op->tensor) names[count++] = short_name(op, layer);
+    }
+    if (step.format_count != row->formats)
+        die(where, "step %s takes %d formats, not %d", row->name, row->formats, step.format_count);
+    for (int i = 0; i < norm_count; i++) names[count++] = norms[i];
+    Buffer b = {0};
+    roll_names(&b, names, count);
+    step.comment = arena_format("%s%s", b.data ? b.data : "", row->comment);
+    buffer_free(&b);
+    return step;
+}
+
+static _Noreturn void refuse_ops(const Folding *s, const char *where)
+{
+    Buffer b = {0};
+    for (int i = 0; i < (int)s->list->count && b.bytes < 200; i++) {
+        const Op *op = &s->list->ops[i];
+        if (s->done[i]) continue;
+        buffer_print(&b, "%s%s%s%s %s", b.bytes ? ", " : "", op->kind, op->detail ? ":" : "",
+                     op->detail ? op->detail : "", op->role);
+    }
+    die(where, "no step computes %s", b.data);
+}
+
+// The steps of a list; weights go to w, and those of the ends to plan.
+static void fuse_list(Plan *plan, const OpList *list, int layer, LayerWeights *w)
+{
+    const Graph *g = plan->graph;
+    const char *where = arena_format("archs/%s: %s", g->arch_file,
+                                     layer < 0 ? "ends" : arena_format("layer %d", layer));
+    if (list->count > MAX_OPS) die(where, "%zu ops, at most %d", list->count, MAX_OPS);
+    Folding s = {.list = list};
+    size_t left = list->count, count = 0, room = 0;
+    if (left && strcmp(list->ops[0].kind, "input") == 0) {
+        *find_buffer(&s, "@x") = 0;
+        s.done[0] = 1;
+        left--;
+    }
+    for (int r = 0; r < ROW_COUNT && layer >= 0; r++)
+        if (rows[r].line_count == 0)
+            APPEND(w->steps, count, room, ((Step){.name = rows[r].name, .comment = rows[r].comment}));
+    while (left) {
+        Match m;
+        const Row *row = match_row(&s, &m);
+        if (!row) refuse_ops(&s, where);
+        APPEND(w->steps, count, room, make_step(where, row, list, &m, layer));
+        for (int i = 0; i < row->line_count; i++) {
+            if (m.op[i] < 0) continue;
+            put_weights(plan, w, row->lines[i].name, &list->ops[m.op[i]]);
+            left--;
+        }
+    }
+    w->step_count = (int)count;
+    const char *result = list == &g->end ? "@logits" : "@x";
+    if (*find_buffer(&s, result) != (int)list->count - 1)
+        die(where, "the steps do not leave its result in %s", result + 1);
+}
+
+// --- the plan ------------------------------------------------------------------------------------
+
+// All norms of a model are stored alike: with the same offset as the first.
+static void check_offsets(const OpList *list, const Op **first)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        const Op *op = &list->ops[i];
+        if (!strstr(op->kind, "norm")) continue;
+        if (!*first) *first = op;
+        if (op->tensor_offset != (*first)->tensor_offset)
+            die(op->tensor->name, "is stored with the offset %g, but %s with %g", op->tensor_offset,
+                (*first)->tensor->name, (*first)->tensor_offset);
+    }
+}
+
+static void count_parameters(Plan *plan)
+{
+    const Graph *g = plan->graph;
+    double bits = 0, weights = 0;
+    for (int l = -1; l <= g->facts.layers; l++) {
+        const OpList *list = l < 0 ? &g->begin : l < g->facts.layers ? &g->layers[l] : &g->end;
+        for (size_t i = 0; i < list->count; i++) {
+            const Op *op = &list->ops[i];
+            if (op->tensor) {
+                uint64_t values = 1;
+                for (int k = 0; k < op->tensor->rank; k++) values *= (uint64_t)op->tensor->shape[k];
+                plan->parameters += values;
+            }
+            if (!op->linear || (op->linear == plan->head && g->tied_head)) continue;
+            uint64_t values = (uint64_t)op->linear->in * (uint64_t)op->linear->out;
+            plan->parameters += values + (op->linear->bias ? (uint64_t)op->linear->out : 0);
+            if (op->linear == plan->head) continue;
+            bits += (double)values * FORMAT_BITS(op->linear->format);
+            weights += (double)values;
+        }
+    }
+    plan->bits = weights > 0 ? bits / weights : 0;
+}
+
+Plan *fuse_ops(const Graph *g)
+{
+    Plan *plan = arena_alloc(sizeof *plan);
+    plan->graph = g;
+    read_rows();
+    const Op *norm = NULL;
+    LayerWeights begin = {0}, end = {0};
+    fuse_list(plan, &g->begin, -1, &begin);
+    plan->layers = arena_alloc((size_t)g->facts.layers * sizeof *plan->layers);
+    for (int l = 0; l < g->facts.layers; l++) {
+        fuse_list(plan, &g->layers[l], l, &plan->layers[l]);
+        plan->layers[l].window = g->layers[l].window;
+        check_offsets(&g->layers[l], &norm);
+    }
+    fuse_list(plan, &g->end, -1, &end);
+    check_offsets(&g->end, &norm);
+    for (int l = 0; l < g->facts.layers; l++)
+        plan->layers[l].norm_offset = norm ? norm->tensor_offset : 0;
+    if (begin.step_count != 1 || end.step_count != 1 || !plan->embed || !plan->norm || !plan->head)
+        die(arena_format("archs/%s", g->arch_file),
+            "expected one step before the layers and one after, found %d and %d", begin.step_count,
+            end.step_count);
+    plan->embed_step = begin.steps[0];
+    plan->head_step = end.steps[0];
+    plan->embed_format = plan->embed_step.formats[0];
+    count_parameters(plan);
+    return plan;
+}

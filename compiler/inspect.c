@@ -1,0 +1,204 @@
+// exlc inspect: one page on a model directory, as text or JSON. A directory with only config.json is
+// described with weights of 4 bits and a head of 6, the converter's defaults.
+#include "exlc.h"
+#include <stdlib.h>
+#include <string.h>
+
+// --- bits by group -------------------------------------------------------------------------------
+
+typedef struct {
+    double bits, weights;
+    Buffer formats; // those that occur: "m4, m5"
+} Group;
+
+static void add_linear(Group *g, const LinearWeights *w)
+{
+    if (!w) return;
+    double values = (double)w->in * w->out;
+    const char *name = format_text(w->format);
+    g->bits += values * FORMAT_BITS(w->format);
+    g->weights += values;
+    if (!g->formats.data || !strstr(g->formats.data, name))
+        buffer_print(&g->formats, "%s%s", g->formats.bytes ? ", " : "", name);
+}
+
+static double average(const Group *g)
+{
+    return g->weights > 0 ? g->bits / g->weights : 0;
+}
+
+typedef struct {
+    Group attention, ffn, head, embedding;
+} Groups;
+
+static Groups group_weights(const Plan *plan)
+{
+    Groups g = {0};
+    for (int l = 0; l < plan->graph->facts.layers; l++) {
+        const LayerWeights *w = &plan->layers[l];
+        const LinearWeights *attention[] = {w->q, w->k, w->v, w->o}, *ffn[] = {w->gate, w->up, w->down};
+        for (int i = 0; i < 4; i++) add_linear(&g.attention, attention[i]);
+        for (int i = 0; i < 3; i++) add_linear(&g.ffn, ffn[i]);
+    }
+    add_linear(&g.head, plan->head);
+    const Facts *f = &plan->graph->facts;
+    add_linear(&g.embedding,
+               &(LinearWeights){.format = plan->embed_format, .in = f->dim, .out = f->vocab});
+    return g;
+}
+
+// --- the tokenizer -------------------------------------------------------------------------------
+
+// What there is: "tokenizer.json, BPE"; *unsupported is set when it cannot be compiled.
+static const char *describe_tokenizer(const char *dir, const char **unsupported)
+{
+    Buffer b;
+    const char *path = arena_format("%s/tokenizer.json", dir);
+    const cJSON *json = read_json_if_present(path);
+    if (json) {
+        const cJSON *type = json_get(json_get(json, "model"), "type");
+        // Files of the first releases leave the type out.
+        const char *name = cJSON_IsString(type)                    ? type->valuestring
+                           : json_get(json_get(json, "model"), "merges") ? "BPE"
+                                                                   : "unknown";
+        if (strcmp(name, "BPE") != 0)
+            *unsupported = arena_format("a tokenizer of type %s", name);
+        return arena_format("tokenizer.json, %s", name);
+    }
+    static const char *const others[] = {"tokenizer.model", "vocab.json", "tekken.json"};
+    for (int i = 0; i < 3; i++) {
+        if (!read_file_if_present(arena_format("%s/%s", dir, others[i]), &b)) continue;
+        buffer_free(&b);
+        *unsupported = arena_format("%s without tokenizer.json", others[i]);
+        return others[i];
+    }
+    *unsupported = "no tokenizer.json: the program reads and writes token ids only";
+    return "none";
+}
+
+// --- the page ------------------------------------------------------------------------------------
+
+typedef struct {
+    const Plan *plan;
+    Groups groups;
+    int real; // weights are there
+    uint64_t weights_bytes, token_bytes;
+    int sliding, window; // layers with a window, and the widest
+    int contexts[4], context_count;
+    const char *tokenizer, *unsupported;
+} Page;
+
+static Page make_page(const char *dir)
+{
+    const Checkpoint *ck = read_checkpoint(dir);
+    Page p = {.real = ck->count > 0};
+    if (!p.real) ck = random_checkpoint(dir, 1, m4, m6);
+    Plan *plan = fuse_ops(trace_arch(ck));
+    choose_variants(plan);
+    p.plan = plan;
+    p.groups = group_weights(plan);
+    const Facts *f = &plan->graph->facts;
+    p.weights_bytes = pack_weights(plan, NULL)->bytes;
+    p.token_bytes = cache_bytes_per_token(f, 16);
+    for (int l = 0; l < f->layers; l++) {
+        p.sliding += plan->layers[l].window > 0;
+        if (plan->layers[l].window > p.window) p.window = plan->layers[l].window;
+    }
+    const int contexts[] = {2048, 8192, 32768};
+    for (int i = 0; i < 3; i++)
+        if (contexts[i] < f->max_position) p.contexts[p.context_count++] = contexts[i];
+    p.contexts[p.context_count++] = f->max_position;
+    p.tokenizer = describe_tokenizer(ck->dir, &p.unsupported);
+    return p;
+}
+
+static uint64_t memory_bytes(const Page *p, int context)
+{
+    return p->weights_bytes + p->token_bytes * (((uint64_t)context + PAGE - 1) / PAGE * PAGE);
+}
+
+static void print_group(const char *name, const Group *g)
+{
+    printf("  %-12s %5.2f bits  %s\n", name, average(g), g->formats.data);
+}
+
+static void print_page(const Page *p)
+{
+    const Graph *g = p->plan->graph;
+    const Facts *f = &g->facts;
+    printf("%s: %s (archs/%s), %s\n", g->checkpoint->name, g->architecture, g->arch_file,
+           p->real ? "with weights" : "no weights here: taken as 4 bits, the head as 6");
+    printf("  layers       %d", f->layers);
+    if (p->sliding) printf(", %d of them with a window of %d", p->sliding, p->window);
+    printf(", in %d run%s of equal steps\n", p->plan->run_count, p->plan->run_count == 1 ? "" : "s");
+    printf("  widths       dim %d, ffn %d, vocab %d\n", f->dim, f->ffn_dim, f->vocab);
+    printf("  attention    %d heads of %d, %d for keys and values\n", f->heads, f->head_dim,
+           f->kv_heads);
+    printf("  context      %d tokens\n", f->max_position);
+    printf("  parameters   %llu\n", (unsigned long long)p->plan->parameters);
+    print_group("attention", &p->groups.attention);
+    print_group("ffn", &p->groups.ffn);
+    print_group("head", &p->groups.head);
+    print_group("embedding", &p->groups.embedding);
+    printf("  weights      %.1f MiB, %.2f bits in the layers\n",
+           (double)p->weights_bytes / (1 << 20), p->plan->bits);
+    printf("  cache        %llu bytes per token\n", (unsigned long long)p->token_bytes);
+    for (int i = 0; i < p->context_count; i++)
+        printf("  memory       %.1f MiB with %d tokens of context\n",
+               (double)memory_bytes(p, p->contexts[i]) / (1 << 20), p->contexts[i]);
+    printf("  tokenizer    %s\n", p->tokenizer);
+    printf("  unsupported  %s\n", p->unsupported ? p->unsupported : "nothing");
+}
+
+static void print_json(const Page *p)
+{
+    const Graph *g = p->plan->graph;
+    const Facts *f = &g->facts;
+    cJSON *page = cJSON_CreateObject(), *bits, *memory;
+    cJSON_AddStringToObject(page, "model", g->checkpoint->name);
+    cJSON_AddStringToObject(page, "architecture", g->architecture);
+    cJSON_AddBoolToObject(page, "weights", p->real);
+    cJSON_AddNumberToObject(page, "layers", f->layers);
+    cJSON_AddNumberToObject(page, "sliding_layers", p->sliding);
+    cJSON_AddNumberToObject(page, "window", p->window);
+    cJSON_AddNumberToObject(page, "dim", f->dim);
+    cJSON_AddNumberToObject(page, "heads", f->heads);
+    cJSON_AddNumberToObject(page, "kv_heads", f->kv_heads);
+    cJSON_AddNumberToObject(page, "head_dim", f->head_dim);
+    cJSON_AddNumberToObject(page, "ffn_dim", f->ffn_dim);
+    cJSON_AddNumberToObject(page, "vocab", f->vocab);
+    cJSON_AddNumberToObject(page, "max_context", f->max_position);
+    cJSON_AddNumberToObject(page, "parameters", (double)p->plan->parameters);
+    bits = cJSON_AddObjectToObject(page, "bits");
+    cJSON_AddNumberToObject(bits, "layers", p->plan->bits);
+    cJSON_AddNumberToObject(bits, "attention", average(&p->groups.attention));
+    cJSON_AddNumberToObject(bits, "ffn", average(&p->groups.ffn));
+    cJSON_AddNumberToObject(bits, "head", average(&p->groups.head));
+    cJSON_AddNumberToObject(bits, "embedding", average(&p->groups.embedding));
+    cJSON_AddNumberToObject(page, "weights_bytes", (double)p->weights_bytes);
+    cJSON_AddNumberToObject(page, "cache_bytes_per_token", (double)p->token_bytes);
+    memory = cJSON_AddArrayToObject(page, "memory");
+    for (int i = 0; i < p->context_count; i++) {
+        cJSON *row = cJSON_CreateObject();
+        cJSON_AddNumberToObject(row, "context", p->contexts[i]);
+        cJSON_AddNumberToObject(row, "bytes", (double)memory_bytes(p, p->contexts[i]));
+        cJSON_AddItemToArray(memory, row);
+    }
+    cJSON_AddStringToObject(page, "tokenizer", p->tokenizer);
+    cJSON *list = cJSON_AddArrayToObject(page, "unsupported");
+    if (p->unsupported) cJSON_AddItemToArray(list, cJSON_CreateString(p->unsupported));
+    char *text = cJSON_Print(page);
+    if (!text) die("memory", "cannot print the page");
+    puts(text);
+    cJSON_free(text);
+    cJSON_Delete(page);
+}
+
+void inspect_model(const char *dir, int json)
+{
+    Page p = make_page(dir);
+    if (json) print_json(&p);
+    else print_page(&p);
+    Group *groups[] = {&p.groups.attention, &p.groups.ffn, &p.groups.head, &p.groups.embedding};
+    for (int i = 0; i < 4; i++) buffer_free(&groups[i]->formats);
+}

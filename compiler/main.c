@@ -1,0 +1,233 @@
+// exlc: the command line. `build` calls the passes one after another.
+#include "exlc.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char usage_text[] =
+    "exlc " EXLC_VERSION ": compiles an EXL3-quantized language model into one executable\n"
+    "\n"
+    "  exlc build DIR -o FILE [options]   compile the model directory DIR\n"
+    "      --target cpu|cuda|cpu,cuda     default: both when libnvrtc is found, else cpu\n"
+    "      --sm LIST|all                  of 80,86,89,90,100,120; default: all\n"
+    "      --weights embed|side           inside FILE (default) or beside it as FILE.weights\n"
+    "      --max-batch N                  most sequences at once (default 16)\n"
+    "      --max-context N                most tokens of one sequence (default: the model's)\n"
+    "      --cache-bits LIST              16\n"
+    "      --emit DIR                     keep the generated program there\n"
+    "      --dump graph|steps|variants|memory   print a stage and stop\n"
+    "      -v                             say what is done\n"
+    "      --random-weights SEED --bits K [--codebook mul1|mcg|3inst] [--head-bits K]\n"
+    "                                     weights made at start; DIR needs only config.json\n"
+    "  exlc inspect DIR [--json]          what the model is, and what is unsupported\n"
+    "  exlc --version | --help | --licenses\n"
+    "\n"
+    "Exit status: 0 fine, 1 failed (one line on stderr), 2 wrong usage.\n";
+
+static _Noreturn void usage(const char *fmt, const char *what)
+{
+    fprintf(stderr, "exlc: ");
+    fprintf(stderr, fmt, what);
+    fprintf(stderr, " (see exlc --help)\n");
+    exit(2);
+}
+
+// --- options -------------------------------------------------------------------------------------
+
+typedef struct {
+    int argc;
+    char **argv;
+    int at;
+} Arguments;
+
+static const char *value_of(Arguments *a)
+{
+    if (a->at + 1 >= a->argc) usage("%s needs a value", a->argv[a->at]);
+    return a->argv[++a->at];
+}
+
+static long long integer_of(Arguments *a, long long low, long long high)
+{
+    const char *option = a->argv[a->at], *text = value_of(a);
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (errno || end == text || *end || value < low || value > high) {
+        fprintf(stderr, "exlc: %s %s: expected a whole number from %lld to %lld\n", option, text,
+                low, high);
+        exit(2);
+    }
+    return value;
+}
+
+static const int all_sms[] = {80, 86, 89, 90, 100, 120};
+#define SM_COUNT ((int)(sizeof all_sms / sizeof *all_sms))
+
+static void parse_sms(BuildOptions *o, const char *text)
+{
+    o->sm_count = 0;
+    int chosen[SM_COUNT] = {0};
+    char *copy = strdup(text);
+    for (char *word = strtok(copy, ","); word; word = strtok(NULL, ",")) {
+        int known = 0;
+        for (int i = 0; i < SM_COUNT; i++) {
+            if (strcmp(word, "all") == 0 || atoi(word) == all_sms[i]) chosen[i] = known = 1;
+        }
+        if (!known) usage("--sm %s: expected all or a list of 80,86,89,90,100,120", word);
+    }
+    free(copy);
+    for (int i = 0; i < SM_COUNT; i++)
+        if (chosen[i]) o->sms[o->sm_count++] = all_sms[i];
+    if (!o->sm_count) usage("--sm %s: empty list", text);
+}
+
+// --- build ---------------------------------------------------------------------------------------
+
+typedef struct {
+    const char *dir, *output, *emit, *dump;
+    BuildOptions options;
+    int target_given, sm_given, verbose, bits, head_bits;
+    long long seed;
+    int codebook;
+} BuildArguments;
+
+static BuildArguments parse_build(int argc, char **argv)
+{
+    BuildArguments b = {.options = {.embed_weights = 1}, .head_bits = 6, .codebook = CODEBOOK_MUL1};
+    Arguments a = {argc, argv, 2};
+    for (; a.at < argc; a.at++) {
+        const char *o = argv[a.at];
+        if (strcmp(o, "-o") == 0) b.output = value_of(&a);
+        else if (strcmp(o, "--emit") == 0) b.emit = value_of(&a);
+        else if (strcmp(o, "-v") == 0) b.verbose = 1;
+        else if (strcmp(o, "--max-batch") == 0) b.options.max_batch = (int)integer_of(&a, 1, 1024);
+        else if (strcmp(o, "--max-context") == 0)
+            b.options.max_context = (int)integer_of(&a, 1, 1 << 24);
+        else if (strcmp(o, "--bits") == 0) b.bits = (int)integer_of(&a, 1, 8);
+        else if (strcmp(o, "--head-bits") == 0) b.head_bits = (int)integer_of(&a, 1, 8);
+        else if (strcmp(o, "--random-weights") == 0) b.seed = integer_of(&a, 1, INT32_MAX);
+        else if (strncmp(o, "--dump", 6) == 0) {
+            b.dump = o[6] == '=' ? o + 7 : value_of(&a);
+            if (strcmp(b.dump, "graph") && strcmp(b.dump, "steps") && strcmp(b.dump, "variants") &&
+                strcmp(b.dump, "memory"))
+                usage("--dump %s: expected graph, steps, variants or memory", b.dump);
+        } else if (strcmp(o, "--target") == 0) {
+            const char *v = value_of(&a);
+            b.target_given = 1;
+            b.options.cpu = strcmp(v, "cpu") == 0 || strcmp(v, "cpu,cuda") == 0 ||
+                            strcmp(v, "cuda,cpu") == 0;
+            b.options.cuda = strcmp(v, "cuda") == 0 || strcmp(v, "cpu,cuda") == 0 ||
+                             strcmp(v, "cuda,cpu") == 0;
+            if (!b.options.cpu && !b.options.cuda)
+                usage("--target %s: expected cpu, cuda or cpu,cuda", v);
+        } else if (strcmp(o, "--sm") == 0) {
+            parse_sms(&b.options, value_of(&a));
+            b.sm_given = 1;
+        } else if (strcmp(o, "--weights") == 0) {
+            const char *v = value_of(&a);
+            if (strcmp(v, "embed") && strcmp(v, "side"))
+                usage("--weights %s: expected embed or side", v);
+            b.options.embed_weights = strcmp(v, "embed") == 0;
+        } else if (strcmp(o, "--cache-bits") == 0) {
+            const char *v = value_of(&a);
+            if (strcmp(v, "16")) usage("--cache-bits %s: only 16 is there yet", v);
+        } else if (strcmp(o, "--codebook") == 0) {
+            const char *v = value_of(&a);
+            b.codebook = strcmp(v, "mul1") == 0    ? CODEBOOK_MUL1
+                         : strcmp(v, "mcg") == 0   ? CODEBOOK_MCG
+                         : strcmp(v, "3inst") == 0 ? CODEBOOK_3INST
+                                                   : -1;
+            if (b.codebook < 0) usage("--codebook %s: expected mul1, mcg or 3inst", v);
+        } else if (*o == '-') {
+            usage("unknown option %s", o);
+        } else if (b.dir) {
+            usage("a second directory: %s", o);
+        } else {
+            b.dir = o;
+        }
+    }
+    if (!b.dir) usage("build needs a model directory%s", "");
+    if (!b.output && !b.dump && !b.emit) usage("build needs -o FILE%s", "");
+    if (!!b.seed != !!b.bits) usage("--random-weights and --bits go together%s", "");
+    return b;
+}
+
+static int build(int argc, char **argv)
+{
+    BuildArguments b = parse_build(argc, argv);
+    BuildOptions *options = &b.options;
+    if (!b.target_given) options->cpu = 1, options->cuda = nvrtc_present();
+    if (options->cuda && !nvrtc_present())
+        die("libnvrtc", "not found; --target cuda needs it (CUDA_HOME or the loader's path names it)");
+    if (options->cuda && !b.sm_given) parse_sms(options, "all");
+    if (!options->cuda) options->sm_count = 0;
+    if (options->cuda && !b.sm_given) options->sms[options->sm_count++] = 0; // PTX for later GPUs
+
+    if (b.output) { // fail before the work, not after it
+        struct stat st;
+        if (stat(b.output, &st) == 0 && S_ISDIR(st.st_mode)) die(b.output, "is a directory");
+    }
+    Checkpoint *ck = b.seed ? random_checkpoint(b.dir, (uint64_t)b.seed, b.codebook << 8 | b.bits,
+                                                b.codebook << 8 | b.head_bits)
+                            : read_checkpoint(b.dir);
+    Graph *graph = trace_arch(ck);
+    check_graph(graph);
+    if (b.dump && strcmp(b.dump, "graph") == 0) return print_graph(graph, stdout), 0;
+    Plan *plan = fuse_ops(graph);
+    if (b.dump && strcmp(b.dump, "steps") == 0) return print_plan(plan, stdout, 0), 0;
+    choose_variants(plan);
+    if (b.dump && strcmp(b.dump, "variants") == 0) return print_plan(plan, stdout, 1), 0;
+    if (b.dump) return print_memory(plan, stdout), 0;
+
+    if (!options->max_batch) options->max_batch = 16;
+    if (!options->max_context) options->max_context = graph->facts.max_position;
+    const char *work = work_directory(b.output ? b.output : b.emit), *dir = work;
+    if (b.emit) {
+        if (mkdir(b.emit, 0777) != 0 && errno != EEXIST) die(b.emit, "%s", strerror(errno));
+        dir = b.emit;
+    }
+    Packed *packed = pack_weights(plan, ck->random_seed ? NULL : arena_format("%s/weights.bin", dir));
+    emit_program(plan, packed, options, dir);
+    build_program(plan, packed, options, dir, work, b.output, b.verbose);
+    remove_work_directory();
+    return 0;
+}
+
+// --- the other commands --------------------------------------------------------------------------
+
+static int inspect(int argc, char **argv)
+{
+    const char *dir = NULL;
+    int json = 0;
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) json = 1;
+        else if (*argv[i] == '-') usage("unknown option %s", argv[i]);
+        else if (dir) usage("a second directory: %s", argv[i]);
+        else dir = argv[i];
+    }
+    if (!dir) usage("inspect needs a model directory%s", "");
+    inspect_model(dir, json);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *command = argc > 1 ? argv[1] : "--help";
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) command = "--help";
+    if (strcmp(command, "--help") == 0) return fputs(usage_text, stdout), argc > 1 ? 0 : 2;
+    if (strcmp(command, "--version") == 0) return puts("exlc " EXLC_VERSION), 0;
+    if (strcmp(command, "--licenses") == 0) {
+        size_t bytes;
+        const char *text = embedded_text("licenses.txt", &bytes);
+        return text && fwrite(text, 1, bytes, stdout) == bytes ? 0 : 1;
+    }
+    if (strcmp(command, "build") == 0) return build(argc, argv);
+    if (strcmp(command, "inspect") == 0) return inspect(argc, argv);
+    static const char *const later[] = {"tokenize", "template", "bench-kernels", "quantize"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(command, later[i]) == 0) die(command, "not there yet");
+    usage("unknown command %s", command);
+}

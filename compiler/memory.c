@@ -1,0 +1,38 @@
+// What a model needs in memory: weights, the arrays of State for each row, the cache for each token.
+#include "exlc.h"
+
+uint64_t cache_bytes_per_token(const Facts *f, int cache_bits)
+{
+    uint64_t values = (uint64_t)f->layers * 2 * (uint64_t)f->kv_heads * (uint64_t)f->head_dim;
+    if (cache_bits != 16) die("--cache-bits", "%d is not supported, expected 16", cache_bits);
+    return values * 2;
+}
+
+static uint64_t cache_bytes(const Facts *f, int tokens)
+{
+    uint64_t pages = ((uint64_t)tokens + PAGE - 1) / PAGE;
+    return pages * PAGE * cache_bytes_per_token(f, 16);
+}
+
+static void print_bytes(const char *what, const char *of, uint64_t bytes, FILE *out)
+{
+    fprintf(out, "%-10s %14llu bytes %10.1f MiB  %s\n", what, (unsigned long long)bytes,
+            (double)bytes / (1 << 20), of);
+}
+
+void print_memory(const Plan *plan, FILE *out)
+{
+    const Facts *f = &plan->graph->facts;
+    uint64_t wide = (uint64_t)f->heads * (uint64_t)f->head_dim;
+    uint64_t row = 4 * ((uint64_t)f->dim + 2 * wide + (uint64_t)f->ffn_dim + (uint64_t)f->rope_dim);
+    print_bytes("weights", "as packed", pack_weights(plan, NULL)->bytes, out);
+    print_bytes("row", "x, q, a, h and rope of one row of a batch", row, out);
+    print_bytes("output", "logits of one output row", 4 * (uint64_t)f->vocab, out);
+    print_bytes("token", "keys and values of one token in the cache", cache_bytes_per_token(f, 16), out);
+    const int contexts[] = {2048, 8192, 32768, f->max_position};
+    for (int i = 0; i < 4; i++) {
+        if (i < 3 && contexts[i] >= f->max_position) continue;
+        print_bytes("cache", arena_format("of a context of %d tokens", contexts[i]),
+                    cache_bytes(f, contexts[i]), out);
+    }
+}

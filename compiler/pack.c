@@ -1,0 +1,269 @@
+// Lays out the weights in the order the program reads them (kernels/types.h draws the layout) and
+// writes them as one file: a page of header, then every tensor at a multiple of 256 bytes. The file
+// is written once, front to back, so models larger than memory pass through.
+#include "exlc.h"
+#include "half.h"
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define ALIGNMENT 256
+#define HEADER_BYTES 4096
+
+typedef struct {
+    const char *path; // NULL: offsets only
+    FILE *file;
+    uint64_t at;
+    XXH3_state_t *hash;
+} Writer;
+
+static void put(Writer *w, const void *data, uint64_t bytes)
+{
+    w->at += bytes;
+    if (!w->path) return;
+    XXH3_128bits_update(w->hash, data, bytes);
+    if (fwrite(data, 1, bytes, w->file) != bytes) die(w->path, "%s", strerror(errno));
+}
+
+// Starts a tensor: pads to the alignment and returns its offset.
+static uint64_t begin(Writer *w)
+{
+    static const char zeros[ALIGNMENT];
+    put(w, zeros, (ALIGNMENT - w->at % ALIGNMENT) % ALIGNMENT);
+    return w->at;
+}
+
+// Value i of a floating-point tensor.
+static float value_at(const Tensor *t, uint64_t i)
+{
+    uint16_t h;
+    float f;
+    switch (t->dtype) {
+    case DTYPE_F16: memcpy(&h, t->data + 2 * i, 2); return half_to_float(h);
+    case DTYPE_BF16: memcpy(&h, t->data + 2 * i, 2); return bfloat_to_float(h);
+    case DTYPE_F32: memcpy(&f, t->data + 4 * i, 4); return f;
+    default: die(t->name, "dtype %s, expected F16, BF16 or F32", t->dtype_tag);
+    }
+}
+
+static uint64_t elements(const Tensor *t)
+{
+    uint64_t n = 1;
+    for (int i = 0; i < t->rank; i++) n *= (uint64_t)t->shape[i];
+    return n;
+}
+
+// The 16 bits that stand for value i in a format; an F32 value too large for fp16 is refused.
+static uint16_t narrow(const Tensor *t, uint64_t i, int format)
+{
+    uint16_t h;
+    if (t->dtype != DTYPE_F32) {
+        memcpy(&h, t->data + 2 * i, 2);
+        return h;
+    }
+    float f = value_at(t, i);
+    h = float_to_half(f);
+    if (format != f16 || ((h & 0x7c00) == 0x7c00 && isfinite(f)))
+        die(t->name, "value %g at index %llu does not fit fp16", (double)f, (unsigned long long)i);
+    return h;
+}
+
+// A float vector of `count` values, `offset` added, zero-padded to `padded`. Returns its place.
+static uint64_t put_floats(Writer *w, const Tensor *t, int count, int padded, double offset)
+{
+    if (!t) return 0;
+    uint64_t at = begin(w);
+    if (!w->path) {
+        w->at += 4 * (uint64_t)padded;
+        return at;
+    }
+    if (t->data && elements(t) < (uint64_t)count)
+        die(t->name, "%llu values, expected %d", (unsigned long long)elements(t), count);
+    float *values = calloc((size_t)padded, 4);
+    if (!values) die("memory", "cannot allocate %d floats", padded);
+    for (int i = 0; i < count; i++)
+        values[i] = t->data ? (float)(value_at(t, (uint64_t)i) + offset) : 0;
+    put(w, values, 4 * (uint64_t)padded);
+    free(values);
+    return at;
+}
+
+// fp16 channel scales (padded); legacy packed signs: bit 1 means -1.
+static uint64_t put_scales(Writer *w, const Tensor *scales, const Tensor *signs, int padded)
+{
+    uint64_t at = begin(w);
+    if (!w->path) {
+        w->at += 2 * (uint64_t)padded;
+        return at;
+    }
+    if (scales) {
+        put(w, scales->data, 2 * (uint64_t)padded);
+        return at;
+    }
+    uint16_t *out = malloc(2 * (size_t)padded);
+    if (!out) die("memory", "cannot allocate %d scales", padded);
+    for (int i = 0; i < padded; i++)
+        out[i] = signs->data[i / 8] >> (i % 8) & 1 ? 0xbc00 : 0x3c00;
+    put(w, out, 2 * (uint64_t)padded);
+    free(out);
+    return at;
+}
+
+// Trellis words of one column block, out[] of COLUMN_BLOCK_BYTES: stream words newest first.
+static void pack_trellis(const uint8_t *trellis, int bits, int in_padded, int out_padded, int block,
+                         uint8_t *out)
+{
+    uint64_t tile_bytes = 32 * (uint64_t)bits, row_bytes = tile_bytes * (uint64_t)(out_padded / 16);
+    for (int step = 0; step < in_padded / PASS_ROWS; step++) {
+        for (int half = 0; half < 2; half++, out += PASS_BYTES(bits)) {
+            for (int c = 0; c < 4; c++) {
+                const uint8_t *tiles = trellis + (uint64_t)(4 * step + c) * row_bytes +
+                                       (uint64_t)(8 * block + 4 * half) * tile_bytes;
+                for (int g = 0; g < 8; g++) {
+                    int lane = 4 * g + c;
+                    for (int t = 0; t < 4; t++) {
+                        const uint8_t *run = tiles + (uint64_t)t * tile_bytes + 4 * g * bits;
+                        for (int i = 0; i < bits; i++) {
+                            int word = t * bits + i;
+                            memcpy(out + (word / 4) * 512 + lane * 16 + (word % 4) * 4,
+                                   run + 4 * (bits - 1 - i), 4);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// The same for a plain weight (out, in) of 16 bits; cells outside the tensor become zero.
+static void pack_plain(const Tensor *t, int format, int in, int in_padded, int out, int block,
+                       uint8_t *packed)
+{
+    static const int row_of[4] = {0, 1, 8, 9};
+    uint64_t stride = (uint64_t)t->shape[1];
+    for (int step = 0; step < in_padded / PASS_ROWS; step++) {
+        for (int half = 0; half < 2; half++, packed += PASS_BYTES(16)) {
+            for (int lane = 0; lane < 32; lane++) {
+                int g = lane / 4, c = lane % 4;
+                for (int word = 0; word < 64; word++) {
+                    int tile = word / 16;
+                    uint32_t value = 0;
+                    for (int e = 0; e < 2; e++) {
+                        int p = 32 * g + 2 * (word % 16) + e, l = p / 8, j = p % 8;
+                        int column = 128 * block + 64 * half + 16 * tile + l / 4 + 8 * (j >= 4);
+                        int row = 64 * step + 16 * c + 2 * (l % 4) + row_of[j % 4];
+                        if (row < in && column < out)
+                            value |= (uint32_t)narrow(t, (uint64_t)column * stride + (uint64_t)row,
+                                                      format)
+                                     << (16 * e);
+                    }
+                    memcpy(packed + (word / 4) * 512 + lane * 16 + (word % 4) * 4, &value, 4);
+                }
+            }
+        }
+    }
+}
+
+static Linear put_linear(Writer *w, const LinearWeights *l)
+{
+    Linear place = {0};
+    if (!l) return place;
+    int bits = FORMAT_BITS(l->format), in_padded = PADDED(l->in), out_padded = PADDED(l->out);
+    uint64_t block_bytes = COLUMN_BLOCK_BYTES(bits, l->in);
+    place.weights = begin(w);
+    if (!w->path) {
+        w->at += block_bytes * (uint64_t)(out_padded / BLOCK);
+    } else {
+        uint8_t *packed = malloc(block_bytes);
+        if (!packed) die("memory", "cannot allocate %llu bytes", (unsigned long long)block_bytes);
+        for (int block = 0; block < out_padded / BLOCK; block++) {
+            if (FORMAT_IS_EXL3(l->format))
+                pack_trellis(l->trellis->data, bits, in_padded, out_padded, block, packed);
+            else
+                pack_plain(l->weight, l->format, l->in, in_padded, l->out, block, packed);
+            put(w, packed, block_bytes);
+        }
+        free(packed);
+    }
+    if (FORMAT_IS_EXL3(l->format)) {
+        place.suh = put_scales(w, l->suh, l->su, in_padded);
+        place.svh = put_scales(w, l->svh, l->sv, out_padded);
+    }
+    if (l->bias) place.bias = put_floats(w, l->bias, l->out, out_padded, 0);
+    return place;
+}
+
+static uint64_t put_embedding(Writer *w, const Plan *plan)
+{
+    const Tensor *t = plan->embed;
+    uint64_t dim = (uint64_t)plan->graph->facts.dim, vocab = (uint64_t)plan->graph->facts.vocab;
+    uint64_t at = begin(w);
+    if (!w->path) {
+        w->at += 2 * dim * vocab;
+        return at;
+    }
+    uint16_t *row = malloc(2 * dim);
+    if (!row) die("memory", "cannot allocate %llu values", (unsigned long long)dim);
+    for (uint64_t v = 0; v < vocab; v++) {
+        for (uint64_t i = 0; i < dim; i++)
+            row[i] = narrow(t, v * (uint64_t)t->shape[1] + i, plan->embed_format);
+        put(w, row, 2 * dim);
+    }
+    free(row);
+    return at;
+}
+
+Packed *pack_weights(const Plan *plan, const char *path)
+{
+    const Facts *facts = &plan->graph->facts;
+    Packed *packed = arena_alloc(sizeof *packed);
+    packed->layers = arena_alloc(sizeof(Layer) * (size_t)facts->layers);
+    Writer w = {.path = path};
+    if (path) {
+        remember_file(path);
+        w.file = fopen(path, "wb");
+        if (!w.file) die(path, "%s", strerror(errno));
+        setvbuf(w.file, NULL, _IOFBF, 1 << 20);
+        w.hash = XXH3_createState();
+        if (!w.hash) die("memory", "cannot allocate a hash state");
+        XXH3_128bits_reset(w.hash);
+    }
+    static const char header[HEADER_BYTES] = "exlc weights 1\n";
+    put(&w, header, HEADER_BYTES);
+    packed->ends.embed = put_embedding(&w, plan);
+    for (int l = 0; l < facts->layers; l++) {
+        const LayerWeights *from = &plan->layers[l];
+        Layer *to = &packed->layers[l];
+        to->attn_norm = put_floats(&w, from->attn_norm, facts->dim, facts->dim, from->norm_offset);
+        to->q = put_linear(&w, from->q);
+        to->k = put_linear(&w, from->k);
+        to->v = put_linear(&w, from->v);
+        to->q_norm =
+            put_floats(&w, from->q_norm, facts->head_dim, facts->head_dim, from->norm_offset);
+        to->k_norm =
+            put_floats(&w, from->k_norm, facts->head_dim, facts->head_dim, from->norm_offset);
+        to->o = put_linear(&w, from->o);
+        to->ffn_norm = put_floats(&w, from->ffn_norm, facts->dim, facts->dim, from->norm_offset);
+        to->gate = put_linear(&w, from->gate);
+        to->up = put_linear(&w, from->up);
+        to->down = put_linear(&w, from->down);
+        to->window = from->window;
+    }
+    packed->ends.norm =
+        put_floats(&w, plan->norm, facts->dim, facts->dim, plan->layers[0].norm_offset);
+    packed->ends.head = put_linear(&w, plan->head);
+    begin(&w);
+    packed->bytes = w.at;
+    if (path) {
+        XXH128_hash_t h = XXH3_128bits_digest(w.hash);
+        snprintf(packed->hash, sizeof packed->hash, "%016llx%016llx", (unsigned long long)h.high64,
+                 (unsigned long long)h.low64);
+        XXH3_freeState(w.hash);
+        if (fflush(w.file) != 0 || fclose(w.file) != 0) die(path, "%s", strerror(errno));
+        forget_file(path);
+    }
+    return packed;
+}

@@ -1,0 +1,45 @@
+// One row per step: what it computes and where it runs. The compiler folds the ops of a model into
+// steps by these rows (compiler/fuse.c); tests run every row against plain C.
+//
+//   STEP(name, formats, pattern, comment, targets, grid)
+//
+// name      of the step, its files and its functions
+// formats   how many weight formats it takes, in the order of the linears in its pattern
+// pattern   the ops it replaces, in an order in which they can run, separated by ';'
+//             @x               a buffer of State (kernels/types.h), or the cache's @k and @v; the
+//                              residual stream @x is a layer's input and must be its result
+//             n = kind(a, b)   an op of that kind on those values; where n is a field of
+//                              LayerWeights or Plan, the op's weights go there
+//             n ?= kind(a)     the op may be missing; n is then a itself
+//             kind:detail      only ops with that detail
+//             @h = n           the step leaves n in a buffer
+//           Values that are not left in a buffer must not be used by any later op.
+// comment   follows the names of the tensors in generated code
+// targets   where there is a kernel for it
+// grid      blocks of a launch on a GPU; rows: of the batch
+//
+// A step without a pattern begins every layer.
+#pragma once
+
+#define CATALOG(STEP)                                                                              \
+    STEP(embed, 1, "embed = embedding(); @x = embed", " -> x; cosines and sines of the positions", \
+         "cpu,cuda", "rows")                                                                       \
+    STEP(keep, 0, "", "x -> hidden[l], when it is asked for", "cpu,cuda", "rows")                  \
+    STEP(qkv, 3,                                                                                   \
+         "attn_norm = rmsnorm(@x); q = linear(attn_norm); k = linear(attn_norm);"                  \
+         "v = linear(attn_norm); q_norm ?= head_norm(q); k_norm ?= head_norm(k);"                  \
+         "turned_q = rope(q_norm); turned_k = rope(k_norm);"                                       \
+         "@q = turned_q; @k = turned_k; @v = v",                                                   \
+         ", rope -> q, cache", "cpu,cuda", "column blocks of q, k, v; splits of dim")              \
+    STEP(attend, 0, "a = attend(@q, @k, @v); @a = a", "softmax(q k) v over the cache -> a",        \
+         "cpu,cuda", "segments, kv heads, splits of the context")                                  \
+    STEP(out, 1, "o = linear(@a); sum = add(@x, o); @x = sum", ", + x -> x", "cpu,cuda",           \
+         "column blocks of o, splits of heads")                                                    \
+    STEP(up, 2,                                                                                    \
+         "ffn_norm = rmsnorm(@x); gate = linear(ffn_norm); up = linear(ffn_norm);"                 \
+         "active = act:silu(gate); product = mul(active, up); @h = product",                       \
+         ", silu -> h", "cpu,cuda", "column blocks of gate and up, splits of dim")                 \
+    STEP(down, 1, "down = linear(@h); sum = add(@x, down); @x = sum", ", + x -> x", "cpu,cuda",    \
+         "column blocks of down, splits of ffn_dim")                                               \
+    STEP(head, 1, "norm = rmsnorm(@x); head = linear(norm); @logits = head",                       \
+         " -> logits of the output rows", "cpu,cuda", "column blocks of head, splits of dim")

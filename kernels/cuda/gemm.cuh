@@ -1,0 +1,194 @@
+// The prefill form of a linear layer: many rows. `prepare` writes the transformed activations once
+// per distinct input scale as fp16; gemm multiplies them with weights decoded in registers to exact
+// fp16, which are the A operand; a tile is 128 columns (one Hadamard block) by 128 rows.
+//
+// A warp owns 16 columns of the block for all rows and all of k, so every weight is decoded once a
+// tile. Weights and activations of 64 k at a time come through shared memory, copied in the background.
+// Lane 4g + c has k-tile c of a stage: A and B share that order of k.
+#pragma once
+#include "kernels/cuda/linear.cuh"
+
+// fp16 activations of linear `index` of a step: (rows, PADDED(in)).
+template <int IN> DEVICE uint16_t *prepared(const State &s, int index, int rows)
+{
+    return work_at<uint16_t>(s, work_of(s).large) + (uint64_t)index * rows * PADDED(IN);
+}
+
+DEVICE float *prepared_scale(const State &s, int index, int rows)
+{
+    return work_at<float>(s, work_of(s).scales) + (uint64_t)index * rows;
+}
+
+// One row of one linear layer's activations by a block of 256 threads, with a power of two taken out
+// that keeps any values inside fp16.
+template <int FORMAT, int IN>
+DEVICE void prepare(const State &s, const Linear &w, const Source &from, int index, int row,
+                    int rows)
+{
+    __shared__ uint32_t warp_most[8];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int source_row = from.map ? from.map[row] : row;
+    const float *x = from.x + (uint64_t)source_row * IN;
+    float factor = from.norm ? norm_factor<IN>(from.squares, source_row, lane) : 1;
+    uint32_t most = 0;
+    for (int k = warp * BLOCK + 4 * lane; k < PADDED(IN); k += 8 * BLOCK) {
+        float v[4], scales[4];
+        load4<IN>(x, k, v);
+        input_scales<FORMAT, IN>(s, w, from, k, scales);
+        for (int i = 0; i < 4; i++) {
+            uint32_t size = float_bits(v[i] * factor * scales[i]) & 0x7fffffffu;
+            most = most > size ? most : size;
+        }
+    }
+    most = warp_max(most);
+    if (lane == 0) warp_most[warp] = most;
+    block_sync();
+    for (int i = 0; i < 8; i++)
+        most = most > warp_most[i] ? most : warp_most[i];
+    // Into [512, 1024): after the transform at most sqrt(128) times that.
+    uint32_t exponent = most & 0x7f800000u;
+    bool zero = exponent < 20u << 23;
+    float inverse = zero ? 0 : bits_float((254u << 23) - (exponent - (9u << 23)));
+    if (threadIdx.x == 0)
+        prepared_scale(s, index, rows)[row] = zero ? 0 : bits_float(exponent - (9u << 23));
+
+    uint16_t *to = prepared<IN>(s, index, rows) + (uint64_t)row * PADDED(IN);
+    for (int k = warp * BLOCK + 4 * lane; k < PADDED(IN); k += 8 * BLOCK) {
+        float v[4], scales[4];
+        load4<IN>(x, k, v);
+        input_scales<FORMAT, IN>(s, w, from, k, scales);
+        for (int i = 0; i < 4; i++)
+            v[i] *= factor * scales[i];
+        if (FORMAT_IS_EXL3(FORMAT)) {
+            hadamard(v, lane);
+            for (int i = 0; i < 4; i++)
+                v[i] *= HADAMARD_SCALE;
+        }
+        *(uint2 *)(to + k) = make_uint2(pack_half(v[0] * inverse, v[1] * inverse),
+                                        pack_half(v[2] * inverse, v[3] * inverse));
+    }
+}
+
+// Starts the copy of k-step `step`: both halves of the weights, then the rows of activations.
+template <int FORMAT>
+DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations,
+                        int width, int step, int rows)
+{
+    constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT));
+    for (int i = threadIdx.x * 16; i < WEIGHTS; i += DECODE_THREADS * 16)
+        copy_start(stage + i, weights + (uint64_t)step * WEIGHTS + i, 1);
+#pragma unroll
+    for (int i = 0; i < TILE_ROWS * 8 / DECODE_THREADS; i++) {
+        int chunk = threadIdx.x + i * DECODE_THREADS, row = chunk / 8, part = chunk % 8;
+        const uint16_t *p =
+            activations + (uint64_t)(row < rows ? row : 0) * width + step * PASS_ROWS + part * 8;
+        copy_start(stage + WEIGHTS + row * ACTIVATION_STRIDE + part * 16, p, row < rows);
+    }
+}
+
+// The fp16 pairs of the run of tile `tile` (0..3) of a half's pass: pair i is weights 2i, 2i + 1.
+template <int FORMAT> DEVICE void decode_run(const uint8_t *pass, int tile, uint32_t pair[16])
+{
+    constexpr int K = FORMAT_BITS(FORMAT);
+    int lane = threadIdx.x % WARP;
+    uint32_t run[K + 1];
+    // Word q of a lane is word q % 4 of its vector q / 4.
+    const uint8_t *own = pass + lane * 16;
+    if (K % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < K; i += 4) {
+            uint4 v = *(const uint4 *)(own + (tile * K + i) / 4 * 512);
+            run[i] = v.x, run[(i + 1) % (K + 1)] = v.y;
+            run[(i + 2) % (K + 1)] = v.z, run[(i + 3) % (K + 1)] = v.w;
+        }
+    } else if (K % 2 == 0) {
+#pragma unroll
+        for (int i = 0; i < K; i += 2) {
+            int q = tile * K + i;
+            uint2 v = *(const uint2 *)(own + q / 4 * 512 + q % 4 * 4);
+            run[i] = v.x, run[i + 1] = v.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < K; i++) {
+            int q = tile * K + i;
+            run[i] = *(const uint32_t *)(own + q / 4 * 512 + q % 4 * 4);
+        }
+    }
+    if constexpr (FORMAT_IS_EXL3(FORMAT)) {
+        uint32_t product[32];
+        run[K] = shuffle(run[0], (lane + 28) % WARP);
+        run_products<FORMAT>(run, product);
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            pair[i] = exact_pair<FORMAT>(product[31 - 2 * i], product[30 - 2 * i]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            pair[i] = plain_pair<FORMAT>(run[i]);
+    }
+}
+
+// Multiplies one tile; leaves the sums in shared memory as (128 rows, TILE_STRIDE) floats, in sync.
+template <int FORMAT, int IN>
+DEVICE float *gemm_tile(const State &s, const Linear &w, int block, const uint16_t *activations,
+                        int rows)
+{
+    constexpr int BITS = FORMAT_BITS(FORMAT), STEPS = PADDED(IN) / PASS_ROWS;
+    constexpr int WEIGHTS = 2 * PASS_BYTES(BITS), COUNT = STAGES(FORMAT);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
+    uint8_t *stages = shared_memory();
+    const uint8_t *weights = s.weights + w.weights + block * COLUMN_BLOCK_BYTES(BITS, IN);
+    float sums[TILE_ROWS / 8][4] = {};
+
+#pragma unroll
+    for (int i = 0; i < COUNT - 1; i++) {
+        if (i < STEPS)
+            stage_start<FORMAT>(stages + i * STAGE_BYTES(FORMAT), weights, activations, PADDED(IN), i,
+                                rows);
+        copy_commit();
+    }
+#pragma unroll 1
+    for (int step = 0; step < STEPS; step++) {
+        const uint8_t *stage = stages + step % COUNT * STAGE_BYTES(FORMAT);
+        int ahead = step + COUNT - 1;
+        copy_wait<COUNT - 2>();
+        block_sync();
+        if (ahead < STEPS)
+            stage_start<FORMAT>(stages + ahead % COUNT * STAGE_BYTES(FORMAT), weights, activations,
+                                PADDED(IN), ahead, rows);
+        copy_commit();
+        uint32_t pair[16];
+        decode_run<FORMAT>(stage + warp / 4 * PASS_BYTES(BITS), warp % 4, pair);
+        const uint8_t *own = stage + WEIGHTS + g * ACTIVATION_STRIDE + c * 32;
+#pragma unroll
+        for (int t = 0; t < TILE_ROWS / 8; t++) {
+            uint4 x = *(const uint4 *)(own + t * 8 * ACTIVATION_STRIDE);
+            uint4 y = *(const uint4 *)(own + t * 8 * ACTIVATION_STRIDE + 16);
+            mma_half(sums[t], pair[0], pair[2], pair[1], pair[3], x.x, y.x);
+            mma_half(sums[t], pair[4], pair[6], pair[5], pair[7], x.y, y.y);
+            mma_half(sums[t], pair[8], pair[10], pair[9], pair[11], x.z, y.z);
+            mma_half(sums[t], pair[12], pair[14], pair[13], pair[15], x.w, y.w);
+        }
+    }
+    copy_wait<0>();
+    block_sync();
+    float *tile = (float *)stages;
+#pragma unroll
+    for (int t = 0; t < TILE_ROWS / 8; t++) {
+        float *to = tile + (8 * t + 2 * c) * TILE_STRIDE + 16 * warp + g;
+        to[0] = sums[t][0];
+        to[TILE_STRIDE] = sums[t][1];
+        to[8] = sums[t][2];
+        to[TILE_STRIDE + 8] = sums[t][3];
+    }
+    block_sync();
+    return tile;
+}
+
+// Columns 4 * lane .. + 3 of a row of a finished tile, with the row's scale.
+DEVICE void tile_row(const float *tile, int row, float scale, float v[4])
+{
+    float4 t = *(const float4 *)(tile + row * TILE_STRIDE + 4 * (threadIdx.x % WARP));
+    v[0] = t.x * scale, v[1] = t.y * scale, v[2] = t.z * scale, v[3] = t.w * scale;
+}

@@ -1,0 +1,100 @@
+// head: logits of the output rows = linear(rmsnorm(x)), and the largest logit of every 128-column
+// block, from which greedy sampling picks. final: the normed rows themselves, for inspection.
+#pragma once
+#include "kernels/cuda/gemm.cuh"
+
+// Orders logits: the larger one, the lower id among equals, a NaN before all.
+DEVICE bool better(float logit, int id, const Best &than)
+{
+    if (than.id < 0) return false;
+    return id < 0 || logit > than.logit || (logit == than.logit && id < than.id);
+}
+
+// The best of a warp, in every lane.
+DEVICE Best warp_best(Best best)
+{
+    for (int bit = 16; bit; bit /= 2) {
+        float logit = shuffle_xor(best.logit, bit);
+        int id = (int)shuffle_xor((uint32_t)best.id, bit);
+        if (better(logit, id, best)) best.logit = logit, best.id = id;
+    }
+    return best;
+}
+
+#define NO_BEST                                                                                    \
+    {                                                                                              \
+        bits_float(0xff800000u), 0x7fffffff                                                        \
+    }
+
+// A row's logits 4 * lane .. + 3 of a column block, by a whole warp.
+DEVICE void store_logits(const State &s, int output, int block, const float v[4])
+{
+    int lane = threadIdx.x % WARP, column = block * BLOCK + 4 * lane;
+    Best best = NO_BEST;
+    store4<VOCAB>(s.logits + (uint64_t)output * VOCAB, column, v);
+    for (int i = 0; i < 4; i++) {
+        int id = v[i] != v[i] ? -1 : column + i;
+        if (column + i < VOCAB && better(v[i], id, best)) best.logit = v[i], best.id = id;
+    }
+    best = warp_best(best);
+    if (lane == 0)
+        work_at<Best>(s, work_of(s).best)[(uint64_t)output * BLOCKS(VOCAB) + block] = best;
+}
+
+// Grid: column blocks times slices.
+template <int FORMAT> DEVICE void head(const State &s, const Batch &b, int group)
+{
+    constexpr int COUNT = SLICES(FORMAT, DIM);
+    int block = blockIdx.x / COUNT, slice = blockIdx.x % COUNT, rows = b.outputs;
+    float *partial = work_at<float>(s, work_of(s).large);
+    uint64_t unit_floats = (uint64_t)rows * BLOCK;
+    linear_unit<FORMAT, DIM>(s, s.ends.head, normed_source(s, s.ends.norm, b.output), block, slice,
+                             rows, group, partial + blockIdx.x * unit_floats);
+    if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + block, COUNT)) return;
+    partial += (uint64_t)block * COUNT * unit_floats;
+    for (int row = threadIdx.x / WARP; row < rows; row += DECODE_THREADS / WARP) {
+        float v[4];
+        add_slices(partial, COUNT, rows, row, v);
+        finish_columns<FORMAT>(s, s.ends.head, block, v);
+        store_logits(s, row, block, v);
+    }
+}
+
+// Grid: outputs.
+template <int FORMAT> DEVICE void head_prepare(const State &s, const Batch &b)
+{
+    grid_release();
+    grid_wait();
+    prepare<FORMAT_IS_EXL3(FORMAT) ? m1 : f16, DIM>(
+        s, s.ends.head, normed_source(s, s.ends.norm, b.output), 0, blockIdx.x, b.outputs);
+}
+
+// Grid: (tiles of outputs, column blocks).
+template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b)
+{
+    int first = blockIdx.x * TILE_ROWS, block = blockIdx.y;
+    int rows = b.outputs - first < TILE_ROWS ? b.outputs - first : TILE_ROWS;
+    grid_release();
+    grid_wait();
+    const float *tile = gemm_tile<FORMAT, DIM>(
+        s, s.ends.head, block, prepared<DIM>(s, 0, b.outputs) + (uint64_t)first * PADDED(DIM), rows);
+    for (int r = threadIdx.x / WARP; r < rows; r += DECODE_THREADS / WARP) {
+        float v[4];
+        tile_row(tile, r, prepared_scale(s, 0, b.outputs)[first + r], v);
+        finish_columns<FORMAT>(s, s.ends.head, block, v);
+        store_logits(s, first + r, block, v);
+    }
+}
+
+// hidden[LAYERS] = rmsnorm(x). Grid: rows.
+DEVICE void final_norm(const State &s, const Batch &b)
+{
+    uint64_t row = blockIdx.x;
+    grid_release();
+    grid_wait();
+    const float *norm = (const float *)(s.weights + s.ends.norm);
+    float factor =
+        norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, threadIdx.x % WARP);
+    for (int k = threadIdx.x; k < DIM; k += DECODE_THREADS)
+        s.hidden[((uint64_t)LAYERS * b.rows + row) * DIM + k] = s.x[row * DIM + k] * factor * norm[k];
+}

@@ -1,0 +1,189 @@
+// qkv: q, k, v = linear(rmsnorm(x)) + bias; per-head rmsnorm of q and k where the model has one; rope
+// on the first ROPE_DIM channels; q -> s.q, k and v -> the cache. A head inside a 128-column block is
+// finished where the block is; otherwise the raw columns go to memory and `finish` takes the heads.
+#pragma once
+#include "kernels/cuda/gemm.cuh"
+
+#define QKV_BLOCKS (BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM))
+
+// Norm, rope and destination of one head of one row, by a whole warp. `c` is its channels in shared
+// memory; head counts through q, k and v.
+DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
+                        float *c)
+{
+    int lane = threadIdx.x % WARP;
+    bool query = head < HEADS, value = head >= HEADS + KV_HEADS;
+    uint64_t norm = query ? layer->q_norm : value ? 0 : layer->k_norm;
+    if (norm) {
+        const float *weight = (const float *)(s.weights + norm);
+        float sum = 0;
+        for (int i = lane; i < HEAD_DIM; i += WARP)
+            sum += c[i] * c[i];
+        float factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
+        for (int i = lane; i < HEAD_DIM; i += WARP)
+            c[i] *= factor * weight[i];
+        warp_sync();
+    }
+    uint64_t place = 0;
+    if (!query) {
+        int position = b.position[row], kv_head = (head - HEADS) % KV_HEADS;
+        uint64_t page = b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence +
+                                     position / PAGE];
+        place = (((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS + kv_head) * PAGE;
+        place = (place + position % PAGE) * HEAD_DIM;
+    }
+    for (int i = lane; i < HEAD_DIM; i += WARP) {
+        float y = c[i];
+        if (!value && i < ROPE_DIM) {
+            constexpr int HALF = ROPE_DIM / 2;
+            bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
+            int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
+            float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
+            const float *turn = s.rope + ((uint64_t)row * HALF + j) * 2;
+            y = second ? y * turn[0] + other * turn[1] : y * turn[0] - other * turn[1];
+        }
+        if (query) s.q[(uint64_t)row * Q_DIM + head * HEAD_DIM + i] = y;
+        else s.cache[place + i] = float_half(y);
+    }
+}
+
+// A row's outputs 4 * lane .. + 3 of a column block of linear `which`, by a whole warp. `room` is
+// 128 floats of shared memory of this warp.
+DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int which, int block,
+                       int row, const float v[4], float *room)
+{
+    int lane = threadIdx.x % WARP;
+    if (!HEADS_IN_BLOCKS) {
+        int first = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
+        float *raw = work_at<float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM;
+        *(float4 *)(raw + first + block * BLOCK + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
+        return;
+    }
+    *(float4 *)(room + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
+    warp_sync();
+    int heads = which == 0 ? HEADS : KV_HEADS;
+    int before = which == 0 ? 0 : HEADS + (which - 1) * KV_HEADS;
+    for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
+        int head = block * (BLOCK / HEAD_DIM) + i;
+        if (head < heads) finish_head(s, b, layer, row, before + head, room + i * HEAD_DIM);
+    }
+    warp_sync();
+}
+
+// Which of q, k, v a column block belongs to; *block becomes its number there.
+DEVICE int qkv_which(int *block)
+{
+    if (*block < BLOCKS(Q_DIM)) return 0;
+    *block -= BLOCKS(Q_DIM);
+    if (*block < BLOCKS(KV_DIM)) return 1;
+    *block -= BLOCKS(KV_DIM);
+    return 2;
+}
+
+DEVICE const Linear *qkv_linear(const Layer *layer, int which)
+{
+    return which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
+}
+
+template <int FORMAT>
+DEVICE void qkv_unit(const State &s, const Batch &b, const Layer *layer, int which, int unit,
+                     int group)
+{
+    constexpr int COUNT = SLICES(FORMAT, DIM);
+    __shared__ float room[DECODE_THREADS / WARP][BLOCK];
+    const Linear w = *qkv_linear(layer, which);
+    int block = unit / COUNT, slice = unit % COUNT, warp = threadIdx.x / WARP;
+    float *partial = work_at<float>(s, work_of(s).large);
+    uint64_t unit_floats = (uint64_t)b.rows * BLOCK;
+    linear_unit<FORMAT, DIM>(s, w, normed_source(s, layer->attn_norm, nullptr), block, slice, b.rows,
+                             group, partial + blockIdx.x * unit_floats);
+    int counter = (which == 0 ? 0 : BLOCKS(Q_DIM) + (which - 1) * BLOCKS(KV_DIM)) + block;
+    if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + counter, COUNT)) return;
+    partial += (blockIdx.x - slice) * unit_floats;
+    for (int row = warp; row < b.rows; row += DECODE_THREADS / WARP) {
+        float v[4];
+        add_slices(partial, COUNT, b.rows, row, v);
+        finish_columns<FORMAT>(s, w, block, v);
+        finish_qkv(s, b, layer, which, block, row, v, room[warp]);
+    }
+}
+
+// Grid: the units of q, then of k, then of v.
+template <int Q, int K, int V>
+DEVICE void qkv(const State &s, const Batch &b, const Layer *layer, int group)
+{
+    constexpr int Q_UNITS = BLOCKS(Q_DIM) * SLICES(Q, DIM), K_UNITS = BLOCKS(KV_DIM) * SLICES(K, DIM);
+    int unit = blockIdx.x, which = unit < Q_UNITS ? 0 : unit < Q_UNITS + K_UNITS ? 1 : 2;
+    unit -= which == 0 ? 0 : which == 1 ? Q_UNITS : Q_UNITS + K_UNITS;
+    int format = which == 0 ? Q : which == 1 ? K : V;
+    if (format == Q) qkv_unit<Q>(s, b, layer, which, unit, group);
+    if constexpr (K != Q)
+        if (format == K) qkv_unit<K>(s, b, layer, which, unit, group);
+    if constexpr (V != Q && V != K)
+        if (format == V) qkv_unit<V>(s, b, layer, which, unit, group);
+}
+
+// Grid: (rows, 3).
+template <int Q, int K, int V>
+DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
+{
+    int which = blockIdx.y, format = which == 0 ? Q : which == 1 ? K : V, row = blockIdx.x;
+    grid_release();
+    grid_wait();
+    Source from = normed_source(s, layer->attn_norm, nullptr);
+    const Linear &w = *qkv_linear(layer, which);
+    if (FORMAT_IS_EXL3(format)) prepare<m1, DIM>(s, w, from, which, row, b.rows);
+    else prepare<f16, DIM>(s, w, from, which, row, b.rows);
+}
+
+template <int FORMAT>
+DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int which, int block)
+{
+    __shared__ float room[DECODE_THREADS / WARP][BLOCK];
+    const Linear w = *qkv_linear(layer, which);
+    int first = blockIdx.x * TILE_ROWS, warp = threadIdx.x / WARP;
+    int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
+    grid_wait();
+    const float *tile = gemm_tile<FORMAT, DIM>(
+        s, w, block, prepared<DIM>(s, which, b.rows) + (uint64_t)first * PADDED(DIM), rows);
+    for (int r = warp; r < rows; r += DECODE_THREADS / WARP) {
+        float v[4];
+        tile_row(tile, r, prepared_scale(s, which, b.rows)[first + r], v);
+        finish_columns<FORMAT>(s, w, block, v);
+        finish_qkv(s, b, layer, which, block, first + r, v, room[warp]);
+    }
+}
+
+// Grid: (tiles of rows, column blocks of q, k, v).
+template <int Q, int K, int V>
+DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer)
+{
+    int block = blockIdx.y, which = qkv_which(&block);
+    int format = which == 0 ? Q : which == 1 ? K : V;
+    grid_release();
+    if (format == Q) qkv_tile<Q>(s, b, layer, which, block);
+    if constexpr (K != Q)
+        if (format == K) qkv_tile<K>(s, b, layer, which, block);
+    if constexpr (V != Q && V != K)
+        if (format == V) qkv_tile<V>(s, b, layer, which, block);
+}
+
+// The heads of a row from the raw columns, where a 128-column block does not hold whole heads.
+// Grid: (rows, heads of q, k and v / 8), a warp each.
+DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
+{
+    __shared__ float room[DECODE_THREADS / WARP][HEAD_DIM];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.x;
+    int head = blockIdx.y * (DECODE_THREADS / WARP) + warp;
+    grid_release();
+    grid_wait();
+    if (head >= HEADS + 2 * KV_HEADS) return;
+    int first = head < HEADS              ? head * HEAD_DIM
+                : head < HEADS + KV_HEADS ? PADDED(Q_DIM) + (head - HEADS) * HEAD_DIM
+                : PADDED(Q_DIM) + PADDED(KV_DIM) + (head - HEADS - KV_HEADS) * HEAD_DIM;
+    const float *raw = work_at<const float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM + first;
+    for (int i = lane; i < HEAD_DIM; i += WARP)
+        room[warp][i] = raw[i];
+    warp_sync();
+    finish_head(s, b, layer, row, head, room[warp]);
+}

@@ -1,0 +1,44 @@
+// Where the model runs: the processor's threads or one GPU, behind one interface. Sized at open,
+// nothing is allocated between passes. One thread at a time uses a Device.
+#pragma once
+#include "../kernels/sampling.h"
+#include "error.h"
+#include "load.h"
+#include "program.h"
+
+typedef struct Device Device;
+
+typedef enum { MODE_GRAPH, MODE_STEPS } LaunchMode; // of decode passes on a GPU
+
+typedef struct {
+    int cuda, ordinal; // cuda 0: the CPU
+    int threads;       // CPU; 0: all
+    int max_rows;      // of one pass
+    int max_outputs;   // rows with logits in one pass
+    int max_sequences, pages_per_sequence, pages; // pages of PAGE tokens each
+    int keep_hidden;   // keep the residual stream after every layer
+    LaunchMode mode;
+} DeviceOptions;
+
+int device_open(Device **d, const DeviceOptions *o, const Weights *w, Error *err);
+void device_close(Device *d);
+const char *device_name(const Device *d); // "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200, sm_90)"
+uint64_t device_memory(const Device *d);  // bytes taken, weights included
+
+// Page number `index` of sequence slot `sequence` is physical page `page` from the next pass on.
+void device_set_page(Device *d, int sequence, int index, int page);
+
+// Starts one pass. Arrays of *b are host memory and may be reused at return; its page_table and
+// pages_per_sequence are not used. With `sampling` (b->outputs of them), a token is drawn for every
+// output row. On a GPU this returns before the pass is done.
+void device_forward(Device *d, const Batch *b, const Sampling *sampling);
+
+// Results of the last pass; each waits for it. The memory stays valid until the next pass.
+const int32_t *device_tokens(Device *d);                   // (outputs); -1 where logits were NaN
+const float *device_logits(Device *d);                     // (outputs, vocab)
+const float *device_hidden(Device *d);                     // (layers + 1, rows, dim)
+void device_wait(Device *d);
+
+// Measures how fast the device reads memory that is in no cache, bytes per second; 0 when there is
+// no memory left to try it on.
+double device_read_rate(Device *d);

@@ -1,0 +1,197 @@
+// Finds the packed weights: at the end of this very executable, else in FILE.weights beside it.
+#include "load.h"
+#include "trailer.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+// Returns 1 when the file ends in a trailer, 0 when it does not, -1 on errors.
+static int read_trailer(const char *path, int *fd, uint64_t *size, Trailer *trailer, Error *err)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) return errno == ENOENT ? 0 : error_set(err, "%s: %s", path, strerror(errno));
+    struct stat st;
+    if (fstat(*fd, &st) != 0) return error_set(err, "%s: %s", path, strerror(errno));
+    *size = (uint64_t)st.st_size;
+    if (*size < sizeof *trailer ||
+        pread(*fd, trailer, sizeof *trailer, (off_t)(*size - sizeof *trailer)) != sizeof *trailer ||
+        memcmp(trailer->magic, TRAILER_MAGIC, sizeof trailer->magic) != 0) {
+        close(*fd);
+        return 0;
+    }
+    return 1;
+}
+
+static int map_file(Weights *w, int fd, uint64_t size, const Trailer *t, Error *err)
+{
+    if (t->bytes != model_info.weights_bytes || t->bytes > size - sizeof *t)
+        return error_set(err, "%s: %llu bytes of weights, expected %llu: the file is damaged",
+                         w->path, (unsigned long long)t->bytes,
+                         (unsigned long long)model_info.weights_bytes);
+    if (memcmp(t->build_id, model_info.build_id, sizeof t->build_id) != 0)
+        return error_set(err, "%s: weights of build %.32s, expected %.32s", w->path, t->build_id,
+                         model_info.build_id);
+    uint64_t offset = size - sizeof *t - t->bytes;
+    if (offset % 4096)
+        return error_set(err, "%s: the weights do not start at a page: the file is damaged",
+                         w->path);
+    w->map_bytes = t->bytes;
+    w->map = mmap(NULL, w->map_bytes, PROT_READ, MAP_PRIVATE, fd, (off_t)offset);
+    if (w->map == MAP_FAILED) {
+        w->map = NULL;
+        return error_set(err, "%s: %s", w->path, strerror(errno));
+    }
+    w->data = w->map;
+    return 0;
+}
+
+// --- random weights: the geometry of a real model without its bytes ------------------------------
+
+typedef struct {
+    uint8_t *data;
+    uint64_t from, to; // multiples of 8
+    uint64_t seed;
+} Fill;
+
+static void *fill_bits(void *argument)
+{
+    Fill *f = argument;
+    for (uint64_t at = f->from; at < f->to; at += 8) {
+        uint64_t z = f->seed + at * 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        z ^= z >> 31;
+        memcpy(f->data + at, &z, 8);
+    }
+    return NULL;
+}
+
+static uint16_t small_half(double value) // a positive normal fp16, rounded down
+{
+    float f = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return (uint16_t)((bits - 0x38000000) >> 13);
+}
+
+// Random signs and a magnitude such that inputs of rms 1 give outputs of rms `gain`: trellis values
+// have rms 1.24 in every codebook.
+static void make_linear(uint8_t *data, const Linear *l, int in, int out, double gain)
+{
+    if (!l->weights) return;
+    double root = 1;
+    while (root * root < in) root += 1;
+    uint16_t scale = small_half(gain / (1.24 * root));
+    uint16_t *suh = (uint16_t *)(data + l->suh), *svh = (uint16_t *)(data + l->svh);
+    for (int i = 0; i < PADDED(in); i++) suh[i] = (uint16_t)((suh[i] & 0x8000) | scale);
+    for (int i = 0; i < PADDED(out); i++) svh[i] = (uint16_t)((svh[i] & 0x8000) | 0x3c00);
+    if (l->bias) memset(data + l->bias, 0, 4 * (size_t)PADDED(out));
+}
+
+static void make_ones(uint8_t *data, uint64_t at, int count)
+{
+    float *f = (float *)(data + at);
+    for (int i = 0; at && i < count; i++) f[i] = 1;
+}
+
+static int make_weights(Weights *w, int threads, Error *err)
+{
+    const ModelInfo *m = &model_info;
+    w->map_bytes = m->weights_bytes;
+    w->map = mmap(NULL, w->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (w->map == MAP_FAILED) {
+        w->map = NULL;
+        return error_set(err, "%llu bytes of random weights: %s",
+                         (unsigned long long)m->weights_bytes, strerror(errno));
+    }
+    uint8_t *data = w->map;
+    pthread_t thread[64];
+    Fill fill[64];
+    if (threads > 64) threads = 64;
+    if (threads < 1) threads = 1;
+    uint64_t part = (w->map_bytes / (uint64_t)threads + 4095) & ~(uint64_t)4095;
+    for (int i = 0; i < threads; i++) {
+        uint64_t from = part * (uint64_t)i, to = from + part;
+        if (from > w->map_bytes) from = w->map_bytes;
+        if (to > w->map_bytes) to = w->map_bytes;
+        fill[i] = (Fill){data, from, to, m->random_seed};
+        if (i && pthread_create(&thread[i], NULL, fill_bits, &fill[i]) != 0)
+            return error_set(err, "cannot start a thread");
+    }
+    fill_bits(&fill[0]);
+    for (int i = 1; i < threads; i++) pthread_join(thread[i], NULL);
+
+    // Embeddings in (-2, -1] and [1, 2): exponent 0, random sign and mantissa.
+    uint16_t *embed = (uint16_t *)(data + m->ends.embed);
+    for (uint64_t i = 0; i < (uint64_t)m->vocab * (uint64_t)m->dim; i++)
+        embed[i] = (uint16_t)((embed[i] & 0x83ff) | 0x3c00);
+    int q_dim = m->heads * m->head_dim, kv_dim = m->kv_heads * m->head_dim;
+    for (int i = 0; i < m->layers; i++) {
+        const Layer *l = &m->layer_table[i];
+        make_ones(data, l->attn_norm, m->dim);
+        make_ones(data, l->ffn_norm, m->dim);
+        make_ones(data, l->q_norm, m->head_dim);
+        make_ones(data, l->k_norm, m->head_dim);
+        make_linear(data, &l->q, m->dim, q_dim, 1);
+        make_linear(data, &l->k, m->dim, kv_dim, 1);
+        make_linear(data, &l->v, m->dim, kv_dim, 1);
+        make_linear(data, &l->o, q_dim, m->dim, 0.2);
+        make_linear(data, &l->gate, m->dim, m->ffn_dim, 1);
+        make_linear(data, &l->up, m->dim, m->ffn_dim, 1);
+        make_linear(data, &l->down, m->ffn_dim, m->dim, 0.2);
+    }
+    make_ones(data, m->ends.norm, m->dim);
+    make_linear(data, &m->ends.head, m->dim, m->vocab, 1);
+    w->data = data;
+    return 0;
+}
+
+int weights_open(Weights *w, int threads, Error *err)
+{
+    *w = (Weights){0};
+    if (model_info.random_seed) return make_weights(w, threads, err);
+    ssize_t n = readlink("/proc/self/exe", w->path, sizeof w->path - 16);
+    if (n <= 0) return error_set(err, "/proc/self/exe: %s", strerror(errno));
+    int fd;
+    uint64_t size;
+    Trailer trailer;
+    int found = read_trailer(w->path, &fd, &size, &trailer, err);
+    char program[4096];
+    strcpy(program, w->path);
+    if (found == 0) {
+        strcat(w->path, ".weights");
+        found = read_trailer(w->path, &fd, &size, &trailer, err);
+    }
+    if (found < 0) return -1;
+    if (found == 0)
+        return error_set(err,
+                         "%.200s: no weights at its end (stripped or truncated?) and none in "
+                         "%.200s.weights",
+                         program, program);
+    int result = map_file(w, fd, size, &trailer, err);
+    close(fd);
+    return result;
+}
+
+void weights_close(Weights *w)
+{
+    if (w->map) munmap(w->map, w->map_bytes);
+    *w = (Weights){0};
+}
+
+int weights_verify(const Weights *w, Error *err)
+{
+    if (model_info.random_seed) return 0;
+    XXH128_hash_t h = XXH3_128bits(w->data, model_info.weights_bytes);
+    char text[33];
+    snprintf(text, sizeof text, "%016llx%016llx", (unsigned long long)h.high64,
+             (unsigned long long)h.low64);
+    if (strcmp(text, model_info.weights_hash) != 0)
+        return error_set(err, "%s: hash %s, expected %s", w->path, text, model_info.weights_hash);
+    return 0;
+}

@@ -1,0 +1,168 @@
+// The bench command: how fast prompts are read and tokens are drawn, and how near that is to what
+// the memory can give.
+#include "batch.h"
+#include "options.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int count)
+{
+    qsort(values, (size_t)count, sizeof *values, by_value);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+// Bytes of weights that a decode pass reads: everything but the embedding table.
+static uint64_t pass_bytes(void)
+{
+    const ModelInfo *m = &model_info;
+    return m->weights_bytes - 2 * (uint64_t)m->vocab * (uint64_t)m->dim;
+}
+
+static uint64_t cache_bytes(int context)
+{
+    const ModelInfo *m = &model_info;
+    uint64_t bytes = 0;
+    for (int l = 0; l < m->layers; l++) {
+        int window = m->layer_table[l].window;
+        int seen = window && window < context ? window : context;
+        bytes += 4 * (uint64_t)m->kv_heads * (uint64_t)m->head_dim * (uint64_t)seen;
+    }
+    return bytes;
+}
+
+// --- bench ---------------------------------------------------------------------------------------
+
+typedef struct {
+    Model model;
+    Batcher batcher;
+    double rate;
+    int json, rows;
+} Bench;
+
+static void print_row(Bench *b, const char *kind, int batch, int context, double tokens_per_s,
+                      double bytes_per_s)
+{
+    double share = b->rate > 0 ? bytes_per_s / b->rate : 0;
+    if (b->json)
+        printf("%s{\"kind\": \"%s\", \"batch\": %d, \"context\": %d, \"tokens_per_s\": %.2f, "
+               "\"bytes_per_s\": %.4g, \"share_of_read_rate\": %.4f}",
+               b->rows ? ", " : "", kind, batch, context, tokens_per_s, bytes_per_s, share);
+    else
+        printf("%-8s batch %3d  context %6d  %10.1f tokens/s  %8.2f GB/s  %3.0f %% of the read rate\n",
+               kind, batch, context, tokens_per_s, bytes_per_s / 1e9, 100 * share);
+    fflush(stdout);
+    b->rows++;
+}
+
+static int32_t *made_up_tokens(int count, int salt)
+{
+    int32_t *tokens = malloc(4 * (size_t)count);
+    if (!tokens) fail("out of memory");
+    for (int i = 0; i < count; i++)
+        tokens[i] = (int32_t)((104729ULL * (uint64_t)(i + 31 * salt + 1)) % (uint64_t)model_info.vocab);
+    return tokens;
+}
+
+static const Sampling greedy = {.top_p = 1};
+
+static void bench_prompt(Bench *b, int prompt)
+{
+    int32_t *tokens = made_up_tokens(prompt, 0);
+    Drawn drawn[1];
+    double times[5];
+    for (int i = -1; i < 5; i++) { // the first one warms up
+        int s = batch_admit(&b->batcher, tokens, prompt, 0, &greedy);
+        if (s < 0) fail("--prompt %d does not fit the cache", prompt);
+        double start = seconds();
+        while (batch_step(&b->batcher, drawn) == 0) continue;
+        if (drawn[0].token < 0) fail("the logits are not numbers");
+        if (i >= 0) times[i] = seconds() - start;
+        batch_retire(&b->batcher, s);
+    }
+    double t = median(times, 5);
+    int passes = (prompt + b->model.options.max_rows - 1) / b->model.options.max_rows;
+    print_row(b, "prefill", 1, prompt, prompt / t, (double)pass_bytes() * passes / t);
+    free(tokens);
+}
+
+static void bench_decode(Bench *b, int batch, int context, int gen)
+{
+    Drawn *drawn = calloc((size_t)batch, sizeof *drawn);
+    double *times = calloc((size_t)gen, sizeof *times);
+    if (!drawn || !times) fail("out of memory");
+    int prompt = context > 0 ? context : 1, warm = 3;
+    for (int i = 0; i < batch; i++) {
+        int32_t *tokens = made_up_tokens(prompt, i);
+        if (batch_admit(&b->batcher, tokens, prompt, gen + warm, &greedy) < 0)
+            fail("--batch %d --context %d does not fit the cache", batch, context);
+        free(tokens);
+    }
+    for (int drawing = 0; drawing < batch;) drawing += batch_step(&b->batcher, drawn);
+    for (int i = -warm; i < gen; i++) {
+        double start = seconds();
+        int n = batch_step(&b->batcher, drawn);
+        if (i >= 0) times[i] = seconds() - start;
+        for (int j = 0; j < n; j++)
+            if (drawn[j].token < 0) fail("the logits are not numbers");
+    }
+    double t = median(times, gen);
+    double bytes = (double)pass_bytes() + (double)batch * (double)cache_bytes(context);
+    print_row(b, "decode", batch, context, batch / t, bytes / t);
+    for (int i = 0; i < batch; i++) batch_retire(&b->batcher, i);
+    free(drawn);
+    free(times);
+}
+
+int command_bench(const Options *o)
+{
+    Options s = *o;
+    if (!s.prompt_count && !s.batch_count && !s.context_count) s.prompts[s.prompt_count++] = 512;
+    if (!s.batch_count) s.batches[s.batch_count++] = 1;
+    if (!s.context_count) s.contexts[s.context_count++] = 0;
+    int longest = 1, widest = 1;
+    for (int i = 0; i < s.prompt_count; i++)
+        if (s.prompts[i] > longest) longest = s.prompts[i];
+    for (int i = 0; i < s.context_count; i++)
+        if (s.contexts[i] + s.gen + 4 > longest) longest = s.contexts[i] + s.gen + 4;
+    for (int i = 0; i < s.batch_count; i++)
+        if (s.batches[i] > widest) widest = s.batches[i];
+    if (!s.max_context) s.max_context = longest;
+    if (!s.max_batch) s.max_batch = widest;
+    if (longest > model_info.max_context)
+        fail("%d tokens do not fit the context of %d", longest, model_info.max_context);
+
+    Bench b = {.json = s.json};
+    Error err;
+    b.model = open_model(&s, 0, 0, 0);
+    if (batch_open(&b.batcher, b.model.device, &b.model.options, &err) != 0) fail("%s", err.text);
+    b.rate = device_read_rate(b.model.device);
+    if (s.json)
+        printf("{\"device\": \"%s\", \"model\": \"%s\", \"read_rate\": %.4g, \"rows\": [",
+               device_name(b.model.device), model_info.name, b.rate);
+    else
+        printf("%s on %s, memory reads %.1f GB/s\n", model_info.name, device_name(b.model.device),
+               b.rate / 1e9);
+    for (int i = 0; i < s.prompt_count; i++) bench_prompt(&b, s.prompts[i]);
+    for (int i = 0; i < s.batch_count; i++)
+        for (int j = 0; j < s.context_count; j++)
+            bench_decode(&b, s.batches[i], s.contexts[j], s.gen);
+    if (s.json) printf("]}\n");
+    batch_close(&b.batcher);
+    close_model(&b.model);
+    return 0;
+}

@@ -1,0 +1,60 @@
+// The command line of the emitted program.
+#pragma once
+#include "device.h"
+
+typedef struct {
+    // where
+    int cuda, ordinal, device_given, threads;
+    LaunchMode mode;
+    int mode_given;
+    // limits
+    int max_context, max_batch, cache_tokens, cache_bits, chunk;
+    // text and sampling; NAN and -1 mean not given
+    const char *prompt, *system, *ids, *output, *text, *reference, *gpu;
+    const char *stop[16];
+    int stop_count, n, chat, raw, top_k, seed_given;
+    float temperature, top_p, min_p;
+    uint64_t seed;
+    // forms
+    int json, hidden, decode, no_special;
+    int windows, context;
+    // bench
+    int prompts[32], prompt_count, batches[32], batch_count, contexts[32], context_count, gen;
+    const char *arguments[8];
+    int argument_count;
+} Options;
+
+// Parses what follows the command. Wrong usage prints one line and exits 2.
+Options parse_options(int argc, char **argv, int first);
+
+_Noreturn void usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+// Prints "FILE: text" on stderr and exits 1.
+_Noreturn void fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+// Weights and device as the options ask. max_rows and max_outputs 0 choose. Exits on failure.
+typedef struct {
+    Weights weights;
+    Device *device;
+    DeviceOptions options;
+} Model;
+Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidden);
+void close_model(Model *m);
+// The sizes that open_model would choose, without opening anything.
+DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_outputs,
+                           int keep_hidden);
+// Device memory that those sizes take, weights included.
+uint64_t memory_bytes(const DeviceOptions *o);
+
+// The tokenizer of the program; exits when it has none.
+struct Tokens *open_tokens(void);
+
+// Commands; each returns the exit status.
+int command_run(const Options *o);
+int command_chat(const Options *o);
+int command_bench(const Options *o);
+int command_info(const Options *o);
+int command_tokenize(const Options *o);
+int command_logits(const Options *o);
+int command_eval(const Options *o);
+int command_verify(const Options *o);
+int command_selftest(const Options *o);
