@@ -27,6 +27,7 @@ typedef struct {
 
 typedef struct {
     const Checkpoint *checkpoint;
+    const ArchFiles *files;
     Graph *graph;
     TracedList *lists; // the first ops, one list a layer, the last ops
     size_t bytes;      // in use by Lua
@@ -90,11 +91,11 @@ static void push_json(lua_State *lua, const cJSON *value)
     }
 }
 
-// source(name): the text of an embedded file, or nil.
+// source(name): the text of an architecture file, or nil.
 static int push_source(lua_State *lua)
 {
     size_t bytes;
-    const char *text = embedded_text(luaL_checkstring(lua, 1), &bytes);
+    const char *text = tracer_of(lua)->files->text(luaL_checkstring(lua, 1), &bytes);
     if (text)
         lua_pushlstring(lua, text, bytes);
     else
@@ -268,14 +269,14 @@ static int run_prelude(lua_State *lua)
     lua_pushcfunction(lua, push_source);
     lua_setglobal(lua, "source");
     size_t bytes;
-    const char *text = embedded_text("compiler/prelude.lua", &bytes);
-    if (!text) luaL_error(lua, "compiler/prelude.lua:1: not embedded");
+    const char *text = tracer_of(lua)->files->text("compiler/prelude.lua", &bytes);
+    if (!text) luaL_error(lua, "compiler/prelude.lua:1: is missing");
     if (luaL_loadbufferx(lua, text, bytes, "@compiler/prelude.lua", "t") != LUA_OK)
         return lua_error(lua);
     lua_call(lua, 0, 1);
     lua_newtable(lua);
     lua_Integer count = 0;
-    for (const char *const *name = embedded_names(); *name; name++) {
+    for (const char *const *name = tracer_of(lua)->files->names; *name; name++) {
         size_t n = strlen(*name);
         if (n <= 10 || strncmp(*name, "archs/", 6) != 0 || strcmp(*name + n - 4, ".lua") != 0) continue;
         lua_pushlstring(lua, *name + 6, n - 10);
@@ -334,11 +335,17 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
 
 Graph *trace_arch(const Checkpoint *ck)
 {
+    const ArchFiles files = {embedded_names(), embedded_text};
+    return trace_files(ck, &files);
+}
+
+Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)
+{
     const char *config = arena_format("%s/config.json", ck->dir);
     if (!cJSON_IsObject(ck->config)) die(config, "not a JSON object");
     Graph *g = arena_alloc(sizeof *g);
     g->checkpoint = ck;
-    Tracer tracer = {.checkpoint = ck, .graph = g};
+    Tracer tracer = {.checkpoint = ck, .files = files, .graph = g};
     lua_State *lua = lua_newstate(allocate, &tracer);
     if (!lua) die("memory", "cannot start Lua");
     *(Tracer **)lua_getextraspace(lua) = &tracer;

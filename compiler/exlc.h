@@ -106,6 +106,14 @@ typedef struct {
 
 // Runs prelude.lua and the architecture file that claims config.architectures[0].
 Graph *trace_arch(const Checkpoint *ck);
+// The same with other files than the embedded ones: names as "archs/llama.lua", NULL-terminated;
+// text gives compiler/prelude.lua too.
+typedef struct {
+    const char *const *names;
+    const char *(*text)(const char *name, size_t *bytes);
+} ArchFiles;
+Graph *trace_files(const Checkpoint *ck, const ArchFiles *files);
+
 // --- graph.c -------------------------------------------------------------------------------------
 // Checks widths and operands; needs: nothing. Prints for --dump=graph.
 void check_graph(const Graph *graph);

@@ -129,13 +129,11 @@ static int fits(const Op *op, const Line *line, const int *args)
 {
     if (strcmp(op->kind, line->kind) != 0) return 0;
     if (*line->detail && (!op->detail || strcmp(op->detail, line->detail) != 0)) return 0;
-    int same = 1, swapped = line->arg_count == 2;
-    for (int i = 0; i < line->arg_count; i++) {
-        same &= args[i] >= 0 && op->operand[i] == args[i];
-        swapped &= args[i] >= 0 && op->operand[1 - i] == args[i];
-    }
-    int commutes = strcmp(op->kind, "add") == 0 || strcmp(op->kind, "mul") == 0;
-    return same || (commutes && swapped);
+    int same = 1;
+    for (int i = 0; i < line->arg_count; i++) same &= args[i] >= 0 && op->operand[i] == args[i];
+    if (strcmp(op->kind, "add") == 0 || strcmp(op->kind, "mul") == 0)
+        same |= args[0] >= 0 && op->operand[1] == args[0] && op->operand[0] == args[1];
+    return same;
 }
 
 // Matches line `at` and those after it; tries every op for each, in order.

@@ -119,7 +119,7 @@ static uint64_t memory_bytes(const Page *p, int context)
 
 static void print_group(const char *name, const Group *g)
 {
-    printf("  %-12s %5.2f bits  %s\n", name, average(g), g->formats.data);
+    printf("  %-12s %.2f bits: %s\n", name, average(g), g->formats.data);
 }
 
 static void print_page(const Page *p)

@@ -223,19 +223,20 @@ _Noreturn static void die_of_log(const char *main, const char *arch, char *log)
 {
     char *first = NULL; // an error without file and line
     for (char *next, *line = strtok_r(log, "\n", &next); line; line = strtok_r(NULL, "\n", &next)) {
-        char *error = strstr(line, "error"), *close = strstr(line, "): ");
-        if (close && error && close < error) {
-            if (strncmp(close + 3, "error", 5) != 0 && strncmp(close + 3, "catastrophic", 12) != 0)
-                continue; // a warning or remark that mentions an error
-            *close = 0;
-            char *open = strrchr(line, '('), *message = strstr(error, ": ");
-            if (!open || !message) continue;
-            *open = 0;
-            char where[PATH_MAX];
-            snprintf(where, sizeof where, "%s:%s", line, open + 1);
-            die(where, "%s (%s)", message + 2, arch);
+        char *close = strstr(line, "): ");
+        if (!close) {
+            if (!first && (strstr(line, "error") || strstr(line, "fatal"))) first = line;
+            continue;
         }
-        if (!first && !close && (error || strstr(line, "fatal"))) first = line;
+        int is_error = strncmp(close + 3, "error", 5) == 0 ||
+                       strncmp(close + 3, "catastrophic error", 18) == 0;
+        *close = 0;
+        char *open = strrchr(line, '('), *message = strstr(close + 3, ": ");
+        if (!is_error || !open || !message) continue; // a warning, a remark
+        *open = 0;
+        char where[PATH_MAX];
+        snprintf(where, sizeof where, "%s:%s", line, open + 1);
+        die(where, "%s (%s)", message + 2, arch);
     }
     die(main, "%s (%s)", first ? first : "NVRTC failed without a message", arch);
 }
@@ -267,9 +268,7 @@ void compile_device(const SourceFile *files, int file_count, const char *main, i
                     const char *const *defines, Buffer *out)
 {
     if (!nvrtc_present())
-        die("libnvrtc",
-            "not found (%s); install CUDA's NVRTC %d or newer, or name the library in "
-            "EXLC_NVRTC",
+        die("libnvrtc", "not found (%s); install NVRTC %d or newer or name it in EXLC_NVRTC",
             nvrtc.reason, NVRTC_LEAST);
     char arch[32], arch_option[64];
     print_arch(sm, arch, sizeof arch);

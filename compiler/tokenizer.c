@@ -1010,5 +1010,6 @@ void compile_tokenizer(const char *dir, Buffer *out)
     cJSON *config = read_config(config_path);
     compile(path, text.data, text.bytes, read_config_token(config_path, config, "bos_token"),
             read_config_token(config_path, config, "eos_token"), out);
+    cJSON_Delete(config);
     buffer_free(&text);
 }

@@ -1,5 +1,5 @@
 // exlc: begin title
-// A sample model for exlc's own tests, by exlc 0.1.0 from llama.lua.
+// sample (LlamaForCausalLM), by exlc 0.1.0 from archs/llama.lua.
 // exlc: end title
 // The forward pass on the CPU. Compiled once per instruction set, with TARGET set to its name.
 #include "constants.h"

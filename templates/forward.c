@@ -1,4 +1,5 @@
 // exlc: begin title
+// sample (LlamaForCausalLM), by exlc 0.1.0 from archs/llama.lua.
 // exlc: end title
 // The forward pass on a GPU, as launches on its stream (one by one, or captured in a graph).
 #include "constants.h"

@@ -33,6 +33,11 @@ DEVICE uint32_t pack_half(float low, float high)
     return r;
 }
 
+DEVICE int count_bits(uint32_t v)
+{
+    return __popc(v);
+}
+
 DEVICE float bits_float(uint32_t bits)
 {
     return __uint_as_float(bits);
@@ -284,6 +289,11 @@ DEVICE float load_fresh1(const float *p)
 DEVICE int atomic_add(int32_t *p, int32_t v)
 {
     return atomicAdd(p, v);
+}
+
+DEVICE void atomic_add64(uint64_t *p, uint64_t v)
+{
+    atomicAdd((unsigned long long *)p, (unsigned long long)v);
 }
 
 DEVICE void memory_fence(void)

@@ -13,7 +13,7 @@
 // A chain of mix_kernel is wrong as soon as one element is read before its predecessor wrote it.
 static const char source[] =
     "#if __CUDA_ARCH__ >= 900\n"
-    "#define BEGIN asm volatile(\"griddepcontrol.launch_dependents;\\n\"                    \\\n"
+    "#define BEGIN asm volatile(\"griddepcontrol.launch_dependents;\\n\" \\\n"
     "                           \"griddepcontrol.wait;\" ::: \"memory\")\n"
     "#else\n"
     "#define BEGIN\n"
@@ -27,6 +27,7 @@ static const char source[] =
     "}\n"
     "extern \"C\" __global__ void reverse_kernel(unsigned *to, const unsigned *from, unsigned n)\n"
     "{\n"
+    "    BEGIN;\n"
     "    extern __shared__ unsigned words[];\n"
     "    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) words[i] = from[i];\n"
     "    __syncthreads();\n"
@@ -388,8 +389,9 @@ static void test_programs(int sm)
         CHECK(lines == 0);
         test_kernels(gpu);
         pthread_t thread; // any thread may call, one at a time
-        CHECK(pthread_create(&thread, NULL, kernels_thread, gpu) == 0);
-        pthread_join(thread, NULL);
+        int status = pthread_create(&thread, NULL, kernels_thread, gpu);
+        if (status == 0) pthread_join(thread, NULL);
+        CHECK(status == 0);
         gpu_close(gpu);
     }
     printf("from PTX:\n");

@@ -338,6 +338,12 @@ static void check_hostile(void)
 
 // --- a directory without a tokenizer, and one with a configuration --------------------------------
 
+static void put_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    CHECK(f && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
 static void check_directory(void)
 {
     char dir[] = "/tmp/exlc-tokens-XXXXXX";
@@ -353,8 +359,8 @@ static void check_directory(void)
     static const char text[] = "{" MODEL "}";
     static const char options[] = "{\"bos_token\":{\"content\":\"a\"},\"eos_token\":\"ab\","
                                   "\"model_max_length\":1000000000000000019884624838656}";
-    write_file(path, text, sizeof text - 1);
-    write_file(config, options, sizeof options - 1);
+    put_file(path, text);
+    put_file(config, options);
     compile_tokenizer(dir, &tables);
     CHECK(tokens_open(&t, tables.data, tables.bytes, &err) == 0);
     CHECK(tokens_bos(t) == 0 && tokens_eos(t) == 2);

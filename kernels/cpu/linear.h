@@ -1,0 +1,277 @@
+// Linear layers: y = (x . suh) BH Wq BH . svh + bias for EXL3 formats, x W + bias for f16 and b16.
+//
+// Few rows (decode): inputs are prepared once (norm, scale, Hadamard; for MUL1 quantized to 16 bits
+// per slice of 128), then each 128-column block is multiplied straight from the packed weights.
+// Many rows (prefill): inputs are prepared as floats, weights decoded pass by pass into a panel of
+// 64 x 64 floats, which all rows of a tile are multiplied with.
+#pragma once
+#include "../../runtime/program.h"
+#include "memory.h"
+#include "trellis.h"
+
+// The rows that enter a product.
+typedef struct {
+    const float *x;      // (.., width)
+    int width;
+    const int32_t *row;  // which rows, or NULL for 0, 1, ..
+    const float *norm;   // RMSNorm weights (width), or NULL
+} Input;
+
+ALWAYS const float *input_row(const Input *in, int r)
+{
+    return in->x + (size_t)(in->row ? in->row[r] : r) * in->width;
+}
+
+// 1 / rms of a row.
+ALWAYS float norm_factor(const float *x, int width)
+{
+    Floats sums[4] = {{0}, {0}, {0}, {0}};
+    int i = 0;
+    for (; i + 4 * FLOATS <= width; i += 4 * FLOATS)
+        for (int j = 0; j < 4; j++) {
+            Floats v = load(x + i + j * FLOATS);
+            sums[j] += v * v;
+        }
+    float sum = sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i < width; i++) sum += x[i] * x[i];
+    return 1.0f / __builtin_sqrtf(sum / (float)width + NORM_EPS);
+}
+
+ALWAYS void norm_factors(const Input *in, int first, int end, float *factor)
+{
+    for (int r = first; r < end; r++)
+        factor[r] = in->norm ? norm_factor(input_row(in, r), in->width) : 1.0f;
+}
+
+// v = v H128, unscaled.
+ALWAYS void hadamard(float *v)
+{
+    Floats x[BLOCK / FLOATS];
+    UNROLL for (int i = 0; i < BLOCK / FLOATS; i++)
+    {
+        Floats y = load(v + i * FLOATS);
+        y = SWAP_LANES(y, 1) + y * (Floats){LANES(LANE_SIGN, 1)};
+        y = SWAP_LANES(y, 2) + y * (Floats){LANES(LANE_SIGN, 2)};
+#if VECTOR >= 32
+        y = SWAP_LANES(y, 4) + y * (Floats){LANES(LANE_SIGN, 4)};
+#endif
+#if VECTOR == 64
+        y = SWAP_LANES(y, 8) + y * (Floats){LANES(LANE_SIGN, 8)};
+#endif
+        x[i] = y;
+    }
+    UNROLL for (int step = 1; step < BLOCK / FLOATS; step *= 2)
+    {
+        UNROLL for (int i = 0; i < BLOCK / FLOATS; i++)
+        {
+            if (i & step) continue;
+            Floats a = x[i], b = x[i + step];
+            x[i] = a + b;
+            x[i + step] = a - b;
+        }
+    }
+    UNROLL for (int i = 0; i < BLOCK / FLOATS; i++) store(v + i * FLOATS, x[i]);
+}
+
+#define HADAMARD_SCALE 0.08838834764831845f // 1 / sqrt(128)
+
+// Block `block` of input row r: zero-extended, normed, and transformed for EXL3 formats.
+NEVER void input_block(const Input *in, int r, float factor, int block, const uint16_t *suh,
+                       float *v)
+{
+    const float *x = input_row(in, r) + block * BLOCK;
+    int width = SMALLER(BLOCK, in->width - block * BLOCK);
+    if (width < BLOCK) memset(v, 0, BLOCK * sizeof *v);
+    if (in->norm) {
+        const float *norm = in->norm + block * BLOCK;
+        for (int i = 0; i < width; i++) v[i] = x[i] * factor * norm[i];
+    } else {
+        memcpy(v, x, (size_t)width * sizeof *v);
+    }
+    if (!suh) return;
+    suh += block * BLOCK;
+    for (int i = 0; i < BLOCK; i += FLOATS)
+        store(v + i, load(v + i) * (load_halves(suh + i) * HADAMARD_SCALE));
+    hadamard(v);
+}
+
+ALWAYS const uint16_t *suh_of(int format, const State *s, const Linear *linear)
+{
+    return FORMAT_IS_EXL3(format) ? (const uint16_t *)(s->weights + linear->suh) : NULL;
+}
+
+// z -> y for one row of a block: output Hadamard, scales and bias; the first `width` columns, added
+// to what is there or not.
+ALWAYS void finish_block(int format, const State *s, const Linear *linear, int block, int width,
+                         float *z, float *y, bool add)
+{
+    if (FORMAT_IS_EXL3(format)) {
+        const uint16_t *svh = (const uint16_t *)(s->weights + linear->svh) + block * BLOCK;
+        hadamard(z);
+        for (int i = 0; i < BLOCK; i += FLOATS)
+            store(z + i, load(z + i) * (load_halves(svh + i) * HADAMARD_SCALE));
+    }
+    if (linear->bias) {
+        const float *bias = (const float *)(s->weights + linear->bias) + block * BLOCK;
+        for (int i = 0; i < BLOCK; i += FLOATS) store(z + i, load(z + i) + load(bias + i));
+    }
+    if (add)
+        for (int i = 0; i < width; i++) y[i] += z[i];
+    else
+        memcpy(y, z, (size_t)width * sizeof *y);
+}
+
+ALWAYS const uint8_t *block_weights(int format, const State *s, const Linear *linear, int in,
+                                    int block)
+{
+    return s->weights + linear->weights + block * COLUMN_BLOCK_BYTES(FORMAT_BITS(format), in);
+}
+
+ALWAYS int blocks_of(int width)
+{
+    return PADDED(width) / BLOCK;
+}
+
+// Columns of block `block` that exist.
+ALWAYS int width_of(int width, int block)
+{
+    return SMALLER(BLOCK, width - block * BLOCK);
+}
+
+// ---- few rows ----
+
+// Rows are multiplied 1, 2, 4 or 8 at a time.
+ALWAYS int rounded_rows(int rows)
+{
+    return rows <= 2 ? rows : rows <= 4 ? 4 : 8;
+}
+
+// The bytes that few_prepare fills.
+ALWAYS size_t few_bytes(int format, int R, int width)
+{
+    return blocks_of(width) * slice_bytes(format, R);
+}
+
+// Whether inputs are prepared once, by all workers, or by every worker that needs them.
+ALWAYS bool few_shared(const Worker *w, int R, int width)
+{
+    return w->count > 1 && R * PADDED(width) > PRIVATE_VALUES;
+}
+
+// Prepares the slices in `slices` of all rows.
+ALWAYS void few_prepare(int format, const State *s, const Linear *linear, const Input *in,
+                        const float *factor, int rows, int R, Range slices, char *act)
+{
+    for (int slice = slices.first; slice < slices.end; slice++)
+        for (int r = 0; r < R; r++) {
+            float v[BLOCK] __attribute__((aligned(64)));
+            if (r < rows)
+                input_block(in, r, factor[r], slice, suh_of(format, s, linear), v);
+            else
+                memset(v, 0, sizeof v);
+            prepare_slice(format, act + slice * slice_bytes(format, R), R, r, v);
+        }
+}
+
+// One column block of all rows: y (rows, stride), its first column that of the block.
+ALWAYS void few_block(int format, const State *s, const Linear *linear, int in, int out, int block,
+                      const char *act, int rows, int R, float *y, size_t stride, bool add)
+{
+    float z[FEW_ROWS][BLOCK] __attribute__((aligned(64)));
+    multiply(format, R, act, blocks_of(in), block_weights(format, s, linear, in, block), 0, 2, z);
+    for (int r = 0; r < rows; r++)
+        finish_block(format, s, linear, block, width_of(out, block), z[r], y + r * stride, add);
+}
+
+// ---- many rows ----
+
+// Inputs as floats: (PADDED(width) / 64, rows, 64).
+ALWAYS void many_prepare(int format, const State *s, const Linear *linear, const Input *in,
+                         const float *factor, int rows, Range share, float *act)
+{
+    for (int r = share.first; r < share.end; r++)
+        for (int block = 0; block < blocks_of(in->width); block++) {
+            float v[BLOCK] __attribute__((aligned(64)));
+            input_block(in, r, factor[r], block, suh_of(format, s, linear), v);
+            for (int half = 0; half < 2; half++)
+                memcpy(act + ((size_t)(2 * block + half) * rows + r) * PASS_ROWS,
+                       v + half * PASS_ROWS, PASS_ROWS * sizeof *v);
+        }
+}
+
+// c[r][n] += sum over k < depth of a[r * row_step + k * k_step] * b[k][n], n < 64; `rows` rows.
+ALWAYS void multiply_rows(int rows, const float *a, size_t row_step, size_t k_step, int depth,
+                          const float (*b)[64], float *c, size_t c_step)
+{
+    enum { WIDE = VECTOR == 64 ? 4 : 2 };
+    for (int n = 0; n < 64; n += WIDE * FLOATS) {
+        Floats sum[6][WIDE];
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int j = 0; j < WIDE; j++) sum[r][j] =
+                load(c + r * c_step + n + j * FLOATS);
+        for (int k = 0; k < depth; k++) {
+            Floats column[WIDE];
+            UNROLL for (int j = 0; j < WIDE; j++) column[j] = load(b[k] + n + j * FLOATS);
+            UNROLL for (int r = 0; r < rows; r++)
+            {
+                Floats x = splat(a[r * row_step + k * k_step]);
+                UNROLL for (int j = 0; j < WIDE; j++) sum[r][j] += x * column[j];
+            }
+        }
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int j = 0; j < WIDE; j++) store(c + r * c_step + n + j * FLOATS, sum[r][j]);
+    }
+}
+
+// The same for any number of rows.
+NEVER void multiply_panel(int rows, const float *a, size_t row_step, size_t k_step, int depth,
+                          const float (*b)[64], float *c, size_t c_step)
+{
+    int r = 0;
+    for (; r + 6 <= rows; r += 6)
+        multiply_rows(6, a + r * row_step, row_step, k_step, depth, b, c + r * c_step, c_step);
+    a += r * row_step, c += r * c_step;
+    switch (rows - r) {
+    case 5: multiply_rows(5, a, row_step, k_step, depth, b, c, c_step); break;
+    case 4: multiply_rows(4, a, row_step, k_step, depth, b, c, c_step); break;
+    case 3: multiply_rows(3, a, row_step, k_step, depth, b, c, c_step); break;
+    case 2: multiply_rows(2, a, row_step, k_step, depth, b, c, c_step); break;
+    case 1: multiply_rows(1, a, row_step, k_step, depth, b, c, c_step); break;
+    }
+}
+
+// Working memory of products with many rows, in Worker.local.
+typedef struct {
+    float panel[PASS_ROWS][PASS_COLUMNS];
+    float tile[2][TILE_ROWS * BLOCK];
+} Tiles;
+
+// How many tiles of rows each column block is divided into.
+ALWAYS int row_tiles(int rows, int blocks, const Worker *w)
+{
+    int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    while (tiles * blocks < 4 * w->count && rows / tiles > 48) tiles++;
+    return tiles;
+}
+
+// One column block of the rows in `tile`, out of `rows` prepared ones: y (.., stride), its first row
+// that of the tile, its first column that of the block.
+ALWAYS void many_block(int format, const State *s, const Linear *linear, int in, int out, int block,
+                       const float *act, int rows, Range tile, Tiles *tiles, float *z, float *y,
+                       size_t stride, bool add)
+{
+    const uint8_t *weights = block_weights(format, s, linear, in, block);
+    const int n = tile.end - tile.first;
+    memset(z, 0, (size_t)n * BLOCK * sizeof *z);
+    for (int step = 0; step < 2 * blocks_of(in); step++)
+        for (int half = 0; half < 2; half++) {
+            decode_panel(format, weights, tiles->panel);
+            weights += PASS_BYTES(FORMAT_BITS(format));
+            multiply_panel(n, act + ((size_t)step * rows + tile.first) * PASS_ROWS, PASS_ROWS, 1,
+                           PASS_ROWS, (const float(*)[64])tiles->panel, z + half * PASS_COLUMNS,
+                           BLOCK);
+        }
+    for (int r = 0; r < n; r++)
+        finish_block(format, s, linear, block, width_of(out, block), z + r * BLOCK,
+                     y + r * stride, add);
+}

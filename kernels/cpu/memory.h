@@ -1,0 +1,32 @@
+// How much memory the steps need beside the state. Plain constants: the same for every instruction
+// set, and usable where no step is compiled.
+#pragma once
+#include "../types.h"
+
+#define FEW_ROWS 8        // up to this many rows a product decodes weights into registers
+#define MANY_ROWS 256     // beyond, rows are taken in blocks of at most this many
+#define TILE_ROWS 128     // and products in tiles of this many rows and 128 columns
+#define PRIVATE_VALUES 4096 // inputs that every worker prepares for itself rather than share
+#define QUERIES 64        // query vectors that attention handles together
+#define KEYS 64           // keys likewise; divides PAGE
+
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#define SMALLER(a, b) ((a) < (b) ? (a) : (b))
+#define HEAD_DIM_PADDED ((HEAD_DIM + 15) / 16 * 16)
+#define WIDEST_INPUT LARGER(PADDED(DIM), LARGER(PADDED(HEADS *HEAD_DIM), PADDED(FFN_DIM)))
+
+// Worker.local: prepared inputs of three products, or tiles of two, or the buffers of attention.
+#define ATTEND_FLOATS                                                                              \
+    (2 * QUERIES * HEAD_DIM_PADDED + 2 * KEYS * HEAD_DIM_PADDED + KEYS * QUERIES + 4 * QUERIES)
+#define TILES_FLOATS (2 * TILE_ROWS * BLOCK + PASS_ROWS * PASS_COLUMNS)
+#define CPU_LOCAL_BYTES LARGER(3 * 16 * PRIVATE_VALUES, 4 * LARGER(ATTEND_FLOATS, TILES_FLOATS))
+
+// State.work: prepared inputs of three products from DIM or of one from the widest, then keys and
+// values of the rows at hand, then sums of a step's products before they are finished.
+#define WORK_ROWS(rows) SMALLER(LARGER((rows), FEW_ROWS), MANY_ROWS)
+#define INPUT_BYTES(rows)                                                                          \
+    LARGER(16 * FEW_ROWS * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT),                          \
+           4 * WORK_ROWS(rows) * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT))
+#define KV_BYTES(rows) (4 * WORK_ROWS(rows) * (size_t)(2 * KV_HEADS * HEAD_DIM))
+#define CPU_WORK_BYTES(max_rows, max_outputs)                                                      \
+    (INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)))

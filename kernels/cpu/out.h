@@ -1,0 +1,59 @@
+// out: x += a Wo (+ bias). down: x += h Wdown (+ bias).
+#pragma once
+#include "linear.h"
+
+// x (rows, DIM) += the product of `from` (rows, width).
+ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const Linear *linear,
+                        const float *from, int width)
+{
+    const int blocks = blocks_of(DIM);
+    Input in = {from, width, NULL, NULL};
+
+    if (b->rows <= FEW_ROWS) {
+        const int R = rounded_rows(b->rows);
+        const bool shared = few_shared(w, R, width);
+        const float factor[FEW_ROWS] = {0};
+        char *act = shared ? s->work : w->local;
+        Range units = share(blocks, w->index, w->count);
+        Range slices = {0, blocks_of(width)};
+        if (shared) slices = share(slices.end, w->index, w->count);
+        if (shared || units.first < units.end)
+            few_prepare(format, s, linear, &in, factor, b->rows, R, slices, act);
+        if (shared) worker_barrier(w);
+        for (int block = units.first; block < units.end; block++)
+            few_block(format, s, linear, width, DIM, block, act, b->rows, R,
+                      s->x + block * BLOCK, DIM, true);
+        worker_barrier(w);
+        return;
+    }
+
+    Tiles *tiles = w->local;
+    for (int row = 0; row < b->rows; row += MANY_ROWS) {
+        const int rows = SMALLER(MANY_ROWS, b->rows - row);
+        const float factor[MANY_ROWS] = {0};
+        in.x = from + (size_t)row * width;
+        many_prepare(format, s, linear, &in, factor, rows, share(rows, w->index, w->count),
+                     s->work);
+        worker_barrier(w);
+        const int parts = row_tiles(rows, blocks, w);
+        Range units = share(blocks * parts, w->index, w->count);
+        for (int i = units.first; i < units.end; i++) {
+            int block = i / parts;
+            Range tile = share(rows, i % parts, parts);
+            many_block(format, s, linear, width, DIM, block, s->work, rows, tile, tiles,
+                       tiles->tile[0], s->x + (size_t)(row + tile.first) * DIM + block * BLOCK, DIM,
+                       true);
+        }
+        worker_barrier(w);
+    }
+}
+
+ALWAYS void out(Worker *w, State *s, const Batch *b, int format, const Layer *layer)
+{
+    add_product(format, w, s, b, &layer->o, s->a, HEADS * HEAD_DIM);
+}
+
+ALWAYS void down(Worker *w, State *s, const Batch *b, int format, const Layer *layer)
+{
+    add_product(format, w, s, b, &layer->down, s->h, FFN_DIM);
+}

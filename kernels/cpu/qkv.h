@@ -1,0 +1,179 @@
+// qkv: x -> RMSNorm -> q, k and v products (+ bias) -> norm of each q and k head -> rope -> q to
+// s->q; k and v, rounded to fp16, to the cache.
+#pragma once
+#include "linear.h"
+
+#define Q_WIDTH (HEADS * HEAD_DIM)
+#define KV_WIDTH (KV_HEADS * HEAD_DIM)
+
+// The place of a position's key (which 0) or value (1) of one KV head in the cache.
+ALWAYS uint16_t *cache_at(const State *s, const Batch *b, int layer, int which, int sequence,
+                          int head, int position)
+{
+    const int32_t *pages = b->page_table + (size_t)sequence * b->pages_per_sequence;
+    size_t page = (size_t)pages[position / PAGE];
+    return s->cache + (((page * LAYERS + layer) * 2 + which) * KV_HEADS + head) * PAGE * HEAD_DIM +
+           position % PAGE * HEAD_DIM;
+}
+
+ALWAYS void norm_head(float *v, const float *norm)
+{
+    float factor = norm_factor(v, HEAD_DIM);
+    for (int i = 0; i < HEAD_DIM; i++) v[i] *= factor * norm[i];
+}
+
+// rope (ROPE_DIM / 2, 2): cosine and sine of each pair.
+ALWAYS void rotate_head(float *v, const float *rope)
+{
+    for (int j = 0; j < ROPE_DIM / 2; j++) {
+        int at = ROPE_INTERLEAVED ? 2 * j : j, to = ROPE_INTERLEAVED ? 2 * j + 1 : j + ROPE_DIM / 2;
+        float a = v[at], c = v[to], cosine = rope[2 * j], sine = rope[2 * j + 1];
+        v[at] = a * cosine - c * sine;
+        v[to] = c * cosine + a * sine;
+    }
+}
+
+enum { PART_Q, PART_K, PART_V };
+
+// What follows the product for one head of a row.
+NEVER void finish_head(const State *s, const Batch *b, const Layer *layer, int part, int row,
+                       int head, float *v)
+{
+    uint64_t norm = part == PART_Q ? layer->q_norm : part == PART_K ? layer->k_norm : 0;
+    if (norm) norm_head(v, (const float *)(s->weights + norm));
+    if (part != PART_V) rotate_head(v, s->rope + (size_t)row * ROPE_DIM);
+    if (part != PART_Q)
+        store_halves(cache_at(s, b, (int)(layer - s->layers), part == PART_V, b->sequence[row],
+                              head, b->position[row]),
+                     v, HEAD_DIM);
+}
+
+// Heads that lie in the columns of one block: possible where heads divide blocks.
+#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0)
+
+ALWAYS void finish_heads(const State *s, const Batch *b, const Layer *layer, int part, int row,
+                         int first, int end, float *v)
+{
+    for (int head = first; head < end; head++)
+        finish_head(s, b, layer, part, row, head, v + (head - first) * HEAD_DIM);
+}
+
+// All heads of rows first_row ..: q from s->q, k and v from kv (rows, 2, KV_WIDTH).
+ALWAYS void finish_rows(Worker *w, const State *s, const Batch *b, const Layer *layer,
+                        int first_row, int rows, float *kv)
+{
+    const int heads = HEADS + 2 * KV_HEADS;
+    Range mine = share(rows * heads, w->index, w->count);
+    for (int i = mine.first; i < mine.end; i++) {
+        int r = i / heads, row = first_row + r, head = i % heads;
+        if (head < HEADS)
+            finish_head(s, b, layer, PART_Q, row, head,
+                        s->q + (size_t)row * Q_WIDTH + head * HEAD_DIM);
+        else
+            finish_head(s, b, layer, head < HEADS + KV_HEADS ? PART_K : PART_V, row,
+                        (head - HEADS) % KV_HEADS,
+                        kv + ((size_t)r * 2 * KV_HEADS + head - HEADS) * HEAD_DIM);
+    }
+}
+
+// The blocks `blocks` of one of the three products, few rows.
+ALWAYS void qkv_part(int format, int part, const State *s, const Batch *b, const Layer *layer,
+                     const Linear *linear, Range blocks, const Input *in, const float *factor,
+                     bool prepared, char *act, int R, float *kv)
+{
+    const int width = part == PART_Q ? Q_WIDTH : KV_WIDTH;
+    if (blocks.first >= blocks.end) return;
+    if (!prepared)
+        few_prepare(format, s, linear, in, factor, b->rows, R, (Range){0, blocks_of(DIM)}, act);
+    for (int block = blocks.first; block < blocks.end; block++) {
+        float *y = part == PART_Q ? s->q : kv + (part == PART_V ? KV_WIDTH : 0);
+        size_t stride = part == PART_Q ? Q_WIDTH : 2 * KV_WIDTH;
+        y += block * BLOCK;
+        few_block(format, s, linear, DIM, width, block, act, b->rows, R, y, stride, false);
+        if (HEADS_IN_BLOCKS)
+            for (int r = 0; r < b->rows; r++)
+                finish_heads(s, b, layer, part, r, block * BLOCK / HEAD_DIM,
+                             (block * BLOCK + width_of(width, block)) / HEAD_DIM, y + r * stride);
+    }
+}
+
+// Units first .. end-1 of all, as those of a part whose units are start .. start+count-1.
+ALWAYS Range part_of(Range units, int start, int count)
+{
+    return (Range){LARGER(units.first - start, 0), SMALLER(units.end - start, count)};
+}
+
+ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k, int format_v,
+                const Layer *layer)
+{
+    const int nq = blocks_of(Q_WIDTH), nkv = blocks_of(KV_WIDTH), blocks = nq + 2 * nkv;
+    float *kv = (float *)((char *)s->work + INPUT_BYTES(LARGER(s->max_rows, s->max_outputs)));
+    Input in = {s->x, DIM, NULL, (const float *)(s->weights + layer->attn_norm)};
+
+    if (b->rows <= FEW_ROWS) {
+        const int R = rounded_rows(b->rows);
+        const bool shared = few_shared(w, R, DIM);
+        float factor[FEW_ROWS];
+        char *act_q = shared ? s->work : w->local;
+        char *act_k = act_q + few_bytes(format_q, R, DIM);
+        char *act_v = act_k + few_bytes(format_k, R, DIM);
+        norm_factors(&in, 0, b->rows, factor);
+        if (shared) {
+            Range slices = share(blocks_of(DIM), w->index, w->count);
+            few_prepare(format_q, s, &layer->q, &in, factor, b->rows, R, slices, act_q);
+            few_prepare(format_k, s, &layer->k, &in, factor, b->rows, R, slices, act_k);
+            few_prepare(format_v, s, &layer->v, &in, factor, b->rows, R, slices, act_v);
+            worker_barrier(w);
+        }
+        Range units = share(blocks, w->index, w->count);
+        qkv_part(format_q, PART_Q, s, b, layer, &layer->q, part_of(units, 0, nq), &in, factor,
+                 shared, act_q, R, kv);
+        qkv_part(format_k, PART_K, s, b, layer, &layer->k, part_of(units, nq, nkv), &in, factor,
+                 shared, act_k, R, kv);
+        qkv_part(format_v, PART_V, s, b, layer, &layer->v, part_of(units, nq + nkv, nkv), &in,
+                 factor, shared, act_v, R, kv);
+        worker_barrier(w);
+        if (!HEADS_IN_BLOCKS) {
+            finish_rows(w, s, b, layer, 0, b->rows, kv);
+            worker_barrier(w);
+        }
+        return;
+    }
+
+    Tiles *tiles = w->local;
+    for (int row = 0; row < b->rows; row += MANY_ROWS) {
+        const int rows = SMALLER(MANY_ROWS, b->rows - row);
+        float factor[MANY_ROWS];
+        float *act_q = s->work, *act_k = act_q + (size_t)rows * PADDED(DIM),
+              *act_v = act_k + (size_t)rows * PADDED(DIM);
+        Range mine = share(rows, w->index, w->count);
+        in.x = s->x + (size_t)row * DIM;
+        norm_factors(&in, mine.first, mine.end, factor);
+        many_prepare(format_q, s, &layer->q, &in, factor, rows, mine, act_q);
+        many_prepare(format_k, s, &layer->k, &in, factor, rows, mine, act_k);
+        many_prepare(format_v, s, &layer->v, &in, factor, rows, mine, act_v);
+        worker_barrier(w);
+
+        const int parts = row_tiles(rows, blocks, w);
+        Range units = share(blocks * parts, w->index, w->count);
+        for (int i = units.first; i < units.end; i++) {
+            int block = i / parts;
+            Range tile = share(rows, i % parts, parts);
+            float *q = s->q + (size_t)(row + tile.first) * Q_WIDTH + block * BLOCK;
+            float *k = kv + (size_t)tile.first * 2 * KV_WIDTH + (block - nq) * BLOCK;
+            float *v = k + KV_WIDTH - nkv * BLOCK;
+            if (block < nq)
+                many_block(format_q, s, &layer->q, DIM, Q_WIDTH, block, act_q, rows, tile, tiles,
+                           tiles->tile[0], q, Q_WIDTH, false);
+            else if (block < nq + nkv)
+                many_block(format_k, s, &layer->k, DIM, KV_WIDTH, block - nq, act_k, rows, tile,
+                           tiles, tiles->tile[0], k, 2 * KV_WIDTH, false);
+            else
+                many_block(format_v, s, &layer->v, DIM, KV_WIDTH, block - nq - nkv, act_v, rows,
+                           tile, tiles, tiles->tile[0], v, 2 * KV_WIDTH, false);
+        }
+        worker_barrier(w);
+        finish_rows(w, s, b, layer, row, rows, kv);
+        worker_barrier(w);
+    }
+}

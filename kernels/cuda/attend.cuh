@@ -1,0 +1,358 @@
+// attend: a = softmax(q k * scale) v over the cache, causal, optionally within a window.
+//
+// Decode form: an item is one row, one key head and one split of the keys; its query heads share the
+// reads. A fixed number of blocks loops over the items, which are found from the positions on the
+// device. Scores: keys are the A operand, query heads the 8 columns; outputs: channels of the values
+// are A, the weights of the heads B. Splits are counted in tokens, and the last one to arrive adds
+// them in their order.
+#pragma once
+#include "kernels/cuda/linear.cuh"
+
+#define LOG2_E 1.4426950408889634f
+
+// First key a query at `position` sees.
+DEVICE int first_key(int window, int position)
+{
+    return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
+// Place of key `t` of a sequence in the cache; its value lies VALUES further.
+#define VALUES ((uint64_t)KV_HEADS * PAGE * HEAD_DIM)
+DEVICE uint64_t key_place(const Batch &b, int l, int sequence, int kv_head, int t)
+{
+    uint64_t page = b.page_table[(uint64_t)sequence * b.pages_per_sequence + t / PAGE];
+    return (((page * LAYERS + l) * 2 * KV_HEADS + kv_head) * PAGE + t % PAGE) * HEAD_DIM;
+}
+
+// Operand words of 16 * N channels of a row, N = 1 or 2: lane c of a group takes the 4 N channels from
+// 4 N c, whose word pairs are the two halves of k of one instruction each.
+#define CHUNK (HEAD_DIM % 32 == 0 ? 32 : 16)
+#define CHUNKS (HEAD_DIM / CHUNK)
+#define CHUNK_WORDS (CHUNK / 8)
+DEVICE void load_chunk(const uint16_t *row, int chunk, int c, uint32_t word[CHUNK_WORDS])
+{
+    if (CHUNK == 32) {
+        uint4 v = *(const uint4 *)(row + chunk * CHUNK + c * 8);
+        word[0] = v.x, word[1] = v.y;
+        word[2 % CHUNK_WORDS] = CHUNK == 32 ? v.z : v.x;
+        word[3 % CHUNK_WORDS] = CHUNK == 32 ? v.w : v.y;
+    } else {
+        uint2 v = *(const uint2 *)(row + chunk * CHUNK + c * 4);
+        word[0] = v.x, word[1] = v.y;
+    }
+}
+
+// One item: the weighted values of its keys, their largest score and total weight, either to s.a
+// (one split) or to `partial`.
+DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int row, int kv_head,
+                        int split, int splits, int from, int to, float *partial)
+{
+    constexpr int TILES = SPLIT / 16, SCORE_STRIDE = SPLIT + 4, WEIGHT_STRIDE = SPLIT + 8;
+    __shared__ float total[HEAD_TILES * 8], largest[HEAD_TILES * 8];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
+    uint8_t *values = shared_memory();
+    float *scores = (float *)(values + SPLIT * VALUE_STRIDE);          // (heads, SCORE_STRIDE)
+    uint16_t *weights = (uint16_t *)(scores + HEAD_TILES * 8 * SCORE_STRIDE); // (heads, WEIGHT_STRIDE)
+    // Keys from .. to of this split, counted from its start.
+    const uint16_t *keys =
+        s.cache + key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
+    int first_tile = from / 16, last_tile = to / 16;
+
+    for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16 * (HEAD_DIM / 8);
+         i += DECODE_THREADS) {
+        int t = first_tile * 16 + i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
+        copy_start(values + t * VALUE_STRIDE + part * 16, keys + VALUES + t * HEAD_DIM + part * 8,
+                   t >= from && t <= to);
+    }
+    copy_commit();
+
+    const float *queries = s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM;
+    for (int h = 0; h < HEAD_TILES; h++) {
+        uint32_t q[CHUNKS][CHUNK_WORDS];
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++)
+#pragma unroll
+            for (int j = 0; j < CHUNK_WORDS; j++) {
+                float2 v = make_float2(0, 0);
+                if (h * 8 + g < GROUP)
+                    v = *(const float2 *)(queries + (h * 8 + g) * HEAD_DIM + i * CHUNK +
+                                          c * (CHUNK / 4) + 2 * j);
+                q[i][j] = pack_half(v.x, v.y);
+            }
+        for (int tile = first_tile + warp; tile <= last_tile; tile += 8) {
+            const uint16_t *low = keys + (tile * 16 + g) * HEAD_DIM, *high = low + 8 * HEAD_DIM;
+            float score[4] = {};
+#pragma unroll
+            for (int i = 0; i < CHUNKS; i++) {
+                uint32_t k0[CHUNK_WORDS], k1[CHUNK_WORDS];
+                load_chunk(low, i, c, k0);
+                load_chunk(high, i, c, k1);
+#pragma unroll
+                for (int j = 0; j < CHUNK_WORDS; j += 2)
+                    mma_half(score, k0[j], k1[j], k0[j + 1], k1[j + 1], q[i][j], q[i][j + 1]);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int t = tile * 16 + g + i / 2 * 8;
+                scores[(h * 8 + 2 * c + i % 2) * SCORE_STRIDE + t] =
+                    t >= from && t <= to ? score[i] * (SOFTMAX_SCALE * LOG2_E)
+                                         : bits_float(0xff800000u);
+            }
+        }
+    }
+    block_sync();
+
+    for (int head = warp; head < GROUP; head += 8) {
+        float *score = scores + head * SCORE_STRIDE, most = bits_float(0xff800000u), sum = 0;
+        for (int t = first_tile * 16 + lane; t < last_tile * 16 + 16; t += WARP)
+            most = fmaxf(most, score[t]);
+#pragma unroll
+        for (int bit = 16; bit; bit /= 2)
+            most = fmaxf(most, shuffle_xor(most, bit));
+        for (int t = first_tile * 16 + lane; t < last_tile * 16 + 16; t += WARP) {
+            uint16_t weight = float_half(exp2f(score[t] - most));
+            weights[head * WEIGHT_STRIDE + t] = weight;
+            sum += half_float(weight);
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) total[head] = sum, largest[head] = most;
+    }
+    copy_wait<0>();
+    block_sync();
+
+    for (int d = warp * 16; d < HEAD_DIM; d += 8 * 16) {
+        float sums[HEAD_TILES][4] = {};
+        for (int tile = first_tile; tile <= last_tile; tile++) {
+            uint32_t a[4];
+            load_matrices_transposed(a, values +
+                                            (tile * 16 + lane / 16 * 8 + lane % 8) * VALUE_STRIDE +
+                                            (d + lane / 8 % 2 * 8) * 2);
+#pragma unroll
+            for (int h = 0; h < HEAD_TILES; h++) {
+                const uint16_t *weight =
+                    weights + (h * 8 + g) * WEIGHT_STRIDE + tile * 16 + 2 * c;
+                mma_half(sums[h], a[0], a[1], a[2], a[3], *(const uint32_t *)weight,
+                         *(const uint32_t *)(weight + 8));
+            }
+        }
+        for (int h = 0; h < HEAD_TILES; h++)
+            for (int i = 0; i < 4; i++) {
+                int head = h * 8 + 2 * c + i % 2, channel = d + g + i / 2 * 8;
+                if (head >= GROUP) continue;
+                if (splits == 1)
+                    s.a[(uint64_t)row * Q_DIM + (kv_head * GROUP + head) * HEAD_DIM + channel] =
+                        sums[h][i] / total[head];
+                else partial[head * HEAD_DIM + channel] = sums[h][i];
+            }
+    }
+    if (splits > 1 && threadIdx.x < GROUP) {
+        partial[GROUP * HEAD_DIM + threadIdx.x] = largest[threadIdx.x];
+        partial[GROUP * HEAD_DIM + GROUP + threadIdx.x] = total[threadIdx.x];
+    }
+}
+
+// Adds the splits of a row and key head.
+DEVICE void attend_combine(const State &s, int row, int kv_head, int splits, const float *partial)
+{
+    for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += DECODE_THREADS) {
+        int head = i / HEAD_DIM;
+        const float *most = partial + GROUP * HEAD_DIM + head;
+        float largest = bits_float(0xff800000u), sum = 0, weight = 0;
+        for (int j = 0; j < splits; j++)
+            largest = fmaxf(largest, load_fresh1(most + j * SPLIT_FLOATS));
+        for (int j = 0; j < splits; j++) {
+            float factor = exp2f(load_fresh1(most + j * SPLIT_FLOATS) - largest);
+            sum += factor * load_fresh1(partial + j * SPLIT_FLOATS + i);
+            weight += factor * load_fresh1(most + j * SPLIT_FLOATS + GROUP);
+        }
+        s.a[(uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i] = sum / weight;
+    }
+}
+
+// Grid: any; blocks of 256 threads.
+DEVICE void attend(const State &s, const Batch &b, const Layer *layer)
+{
+    __shared__ int first_split[DECODE_ROWS], end[DECODE_ROWS + 1]; // end: items of rows before
+    grid_release();
+    int window = layer->window;
+    grid_wait();
+    for (int row = threadIdx.x; row < b.rows; row += DECODE_THREADS) {
+        int position = b.position[row];
+        first_split[row] = first_key(window, position) / SPLIT;
+        end[row + 1] = (position / SPLIT - first_split[row] + 1) * KV_HEADS;
+    }
+    block_sync();
+    if (threadIdx.x == 0) {
+        end[0] = 0;
+        for (int row = 0; row < b.rows; row++)
+            end[row + 1] += end[row];
+    }
+    block_sync();
+
+    for (int item = blockIdx.x; item < end[b.rows]; item += gridDim.x) {
+        int row = 0;
+        while (end[row + 1] <= item)
+            row++;
+        int splits = (end[row + 1] - end[row]) / KV_HEADS;
+        int kv_head = (item - end[row]) % KV_HEADS, index = (item - end[row]) / KV_HEADS;
+        int split = first_split[row] + index, position = b.position[row];
+        int from = first_key(window, position) - split * SPLIT, to = position - split * SPLIT;
+        float *partial = work_at<float>(s, work_of(s).large) +
+                         ((uint64_t)row * KV_HEADS + kv_head) * MOST_SPLITS * SPLIT_FLOATS;
+        attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
+                    to < SPLIT ? to : SPLIT - 1, partial + (uint64_t)index * SPLIT_FLOATS);
+        if (splits > 1) {
+            int32_t *counter =
+                work_at<int32_t>(s, work_of(s).counters) + row * KV_HEADS + kv_head;
+            if (last_arrival(counter, splits)) attend_combine(s, row, kv_head, splits, partial);
+        }
+        block_sync(); // shared memory is free for the next item
+    }
+}
+
+// --- prefill form --------------------------------------------------------------------------------
+// 64 query rows of one segment and one head a block of 4 warps, 16 rows a warp; tiles of keys and
+// values two at a time in the background, running softmax in registers.
+
+// Starts the copy of KEY_ROWS keys from `first`, and their values; zeros after key `last`.
+DEVICE void keys_start(const State &s, const Batch &b, int l, int sequence, int kv_head, int first,
+                       int last, uint8_t *keys, uint8_t *values)
+{
+    const uint16_t *from = s.cache + key_place(b, l, sequence, kv_head, first);
+    for (int i = threadIdx.x; i < KEY_ROWS * (HEAD_DIM / 8); i += 128) {
+        int t = i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
+        const uint16_t *p = from + t * HEAD_DIM + part * 8;
+        copy_start(keys + t * VALUE_STRIDE + part * 16, p, first + t <= last);
+        copy_start(values + t * VALUE_STRIDE + part * 16, p + VALUES, first + t <= last);
+    }
+}
+
+// Grid: (tiles of queries, at most rows / 64 + segments; query heads).
+DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
+{
+    constexpr int KEY_GROUPS = KEY_ROWS / 8, CHANNEL_GROUPS = HEAD_DIM / 8;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
+    int head = blockIdx.y, kv_head = head / GROUP, l = layer - s.layers;
+    grid_release();
+    int window = layer->window;
+    grid_wait();
+
+    int tile = blockIdx.x, segment = 0;
+    for (; segment < b.segments; segment++) {
+        int tiles = (b.segment[segment].rows + QUERY_ROWS - 1) / QUERY_ROWS;
+        if (tile < tiles) break;
+        tile -= tiles;
+    }
+    if (segment == b.segments) return;
+    const Segment own = b.segment[segment];
+    int rows = own.rows - tile * QUERY_ROWS < QUERY_ROWS ? own.rows - tile * QUERY_ROWS : QUERY_ROWS;
+    int first_row = own.row + tile * QUERY_ROWS, position = own.position + tile * QUERY_ROWS;
+    int last = position + rows - 1, first = first_key(window, position) / KEY_ROWS * KEY_ROWS;
+
+    uint8_t *queries = shared_memory(), *stages = queries + QUERY_ROWS * VALUE_STRIDE;
+    keys_start(s, b, l, own.sequence, kv_head, first, last, stages,
+               stages + KEY_ROWS * VALUE_STRIDE);
+    copy_commit();
+    for (int i = threadIdx.x; i < QUERY_ROWS * (HEAD_DIM / 2); i += 128) {
+        int r = i / (HEAD_DIM / 2), k = i % (HEAD_DIM / 2) * 2;
+        float2 v = make_float2(0, 0);
+        if (r < rows)
+            v = *(const float2 *)(s.q + (uint64_t)(first_row + r) * Q_DIM + head * HEAD_DIM + k);
+        *(uint32_t *)(queries + r * VALUE_STRIDE + k * 2) = pack_half(v.x, v.y);
+    }
+
+    float sums[CHANNEL_GROUPS][4] = {};
+    float most[2] = {bits_float(0xff800000u), bits_float(0xff800000u)}, total[2] = {0, 0};
+    int at[2] = {position + warp * 16 + g, position + warp * 16 + g + 8}; // of this lane's two rows
+    const uint8_t *query =
+        queries + (warp * 16 + lane % 16) * VALUE_STRIDE + lane / 16 * 16; // for load_matrices
+    int stage = 0;
+    for (int key = first; key <= last; key += KEY_ROWS) {
+        uint8_t *keys = stages + stage * 2 * KEY_ROWS * VALUE_STRIDE;
+        uint8_t *values = keys + KEY_ROWS * VALUE_STRIDE;
+        copy_wait<0>();
+        block_sync(); // these keys are there, and the other stage is free
+        stage ^= 1;
+        if (key + KEY_ROWS <= last) {
+            uint8_t *next = stages + stage * 2 * KEY_ROWS * VALUE_STRIDE;
+            keys_start(s, b, l, own.sequence, kv_head, key + KEY_ROWS, last, next,
+                       next + KEY_ROWS * VALUE_STRIDE);
+        }
+        copy_commit();
+
+        float score[KEY_GROUPS][4] = {};
+#pragma unroll
+        for (int k = 0; k < HEAD_DIM / 16; k++) {
+            uint32_t a[4];
+            load_matrices(a, query + k * 32);
+#pragma unroll
+            for (int j = 0; j < KEY_GROUPS; j += 2) {
+                uint32_t r[4];
+                load_matrices(r, keys + (j * 8 + lane / 16 * 8 + lane % 8) * VALUE_STRIDE + k * 32 +
+                                     lane / 8 % 2 * 16);
+                mma_half(score[j], a[0], a[1], a[2], a[3], r[0], r[1]);
+                mma_half(score[j + 1], a[0], a[1], a[2], a[3], r[2], r[3]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float tile_most = most[r];
+#pragma unroll
+            for (int j = 0; j < KEY_GROUPS; j++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    int t = key + 8 * j + 2 * c + e;
+                    bool seen = t <= at[r] && (window <= 0 || at[r] - t < window);
+                    float *v = &score[j][2 * r + e];
+                    *v = seen ? *v * (SOFTMAX_SCALE * LOG2_E) : bits_float(0xff800000u);
+                    tile_most = fmaxf(tile_most, *v);
+                }
+            tile_most = fmaxf(tile_most, shuffle_xor(tile_most, 1));
+            tile_most = fmaxf(tile_most, shuffle_xor(tile_most, 2));
+            // A row may see none of the first keys.
+            float base = tile_most == bits_float(0xff800000u) ? 0 : tile_most;
+            float factor = exp2f(most[r] - base), sum = 0;
+            most[r] = tile_most;
+#pragma unroll
+            for (int j = 0; j < KEY_GROUPS; j++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    float weight = exp2f(score[j][2 * r + e] - base);
+                    score[j][2 * r + e] = weight;
+                    sum += weight;
+                }
+            sum += shuffle_xor(sum, 1);
+            sum += shuffle_xor(sum, 2);
+            total[r] = total[r] * factor + sum;
+#pragma unroll
+            for (int d = 0; d < CHANNEL_GROUPS; d++)
+                sums[d][2 * r] *= factor, sums[d][2 * r + 1] *= factor;
+        }
+#pragma unroll
+        for (int k = 0; k < KEY_ROWS / 16; k++) {
+            uint32_t a0 = pack_half(score[2 * k][0], score[2 * k][1]);
+            uint32_t a1 = pack_half(score[2 * k][2], score[2 * k][3]);
+            uint32_t a2 = pack_half(score[2 * k + 1][0], score[2 * k + 1][1]);
+            uint32_t a3 = pack_half(score[2 * k + 1][2], score[2 * k + 1][3]);
+#pragma unroll
+            for (int d = 0; d < CHANNEL_GROUPS; d += 2) {
+                uint32_t r[4];
+                load_matrices_transposed(r, values +
+                                                (k * 16 + lane / 8 % 2 * 8 + lane % 8) *
+                                                    VALUE_STRIDE +
+                                                d * 16 + lane / 16 * 16);
+                mma_half(sums[d], a0, a1, a2, a3, r[0], r[1]);
+                mma_half(sums[d + 1], a0, a1, a2, a3, r[2], r[3]);
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int row = warp * 16 + g + 8 * r;
+        if (row < rows)
+            for (int d = 0; d < CHANNEL_GROUPS; d++)
+                *(float2 *)(s.a + (uint64_t)(first_row + row) * Q_DIM + head * HEAD_DIM + d * 8 +
+                            2 * c) =
+                    make_float2(sums[d][2 * r] / total[r], sums[d][2 * r + 1] / total[r]);
+    }
+}

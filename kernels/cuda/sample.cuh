@@ -1,0 +1,216 @@
+// sample: the next token of every output row, one block of 1024 threads a row. Greedy rows take the
+// best of the maxima that head left. Otherwise tokens have an integer weight 2^40 * exp((logit -
+// largest) / temperature), so that every sum is exact in any order; top-k and top-p are thresholds on
+// the logit, found by radix selection on its ordered bits, ties going to lower ids; min-p is a
+// threshold on the weight. The draw walks the kept weights in the order of ids.
+#pragma once
+#include "kernels/cuda/head.cuh"
+#include "kernels/sampling.h"
+
+#define SAMPLE_THREADS 1024
+#define SAMPLE_WARPS (SAMPLE_THREADS / WARP)
+#define SAMPLE_CHUNK ((VOCAB + SAMPLE_WARPS * WARP - 1) / (SAMPLE_WARPS * WARP) * WARP) // ids a warp
+
+// Bits that order as the floats do.
+DEVICE uint32_t ordered_bits(float v)
+{
+    uint32_t bits = float_bits(v);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+DEVICE float ordered_float(uint32_t bits)
+{
+    return bits_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+// What is kept: logits above `key`, and the first `ties` ids of those equal to it.
+typedef struct {
+    uint32_t key;
+    uint64_t ties;
+} Threshold;
+
+typedef struct {
+    float largest, inverse; // of the row; 1 / temperature
+    float least;            // smallest share of the largest probability, of min-p
+} Weighting;
+
+// The weight of a logit as an integer.
+DEVICE uint64_t token_weight(const Weighting *w, float logit)
+{
+    float share = expf((logit - w->largest) * w->inverse);
+    return share < w->least ? 0 : (uint64_t)(share * 1099511627776.0f);
+}
+
+typedef struct {
+    uint64_t bin[256], sum[SAMPLE_WARPS];
+    uint64_t before, equal;
+    uint32_t digit;
+} SampleRoom;
+
+// Finds the threshold above and at which the amounts first reach `target`: counts of tokens, or with
+// `weighted` their weights. Only tokens that `limit` keeps take part; when all together do not reach
+// the target, `limit` is the answer.
+DEVICE Threshold select_tokens(const float *logits, const Weighting *w, bool weighted,
+                               uint64_t target, Threshold limit, SampleRoom *room)
+{
+    uint64_t above = 0; // amount of tokens above the prefix found so far
+    uint32_t prefix = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        if (threadIdx.x < 256) room->bin[threadIdx.x] = 0;
+        block_sync();
+        for (int id = threadIdx.x; id < VOCAB; id += SAMPLE_THREADS) {
+            uint32_t key = ordered_bits(logits[id]);
+            if (key < limit.key) continue;
+            if (shift < 24 && key >> (shift + 8) != prefix >> (shift + 8)) continue;
+            uint64_t amount = weighted ? token_weight(w, logits[id]) : 1;
+            if (key == limit.key) continue; // counted below, by its ties
+            if (amount) atomic_add64(&room->bin[key >> shift & 255], amount);
+        }
+        block_sync();
+        if (threadIdx.x == 0) {
+            // The ties of the limit lie at one key.
+            if (limit.ties && (shift == 24 || limit.key >> (shift + 8) == prefix >> (shift + 8)))
+                room->bin[limit.key >> shift & 255] +=
+                    limit.ties * (weighted ? token_weight(w, ordered_float(limit.key)) : 1);
+            int digit = 255;
+            uint64_t sum = above;
+            while (digit > 0 && sum + room->bin[digit] < target)
+                sum += room->bin[digit--];
+            room->before = sum;
+            room->equal = room->bin[digit];
+            room->digit = digit;
+        }
+        block_sync();
+        above = room->before;
+        prefix |= room->digit << shift;
+        block_sync();
+    }
+    Threshold found = {prefix, 0};
+    uint64_t each = weighted ? token_weight(w, ordered_float(prefix)) : 1;
+    if (above + room->equal < target || each == 0) return limit;
+    found.ties = (target - above + each - 1) / each;
+    return found;
+}
+
+// How many of this warp's ids have the threshold's key; the same in every lane.
+DEVICE uint64_t count_equal(const float *logits, uint32_t key)
+{
+    int lane = threadIdx.x % WARP, first = threadIdx.x / WARP * SAMPLE_CHUNK;
+    uint32_t count = 0;
+    for (int id = first + lane; id < first + SAMPLE_CHUNK && id < VOCAB; id += WARP)
+        count += ordered_bits(logits[id]) == key;
+    return warp_add(count);
+}
+
+// Replaces sum[warp] by the sum of the warps before; returns the total. Same for all threads.
+DEVICE uint64_t sum_before(uint64_t *sum, uint64_t own)
+{
+    int warp = threadIdx.x / WARP;
+    block_sync();
+    if (threadIdx.x % WARP == 0) sum[warp] = own;
+    block_sync();
+    uint64_t total = 0, before = 0;
+    for (int i = 0; i < SAMPLE_WARPS; i++) {
+        if (i == warp) before = total;
+        total += sum[i];
+    }
+    block_sync();
+    if (threadIdx.x % WARP == 0) sum[warp] = before;
+    block_sync();
+    return total;
+}
+
+DEVICE uint64_t warp_add64(uint64_t v)
+{
+    for (int bit = 16; bit; bit /= 2) {
+        uint64_t low = shuffle_xor((uint32_t)v, bit), high = shuffle_xor((uint32_t)(v >> 32), bit);
+        v += high << 32 | low;
+    }
+    return v;
+}
+
+// Draws among the kept tokens and stores the id.
+DEVICE void draw_token(const float *logits, const Weighting *w, Threshold kept, float uniform,
+                       int32_t *token, SampleRoom *room)
+{
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = warp * SAMPLE_CHUNK;
+    sum_before(room->sum, count_equal(logits, kept.key));
+    uint64_t equal_before = room->sum[warp], running = 0;
+    // Twice over this warp's ids in order: their total, then the place of the draw.
+    uint64_t total = 0, target = 0, mine = 0;
+    for (int round = 0; round < 2; round++) {
+        uint64_t equal = equal_before;
+        for (int base = first; base < first + SAMPLE_CHUNK && base < VOCAB; base += WARP) {
+            int id = base + lane;
+            float logit = id < VOCAB ? logits[id] : 0;
+            uint32_t key = id < VOCAB ? ordered_bits(logit) : 0;
+            uint32_t ties = warp_ballot(id < VOCAB && key == kept.key);
+            uint64_t rank = equal + count_bits(ties & ((1u << lane) - 1));
+            equal += count_bits(ties);
+            bool in = id < VOCAB && (key > kept.key || (key == kept.key && rank < kept.ties));
+            uint64_t weight = in ? token_weight(w, logit) : 0;
+            if (round == 0) {
+                mine += weight;
+            } else if (target >= running) {
+                uint64_t sum = weight; // inclusive over the lanes before
+                for (int step = 1; step < WARP; step *= 2) {
+                    uint64_t low = shuffle((uint32_t)sum, lane - step & 31);
+                    uint64_t high = shuffle((uint32_t)(sum >> 32), lane - step & 31);
+                    if (lane >= step) sum += high << 32 | low;
+                }
+                sum += running;
+                if (weight && target < sum && target >= sum - weight) *token = id;
+                uint64_t low = shuffle((uint32_t)sum, 31), high = shuffle((uint32_t)(sum >> 32), 31);
+                running = high << 32 | low;
+            }
+        }
+        if (round == 0) {
+            total = sum_before(room->sum, warp_add64(mine));
+            running = room->sum[warp];
+            // floor(total * uniform): uniform has 24 bits, total fewer than 58.
+            uint64_t u = (uint64_t)(uniform * 16777216.0f);
+            target = (total >> 24) * u + ((total & 0xffffff) * u >> 24);
+        }
+    }
+}
+
+DEVICE void sample(const State &s, const Batch &, const Sampling *sampling, int32_t *tokens)
+{
+    __shared__ SampleRoom room;
+    __shared__ Best bests[SAMPLE_WARPS];
+    int output = blockIdx.x, warp = threadIdx.x / WARP;
+    grid_release();
+    grid_wait();
+    const float *logits = s.logits + (uint64_t)output * VOCAB;
+    const Best *from = work_at<const Best>(s, work_of(s).best) + (uint64_t)output * BLOCKS(VOCAB);
+    const Sampling how = sampling[output];
+    Best best = NO_BEST;
+    for (int i = threadIdx.x; i < BLOCKS(VOCAB); i += SAMPLE_THREADS)
+        if (better(from[i].logit, from[i].id, best)) best = from[i];
+    best = warp_best(best);
+    if (threadIdx.x % WARP == 0) bests[warp] = best;
+    block_sync();
+    for (int i = 0; i < SAMPLE_WARPS; i++)
+        if (better(bests[i].logit, bests[i].id, best)) best = bests[i];
+    if (how.temperature <= 0 || best.id < 0) {
+        if (threadIdx.x == 0) tokens[output] = best.id;
+        return;
+    }
+    if (threadIdx.x == 0) tokens[output] = best.id; // in case rounding leaves nothing to draw
+    Weighting w = {best.logit, 1 / how.temperature, 0};
+    Threshold kept = {0, VOCAB};
+    if (how.top_k > 0 && how.top_k < VOCAB)
+        kept = select_tokens(logits, &w, false, how.top_k, kept, &room);
+    if (how.top_p < 1) {
+        // The mass of what top-k kept, then the share of it to reach, at least 1.
+        uint64_t mine = 0, total, target;
+        for (int id = threadIdx.x; id < VOCAB; id += SAMPLE_THREADS)
+            if (ordered_bits(logits[id]) > kept.key) mine += token_weight(&w, logits[id]);
+        total = sum_before(room.sum, warp_add64(mine));
+        if (kept.key) total += kept.ties * token_weight(&w, ordered_float(kept.key));
+        target = (uint64_t)((double)total * (how.top_p > 0 ? how.top_p : 0));
+        kept = select_tokens(logits, &w, true, target > 0 ? target : 1, kept, &room);
+    }
+    w.least = how.min_p < 1 ? how.min_p : 1;
+    draw_token(logits, &w, kept, sampling_uniform(how.seed, how.draw), &tokens[output], &room);
+}

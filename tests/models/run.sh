@@ -1,0 +1,57 @@
+#!/bin/sh
+# Builds test checkpoints, compiles them, and compares their logits with those recorded from Hugging
+# Face in float64: all at once, and one by one.
+#   tests/models/run.sh BUILDDIR [-d DEVICE] [-m MODE] CASE|DIR ...
+# A CASE is a name of cases.txt; a DIR holds a checkpoint and its expected.safetensors.
+set -u
+build=$1
+shift
+device=cpu mode= target=cpu all=3e-3 each=1e-2
+while getopts d:m: option; do
+    case $option in
+    d) device=$OPTARG target=cuda all=1e-2 each=3e-2 ;;
+    m) mode="--mode $OPTARG" ;;
+    *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+work=$build/tests/models
+mkdir -p "$work"
+passed=0 failed=0
+check() { # name, command ...
+    name=$1
+    shift
+    if "$@"; then passed=$((passed + 1)); else echo "FAILED: $name: $*"; failed=$((failed + 1)); fi
+}
+for case; do
+    if [ -d "$case" ]; then
+        dir=$case expected=$case/expected.safetensors case=$(basename "$case")
+    else
+        dir=$work/$case expected=tests/models/expected/$case.safetensors
+        rm -rf "$dir"
+        "$build/make_checkpoint" -c tests/models/cases.txt "$case" "$dir" || exit 1
+    fi
+    program=$work/$case.program
+    # A program may have been built beforehand, on a machine with the compiler.
+    [ -n "${PREBUILT:-}" ] || check "$case build" "$build/exlc" build "$dir" -o "$program" \
+        --target $target ${SM:+--sm $SM} || continue
+    for row in 0 1; do
+        ids=$("$build/compare" ids "$expected" $row) || exit 1
+        out=$work/$case.safetensors
+        hidden=; [ $row = 0 ] && hidden=--hidden
+        check "$case row $row" "$program" logits --device $device $mode --ids "$ids" $hidden -o "$out" &&
+            check "$case row $row" "$build/compare" "$expected" "$out" --row $row --all $all \
+                --each $each $hidden
+        [ $row = 0 ] || continue
+        check "$case one by one" "$program" logits --device $device $mode --ids "$ids" --chunk 1 \
+            $hidden -o "$out" &&
+            check "$case one by one" "$build/compare" "$expected" "$out" --row $row --all $all \
+                --each $each $hidden
+        check "$case by five" "$program" logits --device $device $mode --ids "$ids" --chunk 5 -o "$out" &&
+            check "$case by five" "$build/compare" "$expected" "$out" --row $row --all $all --each $each
+    done
+    rm -f "$program.weights" "$out"
+    [ -n "${KEEP:-}" ] || rm -rf "$program"
+done
+echo "$passed passed, $failed failed, 0 skipped"
+[ "$failed" -eq 0 ]
