@@ -57,7 +57,11 @@ static void *allocate(void *data, void *p, size_t old, size_t fresh)
 static void count_steps(lua_State *lua, lua_Debug *event)
 {
     (void)event;
-    if (++tracer_of(lua)->steps > MAX_LUA_STEPS) luaL_error(lua, "runs for too long");
+    if (++tracer_of(lua)->steps <= MAX_LUA_STEPS) return;
+    luaL_where(lua, 0);
+    lua_pushstring(lua, "runs for too long");
+    lua_concat(lua, 2);
+    lua_error(lua);
 }
 
 static void push_json(lua_State *lua, const cJSON *value)
@@ -101,6 +105,17 @@ static int push_source(lua_State *lua)
     else
         lua_pushnil(lua);
     return 1;
+}
+
+// line_of(level): file and line of a function that is running, or nothing.
+static int push_line(lua_State *lua)
+{
+    lua_Debug frame;
+    if (!lua_getstack(lua, (int)luaL_checkinteger(lua, 1), &frame)) return 0;
+    lua_getinfo(lua, "Sl", &frame);
+    lua_pushstring(lua, frame.short_src);
+    lua_pushinteger(lua, frame.currentline);
+    return 2;
 }
 
 // The libraries an architecture may use; what reads files or hides errors is taken out.
@@ -268,6 +283,8 @@ static int run_prelude(lua_State *lua)
     lua_setglobal(lua, "null");
     lua_pushcfunction(lua, push_source);
     lua_setglobal(lua, "source");
+    lua_pushcfunction(lua, push_line);
+    lua_setglobal(lua, "line_of");
     size_t bytes;
     const char *text = tracer_of(lua)->files->text("compiler/prelude.lua", &bytes);
     if (!text) luaL_error(lua, "compiler/prelude.lua:1: is missing");
@@ -278,7 +295,8 @@ static int run_prelude(lua_State *lua)
     lua_Integer count = 0;
     for (const char *const *name = tracer_of(lua)->files->names; *name; name++) {
         size_t n = strlen(*name);
-        if (n <= 10 || strncmp(*name, "archs/", 6) != 0 || strcmp(*name + n - 4, ".lua") != 0) continue;
+        if (n <= 10 || strncmp(*name, "archs/", 6) != 0 || strcmp(*name + n - 4, ".lua") != 0)
+            continue;
         lua_pushlstring(lua, *name + 6, n - 10);
         lua_rawseti(lua, -2, ++count);
     }
@@ -287,15 +305,18 @@ static int run_prelude(lua_State *lua)
     return 0;
 }
 
-// Dies with the error on top of the stack: a refusal of config.json, or a fault in a Lua file, whose
-// message begins with "FILE:LINE: ".
+// Dies with the error on top of the stack: a refusal of config.json or of a place in an
+// architecture file, or an error of Lua's own, whose message begins with "FILE:LINE: ".
 static _Noreturn void report_error(lua_State *lua, const char *config)
 {
-    const char *message = NULL;
-    if (lua_istable(lua, -1)) message = get_string(lua, "refused");
+    const char *message = NULL, *where = NULL;
+    if (lua_istable(lua, -1)) {
+        message = get_string(lua, "refused");
+        where = get_string(lua, "where");
+    }
     if (message) {
         lua_close(lua);
-        die(config, "%s", message);
+        die(where ? where : config, "%s", message);
     }
     message = lua_tostring(lua, -1);
     message = message ? arena_copy(message, strlen(message)) : "failed without a message";
@@ -329,7 +350,6 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
         else
             op->tensor = find_values(ck, place->name, place->rows, 0);
     }
-    free(traced->places);
     return traced->list;
 }
 
@@ -360,7 +380,8 @@ Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)
             die(config, "rope: the inverse frequency of pair %d is %g", j, f->rope_inverse[j]);
     if (!isfinite((float)f->rope_factor)) die(config, "rope: the factor is %g", f->rope_factor);
     if ((int64_t)f->heads * f->head_dim > 1 << 20)
-        die(config, "%d heads of %d channels are more than %d channels", f->heads, f->head_dim, 1 << 20);
+        die(config, "%d heads of %d channels are more than %d channels", f->heads, f->head_dim,
+            1 << 20);
     g->begin = find_tensors(ck, &tracer.lists[0], 0);
     g->layers = arena_alloc((size_t)f->layers * sizeof *g->layers);
     for (int l = 0; l < f->layers; l++) g->layers[l] = find_tensors(ck, &tracer.lists[l + 1], 0);

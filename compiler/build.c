@@ -209,6 +209,9 @@ void build_program(const Plan *plan, const Packed *packed, const BuildOptions *o
     memcpy(trailer.build_id, build_identity(plan, packed), sizeof trailer.build_id);
     write_file(arena_format("%s/trailer.bin", dir), &trailer, sizeof trailer);
 
+    unlink(arena_format("%s/log", dir));
+    if (!path) return; // --emit alone: the program stays in parts
+
     Output side = {0};
     if (!options->embed_weights && !random) {
         side = create_output(work, arena_format("%s.weights", path), 0666);
@@ -227,5 +230,4 @@ void build_program(const Plan *plan, const Packed *packed, const BuildOptions *o
     if (ferror(program.file)) die(path, "%s", strerror(errno));
     if (side.file) finish_output(&side);
     finish_output(&program);
-    unlink(arena_format("%s/log", dir));
 }

@@ -21,12 +21,12 @@ static const struct {
     int bits; // of one value
     Dtype dtype;
 } dtypes[] = {
-    {"F16", 16, DTYPE_F16},      {"BF16", 16, DTYPE_BF16},     {"F32", 32, DTYPE_F32},
-    {"I16", 16, DTYPE_I16},      {"I32", 32, DTYPE_I32},       {"BOOL", 8, DTYPE_OTHER},
-    {"U8", 8, DTYPE_OTHER},      {"I8", 8, DTYPE_OTHER},       {"U16", 16, DTYPE_OTHER},
-    {"U32", 32, DTYPE_OTHER},    {"I64", 64, DTYPE_OTHER},     {"U64", 64, DTYPE_OTHER},
-    {"F64", 64, DTYPE_OTHER},    {"C64", 64, DTYPE_OTHER},     {"F8_E4M3", 8, DTYPE_OTHER},
-    {"F8_E5M2", 8, DTYPE_OTHER}, {"F8_E8M0", 8, DTYPE_OTHER},  {"F6_E2M3", 6, DTYPE_OTHER},
+    {"F16", 16, DTYPE_F16},      {"BF16", 16, DTYPE_BF16},    {"F32", 32, DTYPE_F32},
+    {"I16", 16, DTYPE_I16},      {"I32", 32, DTYPE_I32},      {"BOOL", 8, DTYPE_OTHER},
+    {"U8", 8, DTYPE_OTHER},      {"I8", 8, DTYPE_OTHER},      {"U16", 16, DTYPE_OTHER},
+    {"U32", 32, DTYPE_OTHER},    {"I64", 64, DTYPE_OTHER},    {"U64", 64, DTYPE_OTHER},
+    {"F64", 64, DTYPE_OTHER},    {"C64", 64, DTYPE_OTHER},    {"F8_E4M3", 8, DTYPE_OTHER},
+    {"F8_E5M2", 8, DTYPE_OTHER}, {"F8_E8M0", 8, DTYPE_OTHER}, {"F6_E2M3", 6, DTYPE_OTHER},
     {"F6_E3M2", 6, DTYPE_OTHER}, {"F4", 4, DTYPE_OTHER},
 };
 
@@ -72,8 +72,10 @@ void parse_header(const char *where, const uint8_t *data, uint64_t bytes, Checkp
     if (bytes < 8) die(where, "%llu bytes is too short for safetensors", (unsigned long long)bytes);
     for (int i = 0; i < 8; i++) length |= (uint64_t)data[i] << 8 * i;
     if (length > MAX_HEADER || length > bytes - 8)
-        die(where, "the header claims %llu bytes; the file has %llu after its first 8 and 100 MiB "
-                   "is the limit", (unsigned long long)length, (unsigned long long)(bytes - 8));
+        die(where,
+            "the header claims %llu bytes; the file has %llu after its first 8 and 100 MiB "
+            "is the limit",
+            (unsigned long long)length, (unsigned long long)(bytes - 8));
     const cJSON *header = parse_json(where, (const char *)data + 8, length);
     if (!cJSON_IsObject(header)) die(where, "the header is not a JSON object");
     const uint8_t *base = data + 8 + length;
@@ -95,7 +97,8 @@ void parse_header(const char *where, const uint8_t *data, uint64_t bytes, Checkp
         uint64_t begin = (uint64_t)json_integer(where, key, offsets->child, 0, limit);
         uint64_t end = (uint64_t)json_integer(where, key, offsets->child->next, 0, limit);
         if (begin > end || end - begin != expected)
-            die(where, "tensor %s spans bytes %llu to %llu, but its dtype and shape need %llu bytes",
+            die(where,
+                "tensor %s spans bytes %llu to %llu, but its dtype and shape need %llu bytes",
                 t.name, (unsigned long long)begin, (unsigned long long)end,
                 (unsigned long long)expected);
         if (end > room)
@@ -293,8 +296,8 @@ int is_quantized(const Checkpoint *ck, const char *name)
 }
 
 // The scales of one side: fp16 `full` if present, else the packed signs of the first releases.
-static void find_scales(const Checkpoint *ck, const char *name, const char *full, const char *packed,
-                        int width, const Tensor **scales, const Tensor **signs)
+static void find_scales(const Checkpoint *ck, const char *name, const char *full,
+                        const char *packed, int width, const Tensor **scales, const Tensor **signs)
 {
     const Tensor *t = find_part(ck, name, full);
     if (t) {
@@ -305,7 +308,8 @@ static void find_scales(const Checkpoint *ck, const char *name, const char *full
         return;
     }
     t = find_part(ck, name, packed);
-    if (!t) die(ck->dir, "no tensor %s.%s or %s.%s beside %s.trellis", name, full, name, packed, name);
+    if (!t)
+        die(ck->dir, "no tensor %s.%s or %s.%s beside %s.trellis", name, full, name, packed, name);
     if (t->dtype != DTYPE_I16 || t->rank != 1 || t->shape[0] != width / 16)
         die(t->file, "tensor %s is %s %s, expected I16 (%d)", t->name, t->dtype_tag, print_shape(t),
             width / 16);
@@ -313,14 +317,15 @@ static void find_scales(const Checkpoint *ck, const char *name, const char *full
 }
 
 // 1 when the marker is there; its value must be the one constant that is known.
-static int find_marker(const Checkpoint *ck, const char *name, const char *marker, uint32_t expected)
+static int find_marker(const Checkpoint *ck, const char *name, const char *marker,
+                       uint32_t expected)
 {
     const Tensor *t = find_part(ck, name, marker);
     if (!t) return 0;
     if (t->dtype != DTYPE_I32 || t->bytes != 4)
         die(t->file, "tensor %s is %s %s, expected one I32", t->name, t->dtype_tag, print_shape(t));
-    uint32_t value = (uint32_t)t->data[0] | (uint32_t)t->data[1] << 8 |
-                     (uint32_t)t->data[2] << 16 | (uint32_t)t->data[3] << 24;
+    uint32_t value = (uint32_t)t->data[0] | (uint32_t)t->data[1] << 8 | (uint32_t)t->data[2] << 16 |
+                     (uint32_t)t->data[3] << 24;
     if (value != expected)
         die(t->file, "tensor %s holds the multiplier 0x%08X, only 0x%08X is known", t->name, value,
             expected);
@@ -335,8 +340,10 @@ static void find_trellis(const Checkpoint *ck, LinearWeights *w)
             t->dtype_tag, print_shape(t));
     int in = PADDED(w->in), out = PADDED(w->out);
     if (t->shape[0] != in / 16 || t->shape[1] != out / 16)
-        die(t->file, "tensor %s has shape %s, expected (%d, %d, 16 * bits) for %d inputs and %d "
-                     "outputs", t->name, print_shape(t), in / 16, out / 16, w->in, w->out);
+        die(t->file,
+            "tensor %s has shape %s, expected (%d, %d, 16 * bits) for %d inputs and %d "
+            "outputs",
+            t->name, print_shape(t), in / 16, out / 16, w->in, w->out);
     if (t->shape[2] % 16 || t->shape[2] < 16 || t->shape[2] > 128)
         die(t->file, "tensor %s has shape %s: its last dimension must be 16 * bits, bits 1 to 8",
             t->name, print_shape(t));

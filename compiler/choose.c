@@ -48,8 +48,8 @@ void print_plan(const Plan *plan, FILE *out, int runs)
     fprintf(out, "begin\n");
     print_step(&plan->embed_step, out);
     for (int i = 0; i < (runs ? plan->run_count : layers); i++) {
-        const Run run = runs ? plan->runs[i]
-                             : (Run){i, i, plan->layers[i].steps, plan->layers[i].step_count};
+        const Run run =
+            runs ? plan->runs[i] : (Run){i, i, plan->layers[i].steps, plan->layers[i].step_count};
         fprintf(out, run.first == run.last ? "layer %d" : "layers %d .. %d", run.first, run.last);
         if (!runs && plan->layers[i].window) fprintf(out, ", window %d", plan->layers[i].window);
         fputc('\n', out);

@@ -333,8 +333,9 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
                  generation_number(plan, "min_p", 0));
     if (options->cpu) buffer_print(&b, "    .cpu = cpu_targets,\n");
     if (options->cuda)
-        buffer_print(&b, "    .images = images, .forward_gpu = forward_gpu,\n"
-                         "    .sample_gpu = sample_gpu, .gpu_work_bytes = forward_work_bytes,\n");
+        buffer_print(&b, "    .driver_min = \"%s\", .images = images, .forward_gpu = forward_gpu,\n"
+                         "    .sample_gpu = sample_gpu, .gpu_work_bytes = forward_work_bytes,\n",
+                     options->driver_min);
     buffer_print(&b, "};\n");
     return b;
 }

@@ -191,6 +191,9 @@ typedef struct {
 
 // 1 when libnvrtc can be opened (CUDA_HOME, the loader's path, /usr/local/cuda*, pip's folders).
 int nvrtc_present(void);
+// The least driver for what this NVRTC makes (CUDA compatibility guide: the minor versions of one
+// major version share a driver branch); NULL when there is none.
+const char *nvrtc_driver(void);
 // Compiles `main` (one of files) for compute capability sm: 80, 86, 89, 90 (means 90a), 100 (100a),
 // 120; 0 gives PTX for compute_80. Appends the image to out; dies with the compiler's first error.
 // defines is a NULL-terminated list of "NAME=VALUE".
@@ -204,6 +207,7 @@ typedef struct {
     int sms[16], sm_count; // ends with 0, the PTX
     int max_context, max_batch;
     int embed_weights; // 0: beside the program
+    const char *driver_min; // NVIDIA driver that the images need
 } BuildOptions;
 
 // Writes the program's sources, the kernels and headers they include, the runtime archive, the

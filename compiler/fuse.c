@@ -101,7 +101,7 @@ typedef struct {
 
 // The op each line of a row stands for; -1 for a missing optional op.
 typedef struct {
-    int op[MAX_LINES];   // matched by the line
+    int op[MAX_LINES];    // matched by the line
     int value[MAX_LINES]; // that the line's name stands for
 } Match;
 
@@ -197,10 +197,13 @@ static const struct {
     size_t offset;
     int is_tensor;
 } places[] = {
-#define PLACE(field, is_tensor) {#field, offsetof(LayerWeights, field), is_tensor}
-    PLACE(attn_norm, 1), PLACE(q_norm, 1), PLACE(k_norm, 1), PLACE(ffn_norm, 1), PLACE(q, 0),
-    PLACE(k, 0),         PLACE(v, 0),      PLACE(o, 0),      PLACE(gate, 0),     PLACE(up, 0),
-    PLACE(down, 0),
+#define PLACE(field, is_tensor)                                                                    \
+    {                                                                                              \
+#field, offsetof(LayerWeights, field), is_tensor                                           \
+    }
+    PLACE(attn_norm, 1), PLACE(q_norm, 1), PLACE(k_norm, 1), PLACE(ffn_norm, 1),
+    PLACE(q, 0),         PLACE(k, 0),      PLACE(v, 0),      PLACE(o, 0),
+    PLACE(gate, 0),      PLACE(up, 0),     PLACE(down, 0),
 };
 
 static void put_weights(Plan *plan, LayerWeights *w, const char *name, const Op *op)
@@ -211,8 +214,10 @@ static void put_weights(Plan *plan, LayerWeights *w, const char *name, const Op 
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         if (strcmp(places[i].name, name) != 0) continue;
         void *at = (char *)w + places[i].offset;
-        if (places[i].is_tensor) *(const Tensor **)at = op->tensor;
-        else *(const LinearWeights **)at = op->linear;
+        if (places[i].is_tensor)
+            *(const Tensor **)at = op->tensor;
+        else
+            *(const LinearWeights **)at = op->linear;
     }
 }
 
@@ -263,8 +268,10 @@ static Step make_step(const char *where, const Row *row, const OpList *list, con
         if (op->linear) step.formats[step.format_count++] = op->linear->format;
         if (strcmp(op->kind, "embedding") == 0)
             step.formats[step.format_count++] = op->tensor->dtype == DTYPE_BF16 ? b16 : f16;
-        if (strcmp(op->kind, "head_norm") == 0) norms[norm_count++] = short_name(op, layer);
-        else if (op->linear || op->tensor) names[count++] = short_name(op, layer);
+        if (strcmp(op->kind, "head_norm") == 0)
+            norms[norm_count++] = short_name(op, layer);
+        else if (op->linear || op->tensor)
+            names[count++] = short_name(op, layer);
     }
     if (step.format_count != row->formats)
         die(where, "step %s takes %d formats, not %d", row->name, row->formats, step.format_count);
@@ -304,7 +311,8 @@ static void fuse_list(Plan *plan, const OpList *list, int layer, LayerWeights *w
     }
     for (int r = 0; r < ROW_COUNT && layer >= 0; r++)
         if (rows[r].line_count == 0)
-            APPEND(w->steps, count, room, ((Step){.name = rows[r].name, .comment = rows[r].comment}));
+            APPEND(w->steps, count, room,
+                   ((Step){.name = rows[r].name, .comment = rows[r].comment}));
     while (left) {
         Match m;
         const Row *row = match_row(&s, &m);

@@ -7,7 +7,7 @@
 static const struct {
     const char *kind;
     int operands;
-    enum { ANY, SAME, KEEPS } widths; // of the operands: equal ones, and equal to the result's
+    enum { ANY, KEEPS } width; // of the result: that of every operand
 } kinds[] = {
     {"input", 0, ANY},  {"embedding", 0, ANY}, {"rmsnorm", 1, KEEPS}, {"head_norm", 1, KEEPS},
     {"linear", 1, ANY}, {"rope", 1, KEEPS},    {"attend", 3, ANY},    {"act", 1, KEEPS},
@@ -24,7 +24,7 @@ static void check_op(const Graph *g, const char *where, const OpList *list, size
         int from = op->operand[i];
         if ((i < kinds[k].operands) != (from >= 0) || from >= (int)at)
             die(where, "%s: %s takes %d earlier values", op->role, op->kind, kinds[k].operands);
-        if (from >= 0 && kinds[k].widths != ANY && list->ops[from].width != op->width)
+        if (from >= 0 && kinds[k].width != ANY && list->ops[from].width != op->width)
             die(where, "%s: %s of %d values and one of %d values", op->role, op->kind, op->width,
                 list->ops[from].width);
     }
@@ -36,8 +36,10 @@ static void check_op(const Graph *g, const char *where, const OpList *list, size
         int q = list->ops[op->operand[0]].width, k_width = list->ops[op->operand[1]].width;
         int v = list->ops[op->operand[2]].width;
         if (q != f->heads * f->head_dim || k_width != f->kv_heads * f->head_dim || v != k_width)
-            die(where, "%s: queries of %d, keys of %d and values of %d channels do not fit %d and %d "
-                       "heads of %d", op->role, q, k_width, v, f->heads, f->kv_heads, f->head_dim);
+            die(where,
+                "%s: queries of %d, keys of %d and values of %d channels do not fit %d and %d "
+                "heads of %d",
+                op->role, q, k_width, v, f->heads, f->kv_heads, f->head_dim);
     }
 }
 
@@ -76,7 +78,8 @@ const char *roll_layers(const char *name, int first, int last)
 {
     const char *index = arena_format(".%d.", first), *at = strstr(name, index);
     if (!at || first == last) return name;
-    return arena_format("%.*s.{%d..%d}.%s", (int)(at - name), name, first, last, at + strlen(index));
+    return arena_format("%.*s.{%d..%d}.%s", (int)(at - name), name, first, last,
+                        at + strlen(index));
 }
 
 static int same_op(const Op *a, const Op *b)
@@ -105,7 +108,8 @@ static void print_op(const Op *op, size_t at, int first, int last, FILE *out)
     if (op->linear)
         fprintf(out, "  %s %s%s", roll_layers(op->linear->name, first, last),
                 format_text(op->linear->format), op->linear->bias ? " + bias" : "");
-    if (op->tensor) fprintf(out, "  %s %s", roll_layers(op->tensor->name, first, last), op->tensor->dtype_tag);
+    if (op->tensor)
+        fprintf(out, "  %s %s", roll_layers(op->tensor->name, first, last), op->tensor->dtype_tag);
     if (op->tensor_offset) fprintf(out, " + %g", op->tensor_offset);
     if (op->detail) fprintf(out, "  %s", op->detail);
     fputc('\n', out);
@@ -121,14 +125,16 @@ void print_graph(const Graph *g, FILE *out)
 {
     const Facts *f = &g->facts;
     fprintf(out, "%s (archs/%s)\n", g->architecture, g->arch_file);
-    fprintf(out, "  dim %d, heads %d, kv_heads %d, head_dim %d, ffn_dim %d, vocab %d, max_position %d\n",
+    fprintf(out,
+            "  dim %d, heads %d, kv_heads %d, head_dim %d, ffn_dim %d, vocab %d, max_position %d\n",
             f->dim, f->heads, f->kv_heads, f->head_dim, f->ffn_dim, f->vocab, f->max_position);
     fprintf(out, "  norm_eps %g, softmax_scale %.9g\n", f->norm_eps, f->softmax_scale);
-    fprintf(out, "  rope %s, dim %d, factor %.9g, inverse", f->rope_interleaved ? "interleaved" : "neox",
-            f->rope_dim, f->rope_factor);
+    fprintf(out, "  rope %s, dim %d, factor %.9g, inverse",
+            f->rope_interleaved ? "interleaved" : "neox", f->rope_dim, f->rope_factor);
     int pairs = f->rope_dim / 2;
     for (int j = 0; j < pairs; j++)
-        if (j < 2 || j >= pairs - 2) fprintf(out, "%s %.9g", j == pairs - 2 && pairs > 4 ? " .." : "", f->rope_inverse[j]);
+        if (j < 2 || j >= pairs - 2)
+            fprintf(out, "%s %.9g", j == pairs - 2 && pairs > 4 ? " .." : "", f->rope_inverse[j]);
     fprintf(out, "\nbegin\n");
     print_list(&g->begin, 0, 0, out);
     for (int first = 0, last; first < f->layers; first = last + 1) {

@@ -1,5 +1,5 @@
-// exlc inspect: one page on a model directory, as text or JSON. A directory with only config.json is
-// described with weights of 4 bits and a head of 6, the converter's defaults.
+// exlc inspect: one page on a model directory, as text or JSON. A directory with only config.json
+// is described with weights of 4 bits and a head of 6, the converter's defaults.
 #include "exlc.h"
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,8 @@ static Groups group_weights(const Plan *plan)
     Groups g = {0};
     for (int l = 0; l < plan->graph->facts.layers; l++) {
         const LayerWeights *w = &plan->layers[l];
-        const LinearWeights *attention[] = {w->q, w->k, w->v, w->o}, *ffn[] = {w->gate, w->up, w->down};
+        const LinearWeights *attention[] = {w->q, w->k, w->v, w->o},
+                            *ffn[] = {w->gate, w->up, w->down};
         for (int i = 0; i < 4; i++) add_linear(&g.attention, attention[i]);
         for (int i = 0; i < 3; i++) add_linear(&g.ffn, ffn[i]);
     }
@@ -58,11 +59,10 @@ static const char *describe_tokenizer(const char *dir, const char **unsupported)
     if (json) {
         const cJSON *type = json_get(json_get(json, "model"), "type");
         // Files of the first releases leave the type out.
-        const char *name = cJSON_IsString(type)                    ? type->valuestring
+        const char *name = cJSON_IsString(type)                          ? type->valuestring
                            : json_get(json_get(json, "model"), "merges") ? "BPE"
-                                                                   : "unknown";
-        if (strcmp(name, "BPE") != 0)
-            *unsupported = arena_format("a tokenizer of type %s", name);
+                                                                         : "unknown";
+        if (strcmp(name, "BPE") != 0) *unsupported = arena_format("a tokenizer of type %s", name);
         return arena_format("tokenizer.json, %s", name);
     }
     static const char *const others[] = {"tokenizer.model", "vocab.json", "tekken.json"};
@@ -130,7 +130,8 @@ static void print_page(const Page *p)
            p->real ? "with weights" : "no weights here: taken as 4 bits, the head as 6");
     printf("  layers       %d", f->layers);
     if (p->sliding) printf(", %d of them with a window of %d", p->sliding, p->window);
-    printf(", in %d run%s of equal steps\n", p->plan->run_count, p->plan->run_count == 1 ? "" : "s");
+    printf(", in %d run%s of equal steps\n", p->plan->run_count,
+           p->plan->run_count == 1 ? "" : "s");
     printf("  widths       dim %d, ffn %d, vocab %d\n", f->dim, f->ffn_dim, f->vocab);
     printf("  attention    %d heads of %d, %d for keys and values\n", f->heads, f->head_dim,
            f->kv_heads);
@@ -197,8 +198,10 @@ static void print_json(const Page *p)
 void inspect_model(const char *dir, int json)
 {
     Page p = make_page(dir);
-    if (json) print_json(&p);
-    else print_page(&p);
+    if (json)
+        print_json(&p);
+    else
+        print_page(&p);
     Group *groups[] = {&p.groups.attention, &p.groups.ffn, &p.groups.head, &p.groups.embedding};
     for (int i = 0; i < 4; i++) buffer_free(&groups[i]->formats);
 }

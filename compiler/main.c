@@ -161,6 +161,7 @@ static int build(int argc, char **argv)
     if (!b.target_given) options->cpu = 1, options->cuda = nvrtc_present();
     if (options->cuda && !nvrtc_present())
         die("libnvrtc", "not found; --target cuda needs it (CUDA_HOME or the loader's path names it)");
+    if (options->cuda) options->driver_min = nvrtc_driver();
     if (options->cuda && !b.sm_given) parse_sms(options, "all");
     if (!options->cuda) options->sm_count = 0;
     if (options->cuda && !b.sm_given) options->sms[options->sm_count++] = 0; // PTX for later GPUs

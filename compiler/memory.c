@@ -1,4 +1,5 @@
-// What a model needs in memory: weights, the arrays of State for each row, the cache for each token.
+// What a model needs in memory: weights, the arrays of State for each row, the cache for each
+// token.
 #include "exlc.h"
 
 uint64_t cache_bytes_per_token(const Facts *f, int cache_bits)
@@ -28,7 +29,8 @@ void print_memory(const Plan *plan, FILE *out)
     print_bytes("weights", "as packed", pack_weights(plan, NULL)->bytes, out);
     print_bytes("row", "x, q, a, h and rope of one row of a batch", row, out);
     print_bytes("output", "logits of one output row", 4 * (uint64_t)f->vocab, out);
-    print_bytes("token", "keys and values of one token in the cache", cache_bytes_per_token(f, 16), out);
+    print_bytes("token", "keys and values of one token in the cache", cache_bytes_per_token(f, 16),
+                out);
     const int contexts[] = {2048, 8192, 32768, f->max_position};
     for (int i = 0; i < 4; i++) {
         if (i < 3 && contexts[i] >= f->max_position) continue;

@@ -142,6 +142,11 @@ int nvrtc_present(void)
     return nvrtc.path[0] != 0;
 }
 
+const char *nvrtc_driver(void)
+{
+    return !nvrtc_present() ? NULL : nvrtc.major >= 13 ? "580" : "525";
+}
+
 // --- includes ------------------------------------------------------------------------------------
 
 static int is_source(const SourceFile *files, int count, const char *name)

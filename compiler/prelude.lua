@@ -4,12 +4,13 @@
 -- The result is a table of facts and ops that arch.c turns into a Graph. Nothing here knows a
 -- tensor's data, its bits, or a kernel.
 --
--- Given by arch.c: config (config.json as a table), null (JSON's null), source (text of a file).
+-- Given by arch.c: config (config.json as a table), null (JSON's null), source (text of a file),
+-- line_of (source and line of a level of the stack).
 
-local config, null, source, load = config, null, source, load
-_G.source, _G.load = nil, nil
+local config, null, source, line_of, load = config, null, source, line_of, load
+_G.source, _G.line_of, _G.load = nil, nil, nil
 
--- --- refusing -------------------------------------------------------------------------------------
+-- --- refusing ------------------------------------------------------------------------------------
 
 local function show(value)
   if value == null or value == nil then return "null" end
@@ -23,9 +24,22 @@ local function refuse(fmt, ...)
   error({ refused = string.format(fmt, ...) }, 0)
 end
 
--- Stops with one line about the architecture file, at the line that called the word.
-local function wrong(level, fmt, ...)
-  error(string.format(fmt, ...), level + 2)
+local reading = "archs" -- the architecture file being read or traced
+
+-- Stops with one line about the architecture file: its line that is being executed. A tail call has
+-- left no line behind.
+local function wrong(fmt, ...)
+  local where, level = reading, 2
+  while true do
+    local file, line = line_of(level)
+    if not file then break end
+    if file:find("^archs/") then
+      where = file .. ":" .. line
+      break
+    end
+    level = level + 1
+  end
+  error({ refused = string.format(fmt, ...), where = where }, 0)
 end
 
 local function sorted_keys(t)
@@ -35,7 +49,7 @@ local function sorted_keys(t)
   return keys
 end
 
--- --- config.json ----------------------------------------------------------------------------------
+-- --- config.json ---------------------------------------------------------------------------------
 
 local read = {} -- keys that the architecture asked for
 
@@ -66,8 +80,8 @@ end
 
 -- What each fact must be; those of required are all that the compiler reads.
 local facts = {}
-local required = { "dim", "layers", "heads", "kv_heads", "head_dim", "ffn_dim", "vocab", "eps", "tied",
-                   "max_position" }
+local required = { "dim", "layers", "heads", "kv_heads", "head_dim", "ffn_dim", "vocab", "eps",
+                   "tied", "max_position" }
 local function whole(low, high)
   return function(key, value) return check_whole(key, value, low, high) end
 end
@@ -86,7 +100,7 @@ function cfg(key, default)
     c = { key = key[1], default = key.default, null = key.null }
     if c.null == nil then c.null = c.default end
   end
-  if type(c.key) ~= "string" then wrong(1, "cfg needs the name of a key") end
+  if type(c.key) ~= "string" then wrong("cfg needs the name of a key") end
   return setmetatable(c, Cfg)
 end
 
@@ -98,7 +112,7 @@ local function resolve_cfg(m, c)
   return value
 end
 
--- --- keys that change the mathematics ---------------------------------------------------------------
+-- --- keys that change the mathematics ------------------------------------------------------------
 
 -- Real configs carry many keys that say nothing about the forward pass, so an unknown key is no
 -- error. These do change it in some family: unless the architecture reads a key, its value must be
@@ -123,8 +137,8 @@ local changes_the_math = {
   embedding_multiplier = { 1 }, residual_multiplier = { 1 }, logits_scaling = { 1 },
   logit_scale = { 1 }, scale_emb = { 1 }, scale_depth = {}, dim_model_base = {},
   final_logit_softcapping = {}, normalize_embedding = {}, embedding_scale = { 1 },
-  use_parallel_residual = {}, parallel_attn = {}, hc_mult = { 1 }, hidden_size_per_layer_input = { 0 },
-  lm_head_multiplier = { 1 }, scale_embeddings = {}, is_encoder_decoder = {},
+  use_parallel_residual = {}, parallel_attn = {}, hc_mult = { 1 },
+  hidden_size_per_layer_input = { 0 }, lm_head_multiplier = { 1 }, scale_embeddings = {}, is_encoder_decoder = {},
   -- feed-forward and norms
   num_local_experts = { 0 }, num_experts = { 0 }, n_routed_experts = { 0 }, moe_num_experts = { 0 },
   moe_intermediate_size = {}, mlp_only_layers = {}, swiglu_limit = {}, swiglu_limits = {},
@@ -176,12 +190,13 @@ local function check_quantization()
   local q = config.quantization_config
   if q == nil or q == null then return end
   if type(q) ~= "table" or q.quant_method ~= "exl3" then
+    local found = show(type(q) == "table" and q.quant_method or nil)
     refuse('quantization_config.quant_method is %s; only "exl3" and unquantized weights can be read',
-           show(type(q) == "table" and q.quant_method or nil))
+           found)
   end
 end
 
--- --- rotary position embedding ----------------------------------------------------------------------
+-- --- rotary position embedding -------------------------------------------------------------------
 
 -- Every variant becomes inverse frequencies and one factor on cosine and sine, by the formulas of
 -- Hugging Face. s: the key's name for messages, its dictionary, base, dim, original and max.
@@ -302,7 +317,7 @@ end
 local Rope = {}
 function rope_config(options)
   if type(options) ~= "table" or (options.style ~= "neox" and options.style ~= "interleaved") then
-    wrong(1, 'rope_config needs style = "neox" or "interleaved"')
+    wrong('rope_config needs style = "neox" or "interleaved"')
   end
   return setmetatable({ options = options }, Rope)
 end
@@ -331,10 +346,13 @@ local function resolve_rope(m, rope)
   s.base = check_positive("rope_theta", value_of "rope_theta" or 10000)
   local partial = check_positive("partial_rotary_factor", value_of "partial_rotary_factor" or 1)
   if partial > 1 or (partial < 1 and not rope.options.partial) then
-    refuse("partial_rotary_factor is %s, which is not supported for this architecture", show(partial))
+    refuse("partial_rotary_factor is %s, which is not supported for this architecture",
+           show(partial))
   end
   s.dim = math.floor(m.head_dim * partial)
-  if s.dim < 2 or s.dim % 2 ~= 0 then refuse("rope turns %d channels, expected an even number", s.dim) end
+  if s.dim < 2 or s.dim % 2 ~= 0 then
+    refuse("rope turns %d channels, expected an even number", s.dim)
+  end
   s.max = m.max_position
   -- Outside the dictionary it has precedence, as in Hugging Face.
   local original = get "original_max_position_embeddings"
@@ -355,18 +373,18 @@ local function resolve_rope(m, rope)
            factor = factor }
 end
 
--- --- parts ------------------------------------------------------------------------------------------
+-- --- parts ---------------------------------------------------------------------------------------
 
 local Part = {}
 Part.__index = Part
-Part.__call = function() error("a part is called as m.NAME(x)", 2) end
+Part.__call = function() wrong("a part is called as m.NAME(x)") end
 
 -- The same part with some fields changed.
 function Part:with(changes)
   local copy = {}
   for k, v in pairs(self) do copy[k] = v end
   for k, v in pairs(changes) do
-    if not copy.fields[k] then wrong(1, "%s has no field %s", copy.kind, tostring(k)) end
+    if not copy.fields[k] then wrong("%s has no field %s", copy.kind, tostring(k)) end
     copy[k] = v
   end
   return setmetatable(copy, Part)
@@ -376,14 +394,14 @@ end
 local function word(kind, fields)
   return function(t)
     if type(t) == "string" then t = { t } end
-    if type(t) ~= "table" then wrong(1, "%s needs a name or a table", kind) end
+    if type(t) ~= "table" then wrong("%s needs a name or a table", kind) end
     local part = { kind = kind, fields = {} }
     for k, required in pairs(fields) do
       part.fields[k] = true
-      if required and t[k] == nil then wrong(1, "%s needs %s", kind, k == 1 and "a name" or k) end
+      if required and t[k] == nil then wrong("%s needs %s", kind, k == 1 and "a name" or k) end
     end
     for k, v in pairs(t) do
-      if not part.fields[k] then wrong(1, "%s has no field %s", kind, tostring(k)) end
+      if not part.fields[k] then wrong("%s has no field %s", kind, tostring(k)) end
       part[k] = v
     end
     return setmetatable(part, Part)
@@ -401,7 +419,7 @@ gated_mlp = word("gated_mlp", { under = false, gate = true, up = true, down = tr
 -- calls sliding_attention, see only the last W keys. size is a number, false, or made from m.
 local Windows = {}
 function windows(t)
-  if type(t.sliding) ~= "function" then wrong(1, "windows needs sliding = function(m, l)") end
+  if type(t.sliding) ~= "function" then wrong("windows needs sliding = function(m, l)") end
   return setmetatable(t, Windows)
 end
 
@@ -417,7 +435,8 @@ local function window_of(m, l)
       end
       local name = types[l + 1]
       if name ~= "full_attention" and name ~= "sliding_attention" then
-        refuse('layer_types[%d] is %s, expected "full_attention" or "sliding_attention"', l, show(name))
+        refuse('layer_types[%d] is %s, expected "full_attention" or "sliding_attention"', l,
+               show(name))
       end
       sliding = name == "sliding_attention"
       if sliding and not size then
@@ -429,7 +448,7 @@ local function window_of(m, l)
   return window and check_whole("sliding_window", window, 1, 1 << 30) or 0
 end
 
--- --- tracing ----------------------------------------------------------------------------------------
+-- --- tracing -------------------------------------------------------------------------------------
 
 local ops, prefix -- of the list being traced: the ops, what tensor names begin with
 
@@ -442,7 +461,7 @@ end
 
 local function check_symbol(symbol, what)
   if getmetatable(symbol) ~= Symbol or symbol.list ~= ops then
-    error(what .. " needs a value of this layer", 3)
+    wrong("%s needs a value of this layer", what)
   end
 end
 
@@ -511,17 +530,17 @@ function trace_part.gated_mlp(m, part, role, x)
   return project("down", h, m.dim)
 end
 
--- --- architectures ----------------------------------------------------------------------------------
+-- --- architectures -------------------------------------------------------------------------------
 
 local Arch = {}
 Arch.__index = Arch
 
 function arch(t)
   if type(t.name) ~= "string" or type(t.hf) ~= "table" then
-    wrong(1, "arch needs name and hf, the names in config.architectures")
+    wrong("arch needs name and hf, the names in config.architectures")
   end
   if type(t.block) ~= "string" or type(t.layer) ~= "function" then
-    wrong(1, "arch needs block, what a layer's tensors begin with, and layer, its dataflow")
+    wrong("arch needs block, what a layer's tensors begin with, and layer, its dataflow")
   end
   t.expect, t.ignore = t.expect or {}, t.ignore or {}
   return setmetatable(t, Arch)
@@ -568,7 +587,7 @@ local function trace_list(where, begins_with, f)
   ops, prefix = {}, begins_with
   local y = f()
   if getmetatable(y) ~= Symbol or y.list ~= ops or y.index ~= #ops then
-    error(where .. " must return the value of its last operation", 0)
+    wrong("%s must return the value of its last operation", where)
   end
   return { ops = ops, window = 0 }
 end
@@ -581,13 +600,15 @@ local loaded = {}
 function require(name)
   if loaded[name] == nil then
     local file = "archs/" .. tostring(name) .. ".lua"
-    local text = source(file)
-    if not text then wrong(1, "there is no %s", file) end
+    local text = not file:find("/.*/") and source(file)
+    if not text then wrong("there is no %s", file) end
     local chunk, message = load(text, "@" .. file, "t")
     if not chunk then error(message, 0) end
+    local outer = reading
+    reading = file
     local a = chunk()
-    if getmetatable(a) ~= Arch then error(file .. ":1: does not return an architecture", 0) end
-    loaded[name] = a
+    if getmetatable(a) ~= Arch then wrong("does not return an architecture") end
+    loaded[name], reading = a, outer
   end
   return loaded[name]
 end
@@ -597,7 +618,7 @@ return function(files)
   local by_name, supported, file_of = {}, {}, {}
   for _, file in ipairs(files) do
     for _, name in ipairs(require(file).hf) do
-      if by_name[name] then error(file .. ".lua claims " .. name .. " too", 0) end
+      if by_name[name] then wrong("%s and %s both claim %s", file_of[name], file, name) end
       by_name[name], file_of[name] = require(file), file
       supported[#supported + 1] = name
     end
@@ -612,12 +633,13 @@ return function(files)
     refuse("architecture %s is not supported; supported are %s", names[1],
            table.concat(supported, ", "))
   end
+  reading = "archs/" .. file_of[names[1]] .. ".lua"
   check_quantization()
   check_expected(a)
 
   local m = instantiate(a)
   for _, name in ipairs(required) do
-    if m[name] == nil then error("archs/" .. a.name .. ".lua:1: does not say " .. name, 0) end
+    if m[name] == nil then wrong("does not say %s", name) end
   end
   if m.heads % m.kv_heads ~= 0 then
     refuse("%d attention heads cannot share %d key-value heads", m.heads, m.kv_heads)

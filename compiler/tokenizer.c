@@ -94,8 +94,10 @@ static void insert_token(Build *b, uint32_t id)
 
 typedef struct {
     const char *where, *pattern, *p;
-    char *out; // room for the longest rewriting of every byte
-    size_t bytes;
+    char *out;                 // room for the longest rewriting of every byte
+    size_t bytes, literal_end; // where the last literal ends in `out`, and which it was
+    uint32_t literal;
+    int caseless;
 } Rewrite;
 
 static _Noreturn void refuse(Rewrite *r, const char *what)
@@ -134,23 +136,65 @@ static uint32_t read_char(Rewrite *r)
 // Property names without case, space, '-' and '_'. Scripts are asked for by "sc:", because PCRE2
 // otherwise means the script extensions.
 static const char *const properties[][3] = {
-    {"L", "letter"}, {"Lu", "uppercaseletter"}, {"Ll", "lowercaseletter"},
-    {"Lt", "titlecaseletter"}, {"Lm", "modifierletter"}, {"Lo", "otherletter"}, {"M", "mark"},
-    {"Mn", "nonspacingmark"}, {"Mc", "spacingmark"}, {"Me", "enclosingmark"}, {"N", "number"},
-    {"Nd", "decimalnumber"}, {"Nl", "letternumber"}, {"No", "othernumber"}, {"P", "punctuation"},
-    {"Pc", "connectorpunctuation"}, {"Pd", "dashpunctuation"}, {"Ps", "openpunctuation"},
-    {"Pe", "closepunctuation"}, {"Pi", "initialpunctuation"}, {"Pf", "finalpunctuation"},
-    {"Po", "otherpunctuation"}, {"S", "symbol"}, {"Sm", "mathsymbol"}, {"Sc", "currencysymbol"},
-    {"Sk", "modifiersymbol"}, {"So", "othersymbol"}, {"Z", "separator"}, {"Zs", "spaceseparator"},
-    {"Zl", "lineseparator"}, {"Zp", "paragraphseparator"}, {"C", "other"}, {"Cc", "control"},
-    {"Cf", "format"}, {"Cn", "unassigned"}, {"Co", "privateuse"}, {"Alphabetic", "alphabetic"},
-    {"White_Space", "whitespace"}, {"sc:Han", "han"}, {"sc:Hiragana", "hiragana"},
-    {"sc:Katakana", "katakana"}, {"sc:Hangul", "hangul"}, {"sc:Bopomofo", "bopomofo"},
-    {"sc:Latin", "latin"}, {"sc:Greek", "greek"}, {"sc:Cyrillic", "cyrillic"},
-    {"sc:Arabic", "arabic"}, {"sc:Hebrew", "hebrew"}, {"sc:Thai", "thai"}, {"sc:Lao", "lao"},
-    {"sc:Khmer", "khmer"}, {"sc:Myanmar", "myanmar"}, {"sc:Tibetan", "tibetan"},
-    {"sc:Devanagari", "devanagari"}, {"sc:Bengali", "bengali"}, {"sc:Tamil", "tamil"},
-    {"sc:Telugu", "telugu"}, {"sc:Armenian", "armenian"}, {"sc:Georgian", "georgian"},
+    {"L", "letter"},
+    {"Lu", "uppercaseletter"},
+    {"Ll", "lowercaseletter"},
+    {"Lt", "titlecaseletter"},
+    {"Lm", "modifierletter"},
+    {"Lo", "otherletter"},
+    {"M", "mark"},
+    {"Mn", "nonspacingmark"},
+    {"Mc", "spacingmark"},
+    {"Me", "enclosingmark"},
+    {"N", "number"},
+    {"Nd", "decimalnumber"},
+    {"Nl", "letternumber"},
+    {"No", "othernumber"},
+    {"P", "punctuation"},
+    {"Pc", "connectorpunctuation"},
+    {"Pd", "dashpunctuation"},
+    {"Ps", "openpunctuation"},
+    {"Pe", "closepunctuation"},
+    {"Pi", "initialpunctuation"},
+    {"Pf", "finalpunctuation"},
+    {"Po", "otherpunctuation"},
+    {"S", "symbol"},
+    {"Sm", "mathsymbol"},
+    {"Sc", "currencysymbol"},
+    {"Sk", "modifiersymbol"},
+    {"So", "othersymbol"},
+    {"Z", "separator"},
+    {"Zs", "spaceseparator"},
+    {"Zl", "lineseparator"},
+    {"Zp", "paragraphseparator"},
+    {"C", "other"},
+    {"Cc", "control"},
+    {"Cf", "format"},
+    {"Cn", "unassigned"},
+    {"Co", "privateuse"},
+    {"Alphabetic", "alphabetic"},
+    {"White_Space", "whitespace"},
+    {"sc:Han", "han"},
+    {"sc:Hiragana", "hiragana"},
+    {"sc:Katakana", "katakana"},
+    {"sc:Hangul", "hangul"},
+    {"sc:Bopomofo", "bopomofo"},
+    {"sc:Latin", "latin"},
+    {"sc:Greek", "greek"},
+    {"sc:Cyrillic", "cyrillic"},
+    {"sc:Arabic", "arabic"},
+    {"sc:Hebrew", "hebrew"},
+    {"sc:Thai", "thai"},
+    {"sc:Lao", "lao"},
+    {"sc:Khmer", "khmer"},
+    {"sc:Myanmar", "myanmar"},
+    {"sc:Tibetan", "tibetan"},
+    {"sc:Devanagari", "devanagari"},
+    {"sc:Bengali", "bengali"},
+    {"sc:Tamil", "tamil"},
+    {"sc:Telugu", "telugu"},
+    {"sc:Armenian", "armenian"},
+    {"sc:Georgian", "georgian"},
 };
 
 static void rewrite_property(Rewrite *r, int negated)
@@ -170,8 +214,8 @@ static void rewrite_property(Rewrite *r, int negated)
     name[n] = 0;
     for (size_t i = 0; i < sizeof properties / sizeof *properties; i++) {
         const char *s = properties[i][0];
-        int is_short = strlen(s) == n && n <= 2 && (s[0] | 32) == name[0] &&
-                       (n < 2 || (s[1] | 32) == name[1]);
+        int is_short =
+            strlen(s) == n && n <= 2 && (s[0] | 32) == name[0] && (n < 2 || (s[1] | 32) == name[1]);
         if (!is_short && strcmp(name, properties[i][1]) != 0) continue;
         emit(r, negated ? "\\P{" : "\\p{");
         emit(r, s);
@@ -202,8 +246,9 @@ static int64_t read_escape(Rewrite *r)
             refuse(r, "this escape");
         return value;
     }
-    if ((unsigned char)c >= 0x80 || (c > 32 && c < 127 && !strchr("0123456789", c) &&
-                                     !((c | 32) >= 'a' && (c | 32) <= 'z')) || c == ' ')
+    if ((unsigned char)c >= 0x80 ||
+        (c > 32 && c < 127 && !strchr("0123456789", c) && !((c | 32) >= 'a' && (c | 32) <= 'z')) ||
+        c == ' ')
         return read_char(r);
     return -1;
 }
@@ -214,13 +259,27 @@ static int rewrite_set(Rewrite *r, int in_class)
     char c = *r->p++;
     switch (c) {
     case 'p':
-    case 'P': rewrite_property(r, c == 'P'); return 1;
-    case 's': emit(r, "\\p{White_Space}"); return 1;
-    case 'S': emit(r, "\\P{White_Space}"); return 1;
-    case 'd': emit(r, "\\p{Nd}"); return 1;
-    case 'D': emit(r, "\\P{Nd}"); return 1;
-    case 'w': emit(r, in_class ? WORD : "[" WORD "]"); return 1;
-    case 'h': emit(r, in_class ? "0-9a-fA-F" : "[0-9a-fA-F]"); return 1;
+    case 'P':
+        rewrite_property(r, c == 'P');
+        return 1;
+    case 's':
+        emit(r, "\\p{White_Space}");
+        return 1;
+    case 'S':
+        emit(r, "\\P{White_Space}");
+        return 1;
+    case 'd':
+        emit(r, "\\p{Nd}");
+        return 1;
+    case 'D':
+        emit(r, "\\P{Nd}");
+        return 1;
+    case 'w':
+        emit(r, in_class ? WORD : "[" WORD "]");
+        return 1;
+    case 'h':
+        emit(r, in_class ? "0-9a-fA-F" : "[0-9a-fA-F]");
+        return 1;
     case 'W':
         if (!in_class) return emit(r, "[^" WORD "]"), 1;
     }
@@ -234,7 +293,13 @@ static void rewrite_items(Rewrite *r)
     size_t start = r->bytes;
     while (*r->p != ']' && !(r->p[0] == '&' && r->p[1] == '&')) {
         if (!*r->p) refuse(r, "an unfinished class");
-        if (*r->p == '[') refuse(r, "a class inside a class");
+        if (*r->p == '[') { // a class inside a class adds its characters
+            if (r->p[1] == '^' || r->p[1] == ':') refuse(r, "this class inside a class");
+            r->p++;
+            rewrite_items(r);
+            if (*r->p++ != ']') refuse(r, "this class inside a class");
+            continue;
+        }
         int64_t low, high;
         if (*r->p == '\\') {
             r->p++;
@@ -247,6 +312,7 @@ static void rewrite_items(Rewrite *r)
         } else {
             low = read_char(r);
         }
+        if (r->caseless && low >= 128) refuse(r, "this character without case");
         emit_char(r, (uint32_t)low);
         if (r->p[0] != '-' || r->p[1] == ']') continue;
         r->p++;
@@ -296,11 +362,14 @@ static void rewrite_group(Rewrite *r, int depth)
 {
     static const char *const opens[] = {"?:", "?=", "?!", "?>", "?<=", "?<!", "?i:", "?-i:"};
     size_t n = 0;
+    int caseless = r->caseless;
     r->p++;
     if (*r->p == '?') {
         for (size_t i = 0; i < sizeof opens / sizeof *opens; i++)
             if (strncmp(r->p, opens[i], strlen(opens[i])) == 0) n = strlen(opens[i]);
         if (!n) refuse(r, "this group");
+        if (n == 3 && r->p[1] == 'i') r->caseless = 1;
+        if (n == 4) r->caseless = 0;
         emit(r, "(");
         memcpy(r->out + r->bytes, r->p, n);
         r->bytes += n;
@@ -312,7 +381,22 @@ static void rewrite_group(Rewrite *r, int depth)
     rewrite_sequence(r, depth + 1);
     if (*r->p != ')') refuse(r, "an unfinished group");
     r->p++;
+    r->caseless = caseless;
     emit(r, ")");
+}
+
+// Without regard to case, Oniguruma lets one character equal several (U+00DF and "ss",
+// U+FB06 and "st"); PCRE2 does not.
+static void rewrite_literal(Rewrite *r, uint32_t c)
+{
+    static const char *const folded[] = {"ss", "st", "ff", "fi", "fl"};
+    if (r->caseless && c >= 128) refuse(r, "this character without case");
+    for (size_t i = 0; r->caseless && r->literal_end == r->bytes && i < 5; i++)
+        if ((r->literal | 32) == (uint32_t)folded[i][0] && (c | 32) == (uint32_t)folded[i][1])
+            refuse(r, "this pair of letters without case");
+    emit_char(r, c);
+    r->literal = c;
+    r->literal_end = r->bytes;
 }
 
 static void wrap(Rewrite *r, size_t start)
@@ -350,9 +434,12 @@ static void rewrite_quantifiers(Rewrite *r, size_t start)
             refuse(r, "this quantifier");
         r->p++;
         char text[32];
-        if (!range) snprintf(text, sizeof text, "{%u}", low);
-        else if (open) snprintf(text, sizeof text, "{%u,}", low);
-        else snprintf(text, sizeof text, "{%u,%u}", low, high);
+        if (!range)
+            snprintf(text, sizeof text, "{%u}", low);
+        else if (open)
+            snprintf(text, sizeof text, "{%u,}", low);
+        else
+            snprintf(text, sizeof text, "{%u,%u}", low, high);
         emit(r, text);
         if (range && *r->p == '?') r->p++, emit(r, "?");
     }
@@ -382,15 +469,16 @@ static void rewrite_sequence(Rewrite *r, int depth)
             if (*r->p && strchr("AzZ", *r->p)) {
                 emit(r, (char[]){'\\', *r->p++, 0});
             } else if (*r->p == 'b' || *r->p == 'B') {
-                emit(r, *r->p++ == 'b' ? "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"
-                                       : "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
+                emit(r, *r->p++ == 'b'
+                            ? "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))"
+                            : "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
             } else if (!rewrite_set(r, 0)) {
                 int64_t value = read_escape(r);
                 if (value < 0) refuse(r, "this escape");
-                emit_char(r, (uint32_t)value);
+                rewrite_literal(r, (uint32_t)value);
             }
         } else {
-            emit_char(r, read_char(r));
+            rewrite_literal(r, read_char(r));
         }
         rewrite_quantifiers(r, start);
     }
@@ -401,8 +489,9 @@ static char *rewrite_regex(const char *where, const char *pattern)
     size_t n = strlen(pattern);
     if (n > MAX_PATTERN) die(where, "regular expression of %zu bytes, at most %d", n, MAX_PATTERN);
     // The longest rewriting is \b: 2 bytes become about 190; wrap adds 4 per quantifier.
-    Rewrite r = {.where = where, .pattern = pattern, .p = pattern, .out = arena_alloc(n * 128 + 64)};
-    if (strncmp(r.p, "(?i)", 4) == 0) r.p += 4, emit(&r, "(?i)");
+    Rewrite r = {
+        .where = where, .pattern = pattern, .p = pattern, .out = arena_alloc(n * 128 + 64)};
+    if (strncmp(r.p, "(?i)", 4) == 0) r.p += 4, r.caseless = 1, emit(&r, "(?i)");
     rewrite_sequence(&r, 0);
     if (*r.p) refuse(&r, "an unmatched )");
     return r.out;
@@ -421,7 +510,8 @@ static VocabSpan add_text(Build *b, const char *s)
 static VocabStep *add_step(Build *b, const char *path, VocabStep *list, VocabSpan *span,
                            uint32_t kind)
 {
-    if (span->count == VOCAB_MAX_STEPS) die(b->where, "%s: more than %d steps", path, VOCAB_MAX_STEPS);
+    if (span->count == VOCAB_MAX_STEPS)
+        die(b->where, "%s: more than %d steps", path, VOCAB_MAX_STEPS);
     VocabStep *step = &list[span->count++];
     *step = (VocabStep){.kind = kind};
     return step;
@@ -511,7 +601,8 @@ static const char *read_metaspace(Build *b, const char *path, const cJSON *p, ui
     const char *replacement = get_string(b, path, p, "replacement");
     if (count_chars(replacement) != 1)
         die(b->where, "%s: Metaspace replacement \"%s\" is not one character", path, replacement);
-    const char *s = json_get(p, "prepend_scheme") ? get_string(b, path, p, "prepend_scheme") : "always";
+    const char *s =
+        json_get(p, "prepend_scheme") ? get_string(b, path, p, "prepend_scheme") : "always";
     for (*scheme = 0; *scheme < 3 && strcmp(s, names[*scheme]) != 0;) ++*scheme;
     if (*scheme == 3) die(b->where, "%s: prepend_scheme \"%s\" is not supported", path, s);
     const cJSON *prefix = json_get(p, "add_prefix_space");
@@ -530,7 +621,8 @@ static void read_pretokenizer(Build *b, const cJSON *p)
     const char *path = "pre_tokenizer", *type = get_string(b, path, p, "type");
     if (strcmp(type, "Sequence") == 0) {
         const cJSON *child;
-        cJSON_ArrayForEach(child, get_list(b, path, p, "pretokenizers")) read_pretokenizer(b, child);
+        cJSON_ArrayForEach(child, get_list(b, path, p, "pretokenizers"))
+            read_pretokenizer(b, child);
     } else if (strcmp(type, "Split") == 0) {
         int regex;
         const char *pattern = get_pattern(b, path, p, &regex);
@@ -599,7 +691,8 @@ static void read_decoder(Build *b, const cJSON *d)
         const char *content = get_string(b, path, d, "content");
         if (count_chars(content) != 1)
             die(b->where, "%s: Strip content \"%s\" is not one character", path, content);
-        int64_t start = json_integer(b->where, "decoder: Strip start", json_get(d, "start"), 0, 1 << 20);
+        int64_t start =
+            json_integer(b->where, "decoder: Strip start", json_get(d, "start"), 0, 1 << 20);
         if (json_integer(b->where, "decoder: Strip stop", json_get(d, "stop"), 0, 1 << 20))
             die(b->where, "%s: Strip with stop other than 0 is not supported", path);
         VocabStep *step = add_decoder(b, DECODE_STRIP);
@@ -673,11 +766,14 @@ static void read_template(Build *b, const cJSON *p)
             int64_t value = json_integer(b->where, "post_processor: id", id, 0, b->ids - 1);
             if (!b->kind[value])
                 die(b->where, "%s: there is no token with id %lld", path, (long long)value);
-            if (sequences) suffix[suffix_count++] = (int32_t)value;
-            else prefix[prefix_count++] = (int32_t)value;
+            if (sequences)
+                suffix[suffix_count++] = (int32_t)value;
+            else
+                prefix[prefix_count++] = (int32_t)value;
         }
     }
-    if (!sequences) die(b->where, "%s: the template \"single\" does not hold sequence A once", path);
+    if (!sequences)
+        die(b->where, "%s: the template \"single\" does not hold sequence A once", path);
     memcpy(prefix + prefix_count, b->prefix, b->prefix_count * sizeof *prefix);
     b->prefix = prefix;
     b->suffix = suffix;
@@ -703,9 +799,12 @@ static void read_processor(Build *b, const cJSON *p)
 // An id may exceed the number of tokens, because vocabularies have holes, but not by far.
 static uint32_t read_id(Build *b, const char *name, const cJSON *v, size_t tokens)
 {
-    const char *key = arena_format("id of token \"%.60s\"", name);
     size_t limit = tokens * 16 + 65535;
-    return (uint32_t)json_integer(b->where, key, v, 0, limit > 0xffffff ? 0xffffff : (int64_t)limit);
+    if (limit > 0xffffff) limit = 0xffffff;
+    double id = cJSON_IsNumber(v) ? v->valuedouble : -1;
+    if (id >= 0 && id <= (double)limit && id == (uint32_t)id) return (uint32_t)id;
+    const char *key = arena_format("id of token \"%.60s\"", name);
+    return (uint32_t)json_integer(b->where, key, v, 0, (int64_t)limit);
 }
 
 static void read_vocabulary(Build *b, const cJSON *vocab, const cJSON *added)
@@ -754,8 +853,7 @@ static void read_vocabulary(Build *b, const cJSON *vocab, const cJSON *added)
         if (id != expected)
             die(b->where, "added_tokens: \"%.60s\" has id %u, expected %lld", content, id,
                 (long long)expected);
-        if (b->kind[id] & TOKEN_ADDED)
-            die(b->where, "added_tokens: two tokens \"%.60s\"", content);
+        if (b->kind[id] & TOKEN_ADDED) die(b->where, "added_tokens: two tokens \"%.60s\"", content);
         if (b->kind[id] && strcmp(b->name[id], content) != 0)
             die(b->where, "tokens \"%.60s\" and \"%.60s\" have the same id %u", b->name[id],
                 content, id);
@@ -984,8 +1082,8 @@ static cJSON *read_config(const char *path)
 {
     Buffer text;
     if (!read_file_if_present(path, &text)) return NULL;
-    cJSON *config = utf8_valid(text.data, text.bytes) ? cJSON_ParseWithLength(text.data, text.bytes)
-                                                      : NULL;
+    cJSON *config =
+        utf8_valid(text.data, text.bytes) ? cJSON_ParseWithLength(text.data, text.bytes) : NULL;
     if (!cJSON_IsObject(config)) die(path, "not a JSON object");
     buffer_free(&text);
     return config;

@@ -36,12 +36,12 @@ struct Tokens {
     const int32_t *prefix, *suffix;
     const char *text;
     pcre2_code *normalizer_code[VOCAB_MAX_STEPS], *pretokenizer_code[VOCAB_MAX_STEPS];
-    Tree raw, normalized;        // added tokens, to find before and after normalizing
-    int32_t low_chars[512];      // the token of each of the first characters, or -1
-    int32_t byte_tokens[256];    // the token "<0x..>" of each byte, or -1
-    uint16_t char_of_byte[256];  // the characters that stand for bytes in byte-level vocabularies
-    int16_t byte_of_char[512];   // and back, or -1
-    char *bytes;                 // of all tokens, for tokens_bytes
+    Tree raw, normalized;       // added tokens, to find before and after normalizing
+    int32_t low_chars[512];     // the token of each of the first characters, or -1
+    int32_t byte_tokens[256];   // the token "<0x..>" of each byte, or -1
+    uint16_t char_of_byte[256]; // the characters that stand for bytes in byte-level vocabularies
+    int16_t byte_of_char[512];  // and back, or -1
+    char *bytes;                // of all tokens, for tokens_bytes
     uint32_t *byte_ends;
 };
 
@@ -151,8 +151,10 @@ static int is_word(int32_t c)
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return 1;
-    default: break;
+    case UTF8PROC_CATEGORY_PC:
+        return 1;
+    default:
+        break;
     }
     return c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9) ||
            (c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169) ||
@@ -201,8 +203,10 @@ static const VocabMerge *find_merge(const Tokens *t, uint32_t left, uint32_t rig
     uint32_t low = left ? t->merge_ends[left - 1] : 0, high = t->merge_ends[left], end = high;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (t->merges[middle].right < right) low = middle + 1;
-        else high = middle;
+        if (t->merges[middle].right < right)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low < end && t->merges[low].right == right ? &t->merges[low] : NULL;
 }
@@ -324,8 +328,8 @@ static int find_regex(Work *w, const pcre2_code *code, const char *s, size_t byt
     size_t from = 0, covered = 0, last = SIZE_MAX;
     w->span_count = 0;
     while (from <= bytes) {
-        int n = pcre2_match(code, (PCRE2_SPTR)s, bytes, from, PCRE2_NO_UTF_CHECK, w->match,
-                            w->context);
+        int n =
+            pcre2_match(code, (PCRE2_SPTR)s, bytes, from, PCRE2_NO_UTF_CHECK, w->match, w->context);
         if (n == PCRE2_ERROR_NOMATCH) break;
         if (n < 0) {
             char message[160];
@@ -385,9 +389,9 @@ static int replace_spans(const VocabStep *step, const Work *w, const char *s, To
 {
     for (size_t i = 0; i < w->span_count; i++) {
         const Span *span = &w->spans[i];
-        if (span->match ? add_text(out, w->tokens->text + step->content.at, step->content.count,
-                                   w->err)
-                        : add_text(out, s + span->start, span->end - span->start, w->err))
+        if (span->match
+                ? add_text(out, w->tokens->text + step->content.at, step->content.count, w->err)
+                : add_text(out, s + span->start, span->end - span->start, w->err))
             return -1;
     }
     return 0;
@@ -431,8 +435,10 @@ static int tree_add(Tree *tree, const char *s, size_t bytes, int32_t added, Erro
                 return -1;
             at = (int32_t)tree->count++;
             tree->node[at] = (Node){-1, first, -1, byte};
-            if (i) tree->node[parent].child = at; // growing moved what `link` pointed to
-            else tree->root[byte] = at;
+            if (i)
+                tree->node[parent].child = at; // growing moved what `link` pointed to
+            else
+                tree->root[byte] = at;
         }
         link = &tree->node[at].child;
     }
@@ -524,7 +530,8 @@ static int lowercase(Work *w, const char *s, size_t bytes, TokenText *out)
         int32_t code = char_at(s + i);
         size_t m = (size_t)utf8proc_encode_char(utf8proc_tolower(code), (utf8proc_uint8_t *)c);
         // The one character whose lower case is two.
-        if (add_text(out, code == 0x130 ? "i\xcc\x87" : c, code == 0x130 ? 3 : m, w->err)) return -1;
+        if (add_text(out, code == 0x130 ? "i\xcc\x87" : c, code == 0x130 ? 3 : m, w->err))
+            return -1;
     }
     return 0;
 }
@@ -533,13 +540,15 @@ static int normalize_step(Work *w, const VocabStep *step, const pcre2_code *code
                           size_t bytes, TokenText *out)
 {
     switch (step->kind) {
-    case NORMALIZE_LOWERCASE: return lowercase(w, s, bytes, out);
+    case NORMALIZE_LOWERCASE:
+        return lowercase(w, s, bytes, out);
     case NORMALIZE_STRIP:
         while (step->option & STRIP_LEFT && bytes && is_space(char_at(s))) {
             size_t n = char_bytes(s);
             s += n, bytes -= n;
         }
-        while (step->option & STRIP_RIGHT && bytes && is_space(char_at(s + previous_char(s, bytes))))
+        while (step->option & STRIP_RIGHT && bytes &&
+               is_space(char_at(s + previous_char(s, bytes))))
             bytes = previous_char(s, bytes);
         return add_text(out, s, bytes, w->err);
     case NORMALIZE_PREPEND:
@@ -548,10 +557,11 @@ static int normalize_step(Work *w, const VocabStep *step, const pcre2_code *code
         return add_text(out, s, bytes, w->err);
     case NORMALIZE_REPLACE:
     case NORMALIZE_REPLACE_REGEX:
-        return !bytes ? 0
+        return !bytes                               ? 0
                : find_step(w, step, code, s, bytes) ? -1
                                                     : replace_spans(step, w, s, out);
-    default: return compose(w, step->kind, s, bytes, out);
+    default:
+        return compose(w, step->kind, s, bytes, out);
     }
 }
 
@@ -562,7 +572,8 @@ static int normalize(Work *w, const char **s, size_t *bytes)
     for (uint32_t i = 0; i < t->header->normalizers.count; i++) {
         TokenText *out = &w->normal[i & 1];
         out->bytes = 0;
-        if (normalize_step(w, &t->normalizers[i], t->normalizer_code[i], *s, *bytes, out)) return -1;
+        if (normalize_step(w, &t->normalizers[i], t->normalizer_code[i], *s, *bytes, out))
+            return -1;
         *s = out->data ? out->data : "";
         *bytes = out->bytes;
     }
@@ -613,7 +624,8 @@ static int add_metaspace(Work *w, const VocabStep *step, const char *s, const Pi
     const char *replacement = w->tokens->text + step->text.at;
     size_t n = step->text.count;
     int starts = piece->bytes && (s[0] == ' ' || (piece->bytes >= n && !memcmp(s, replacement, n)));
-    if (!starts && (step->option == PREPEND_ALWAYS || (step->option == PREPEND_FIRST && piece->first)))
+    if (!starts &&
+        (step->option == PREPEND_ALWAYS || (step->option == PREPEND_FIRST && piece->first)))
         if (add_text(out, replacement, n, w->err)) return -1;
     for (size_t i = 0; i < piece->bytes; i++)
         if (s[i] == ' ' ? add_text(out, replacement, n, w->err) : add_text(out, s + i, 1, w->err))
@@ -681,8 +693,8 @@ static int pretokenize(Work *w)
     const Tokens *t = w->tokens;
     for (uint32_t i = 0; i < t->header->pretokenizers.count; i++) {
         const VocabStep *step = &t->pretokenizers[i];
-        int rewrites = step->kind == PREFIX_SPACE || step->kind == BYTES_TO_CHARS ||
-                       step->kind == METASPACE;
+        int rewrites =
+            step->kind == PREFIX_SPACE || step->kind == BYTES_TO_CHARS || step->kind == METASPACE;
         int splits = !rewrites || (step->kind == METASPACE && step->flag);
         if (rewrites && rewrite_pieces(w, step)) return -1;
         if (splits && split_pieces(w, step, t->pretokenizer_code[i])) return -1;
@@ -719,8 +731,8 @@ static int heap_add(Work *w, uint32_t position, const VocabMerge *merge)
 static int consider(Work *w, int32_t left, int32_t right)
 {
     if (left < 0 || right < 0) return 0;
-    const VocabMerge *m = find_merge(w->tokens, (uint32_t)w->symbols[left].id,
-                                     (uint32_t)w->symbols[right].id);
+    const VocabMerge *m =
+        find_merge(w->tokens, (uint32_t)w->symbols[left].id, (uint32_t)w->symbols[right].id);
     return m ? heap_add(w, (uint32_t)left, m) : 0;
 }
 
@@ -845,8 +857,7 @@ static int encode(Work *w, const char *text, size_t bytes, TokenList *out)
 int tokens_encode(const Tokens *t, const char *text, size_t bytes, int flags, TokenList *out,
                   Error *err)
 {
-    if (bytes > MAX_TEXT)
-        return error_set(err, "a text of %zu bytes is too long to encode", bytes);
+    if (bytes > MAX_TEXT) return error_set(err, "a text of %zu bytes is too long to encode", bytes);
     if (!is_utf8(text, bytes)) return error_set(err, "the text is not valid UTF-8");
     Work w;
     if (open_work(&w, t, err)) return -1;
@@ -910,7 +921,6 @@ static int replace_text(const Tokens *t, const VocabStep *step, const char *by, 
     }
     return add_text(out, s, bytes, err);
 }
-
 
 // Moves whole characters from `in` to `out`, U+FFFD for what is none; keeps the start of one that
 // may go on in `partial`.
@@ -1009,7 +1019,8 @@ static int stream_push(TokenStream *s, uint32_t from, const char *text, size_t b
             if (add_valid(s, &s->joined, out, err)) return -1;
             text = out->data, bytes = out->bytes, which ^= 1;
             break;
-        default: break;
+        default:
+            break;
         }
         joined |= joins;
     }
@@ -1333,7 +1344,8 @@ static int make_trees(Tokens *t, Error *err)
         failed = normalized && normalize(&w, &s, &bytes);
         if (!failed && !bytes)
             failed = error_set(err, "the added token with id %u is empty", t->added[i].id);
-        failed = failed || tree_add(normalized ? &t->normalized : &t->raw, s, bytes, (int32_t)i, err);
+        failed =
+            failed || tree_add(normalized ? &t->normalized : &t->raw, s, bytes, (int32_t)i, err);
     }
     close_work(&w);
     return failed ? -1 : 0;
@@ -1366,8 +1378,7 @@ int tokens_open(Tokens **out, const void *tables, size_t bytes, Error *err)
         open_steps(t, t->pretokenizers, h->pretokenizers.count, SPLIT_STRING, METASPACE,
                    t->pretokenizer_code, err) ||
         open_steps(t, t->decoders, h->decoders.count, DECODE_BYTES, DECODE_METASPACE, NULL, err) ||
-        check_decoders(t, err) ||
-        make_bytes(t, err) || make_trees(t, err)) {
+        check_decoders(t, err) || make_bytes(t, err) || make_trees(t, err)) {
         tokens_close(t);
         return -1;
     }

@@ -57,11 +57,11 @@ typedef struct {
     // private
     const Tokens *tokens;
     int skip_special, partial_bytes;
-    uint64_t count;          // tokens seen
-    TokenText run;           // bytes of byte tokens whose end has not come
+    uint64_t count;                  // tokens seen
+    TokenText run;                   // bytes of byte tokens whose end has not come
     TokenText held, joined, work[2]; // working memory
-    char partial[4];         // the start of a character
-    uint32_t seen[VOCAB_MAX_STEPS]; // what a step must remember: see stream_push
+    char partial[4];                 // the start of a character
+    uint32_t seen[VOCAB_MAX_STEPS];  // what a step must remember: see stream_push
 } TokenStream;
 
 void stream_open(TokenStream *s, const Tokens *t, int skip_special);

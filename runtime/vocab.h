@@ -24,15 +24,15 @@ enum { VOCAB_BYTE_FALLBACK = 1, VOCAB_FUSE_UNK = 2, VOCAB_IGNORE_MERGES = 4 }; /
 typedef struct {
     char magic[8];
     uint32_t version, flags;
-    uint64_t bytes;                              // of the whole block
-    int32_t unk, bos, eos, spare;                // ids, or -1
-    VocabSpan ends, kinds;                       // uint32_t, uint8_t; one per id
-    VocabSpan slots;                             // uint32_t, id + 1 by hash; a power of two of them
-    VocabSpan merge_ends, merges;                // uint32_t per id; VocabMerge
-    VocabSpan added;                             // VocabAdded
-    VocabSpan prefix, suffix;                    // int32_t, ids around a text with special tokens
+    uint64_t bytes;               // of the whole block
+    int32_t unk, bos, eos, spare; // ids, or -1
+    VocabSpan ends, kinds;        // uint32_t, uint8_t; one per id
+    VocabSpan slots;              // uint32_t, id + 1 by hash; a power of two of them
+    VocabSpan merge_ends, merges; // uint32_t per id; VocabMerge
+    VocabSpan added;              // VocabAdded
+    VocabSpan prefix, suffix;     // int32_t, ids around a text with special tokens
     VocabSpan normalizers, pretokenizers, decoders; // VocabStep
-    VocabSpan text;                              // bytes, UTF-8
+    VocabSpan text;                                 // bytes, UTF-8
 } VocabHeader;
 
 enum { TOKEN_MODEL = 1, TOKEN_ADDED = 2, TOKEN_SPECIAL = 4 }; // kinds; 0 is an id without a token

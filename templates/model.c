@@ -87,7 +87,7 @@ const ModelInfo model_info = {
     .eos = eos, .eos_count = 1, .bos = 1,
     .temperature = 0, .top_k = 50, .top_p = 1, .min_p = 0,
     .cpu = cpu_targets,
-    .images = images, .forward_gpu = forward_gpu,
+    .driver_min = "580", .images = images, .forward_gpu = forward_gpu,
     .sample_gpu = sample_gpu, .gpu_work_bytes = forward_work_bytes,
 };
 // exlc: end model

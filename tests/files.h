@@ -54,7 +54,8 @@ static inline uint8_t *add_tensor(Shard *s, const char *name, const char *dtype,
 // A plain tensor of one or two dimensions (columns 0: one), F32 or 16 bits a value.
 static inline void add_values(Shard *s, const char *name, const char *dtype, int rows, int columns)
 {
-    const char *shape = columns ? arena_format("[%d,%d]", rows, columns) : arena_format("[%d]", rows);
+    const char *shape =
+        columns ? arena_format("[%d,%d]", rows, columns) : arena_format("[%d]", rows);
     size_t size = strcmp(dtype, "F32") == 0 ? 4 : 2;
     add_tensor(s, name, dtype, shape, size * (size_t)rows * (size_t)(columns ? columns : 1));
 }
@@ -73,7 +74,8 @@ static inline void add_linear(Shard *s, const char *name, int format, int in, in
     }
     int bits = FORMAT_BITS(format), a = PADDED(in), b = PADDED(out);
     add_tensor(s, arena_format("%s.trellis", name), "I16",
-               arena_format("[%d,%d,%d]", a / 16, b / 16, 16 * bits), (size_t)a * (size_t)b / 8 * (size_t)bits);
+               arena_format("[%d,%d,%d]", a / 16, b / 16, 16 * bits),
+               (size_t)a * (size_t)b / 8 * (size_t)bits);
     add_values(s, arena_format("%s.suh", name), "F16", a, 0);
     add_values(s, arena_format("%s.svh", name), "F16", b, 0);
     if (FORMAT_CODEBOOK(format) == CODEBOOK_MCG)
@@ -132,11 +134,13 @@ static inline const char *run_child(void (*f)(void *), void *argument, int *stat
 }
 
 // f(argument) must exit with status 1 and leave exactly one line, holding `words`.
-static inline void check_dies(const char *name, void (*f)(void *), void *argument, const char *words)
+static inline void check_dies(const char *name, void (*f)(void *), void *argument,
+                              const char *words)
 {
     int status;
     const char *text = run_child(f, argument, &status), *end = strchr(text, '\n');
-    CHECK_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 1, "%s: status %#x: %s", name, status, text);
+    CHECK_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 1, "%s: status %#x: %s", name, status,
+              text);
     CHECK_MSG(end && !end[1], "%s: not one line: %s", name, text);
     CHECK_MSG(strstr(text, words), "%s: expected \"%s\" in: %s", name, words, text);
 }

@@ -28,7 +28,8 @@ static size_t read_hex(char *s)
     static const char digits[] = "0123456789abcdef";
     size_t n = 0;
     for (; s[2 * n] && s[2 * n + 1]; n++)
-        s[n] = (char)((strchr(digits, s[2 * n]) - digits) << 4 | (strchr(digits, s[2 * n + 1]) - digits));
+        s[n] = (char)((strchr(digits, s[2 * n]) - digits) << 4 |
+                      (strchr(digits, s[2 * n + 1]) - digits));
     return n;
 }
 
@@ -86,16 +87,22 @@ int main(int argc, char **argv)
     size_t room = 0;
     for (ssize_t n; (n = getline(&line, &room, stdin)) > 0; fflush(stdout)) {
         line[n - 1] = 0;
-        if (line[0] == 'e') encode(t, TOKENS_PARSE_SPECIAL, line + 2);
-        else if (line[0] == 's') encode(t, TOKENS_PARSE_SPECIAL | TOKENS_ADD_SPECIAL, line + 2);
-        else if (line[0] == 'p') encode(t, 0, line + 2);
-        else if (line[0] == 'd') decode(t, line[2] == '1', line + 3);
-        else if (line[0] == 'n') printf("%d\n", tokens_count(t));
+        if (line[0] == 'e')
+            encode(t, TOKENS_PARSE_SPECIAL, line + 2);
+        else if (line[0] == 's')
+            encode(t, TOKENS_PARSE_SPECIAL | TOKENS_ADD_SPECIAL, line + 2);
+        else if (line[0] == 'p')
+            encode(t, 0, line + 2);
+        else if (line[0] == 'd')
+            decode(t, line[2] == '1', line + 3);
+        else if (line[0] == 'n')
+            printf("%d\n", tokens_count(t));
         else if (line[0] == 'b') {
             size_t bytes;
             const char *s = tokens_bytes(t, atoi(line + 2), &bytes);
             print_hex(s, bytes);
-        } else fail("unknown request");
+        } else
+            fail("unknown request");
     }
     free(line);
     tokens_close(t);

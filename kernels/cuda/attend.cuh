@@ -47,7 +47,7 @@ DEVICE void load_chunk(const uint16_t *row, int chunk, int c, uint32_t word[CHUN
 DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int row, int kv_head,
                         int split, int splits, int from, int to, float *partial)
 {
-    constexpr int TILES = SPLIT / 16, SCORE_STRIDE = SPLIT + 4, WEIGHT_STRIDE = SPLIT + 8;
+    constexpr int SCORE_STRIDE = SPLIT + 4, WEIGHT_STRIDE = SPLIT + 8;
     __shared__ float total[HEAD_TILES * 8], largest[HEAD_TILES * 8];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     uint8_t *values = shared_memory();

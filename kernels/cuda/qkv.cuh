@@ -90,7 +90,7 @@ DEVICE void qkv_unit(const State &s, const Batch &b, const Layer *layer, int whi
                      int group)
 {
     constexpr int COUNT = SLICES(FORMAT, DIM);
-    __shared__ float room[DECODE_THREADS / WARP][BLOCK];
+    __shared__ __align__(16) float room[DECODE_THREADS / WARP][BLOCK];
     const Linear w = *qkv_linear(layer, which);
     int block = unit / COUNT, slice = unit % COUNT, warp = threadIdx.x / WARP;
     float *partial = work_at<float>(s, work_of(s).large);
@@ -139,7 +139,7 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 template <int FORMAT>
 DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int which, int block)
 {
-    __shared__ float room[DECODE_THREADS / WARP][BLOCK];
+    __shared__ __align__(16) float room[DECODE_THREADS / WARP][BLOCK];
     const Linear w = *qkv_linear(layer, which);
     int first = blockIdx.x * TILE_ROWS, warp = threadIdx.x / WARP;
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
@@ -172,7 +172,7 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer)
 // Grid: (rows, heads of q, k and v / 8), a warp each.
 DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
 {
-    __shared__ float room[DECODE_THREADS / WARP][HEAD_DIM];
+    __shared__ __align__(16) float room[DECODE_THREADS / WARP][HEAD_DIM];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.x;
     int head = blockIdx.y * (DECODE_THREADS / WARP) + warp;
     grid_release();

@@ -192,11 +192,10 @@ DEVICE void sample(const State &s, const Batch &, const Sampling *sampling, int3
     block_sync();
     for (int i = 0; i < SAMPLE_WARPS; i++)
         if (better(bests[i].logit, bests[i].id, best)) best = bests[i];
-    if (how.temperature <= 0 || best.id < 0) {
-        if (threadIdx.x == 0) tokens[output] = best.id;
-        return;
-    }
-    if (threadIdx.x == 0) tokens[output] = best.id; // in case rounding leaves nothing to draw
+    if (threadIdx.x == 0) tokens[output] = best.id;
+    bool finite = (float_bits(best.logit) & 0x7fffffffu) < 0x7f800000u;
+    if (how.temperature <= 0 || how.top_k == 1 || !finite) return;
+    block_sync(); // the draw overwrites the token
     Weighting w = {best.logit, 1 / how.temperature, 0};
     Threshold kept = {0, VOCAB};
     if (how.top_k > 0 && how.top_k < VOCAB)

@@ -10,7 +10,7 @@
 #include "kernels/cuda/up.cuh"
 
 #define ENTRY(name, threads)                                                                       \
-    KERNEL __launch_bounds__(threads)                                                              \
+    KERNEL __launch_bounds__(threads, 512 / threads)                                                              \
         name(const __grid_constant__ State s, const __grid_constant__ Batch b, const Layer *layer, \
              int n)
 
@@ -18,7 +18,8 @@
     ENTRY(embed_##f, 256) { embed<f>(s, b); }
 
 #define KEEP()                                                                                     \
-    ENTRY(keep_kernel, 256) { keep(s, b, n); }
+    ENTRY(keep_kernel, 256) { keep(s, b, n); }                                                     \
+    ENTRY(final_norm_kernel, 256) { final_norm(s, b); }
 
 #define QKV(q, k, v)                                                                               \
     ENTRY(qkv_##q##_##k##_##v, 256) { qkv<q, k, v>(s, b, layer, n); }                              \
@@ -48,8 +49,7 @@
 #define HEAD(f)                                                                                    \
     ENTRY(head_##f, 256) { head<f>(s, b, n); }                                                     \
     ENTRY(head_##f##_prepare, 256) { head_prepare<f>(s, b); }                                      \
-    ENTRY(head_##f##_prefill, 256) { head_prefill<f>(s, b); }                                      \
-    ENTRY(final_norm_kernel, 256) { final_norm(s, b); }
+    ENTRY(head_##f##_prefill, 256) { head_prefill<f>(s, b); }
 
 #define SAMPLE()                                                                                   \
     KERNEL __launch_bounds__(SAMPLE_THREADS)                                                       \

@@ -2,8 +2,9 @@
 //
 //     clang -fsanitize=fuzzer,address -Wl,--wrap=die,--wrap=arena_alloc
 //
-// die jumps back here instead of ending the process. All memory of the arena and of cJSON is given
-// back after every input.
+// and run with -detect_leaks=0 and ASAN_OPTIONS=detect_leaks=0: die jumps back here instead of
+// ending the process, and what it leaves behind is lost. The memory of cJSON and most of the arena
+// is given back after every input.
 #include "../../compiler/tokenizer.h"
 #include "../../runtime/tokens.h"
 #include <cjson/cJSON.h>
@@ -45,7 +46,8 @@ void *__wrap_arena_alloc(size_t bytes)
 
 static void use(const Buffer *tables)
 {
-    static const char text[] = " Hello  w\xc3\xb6rld's 12\n\n<s> \xe2\x96\x81 \xf0\x9f\x98\x80 aab</s>";
+    static const char text[] =
+        " Hello  w\xc3\xb6rld's 12\n\n<s> \xe2\x96\x81 \xf0\x9f\x98\x80 aab</s>";
     Tokens *t;
     Error err;
     TokenList list = {0};

@@ -11,22 +11,25 @@ import sys
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
 
-CORPUS = """The quick brown fox jumps over the lazy dog. It's a test, isn't it? We'll see what they've
-done with the tokenizers in 2024, 1999 and 12345. Hello world! hello WORLD, Hello. def main(): return 0
-naïve café, straße; привет мир, привет. 你好世界 你好 世界 こんにちは 한국어. the the the then there
+CORPUS = """The quick brown fox jumps over the lazy dog. It's a test, isn't it? We'll see what
+they've done with the tokenizers in 2024, 1999 and 12345. Hello world! hello WORLD, Hello. def main():
+return 0 naïve café, straße; привет мир, привет. 你好世界 你好 世界 こんにちは 한국어. the the the then there
   indented  lines   with    spaces\nand\n\nnewlines\tand tabs. the end of the test of the tokenizers
 """ * 3
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+          r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 TEXTS = [
-    "", " ", "  ", "\n", "Hello world", " Hello  world ", "hello\n\n  world\t!", "It's IT'S they'll 'ſ",
-    "the tokenizers' tests: 12345 1999 ½ ⅷ ٣", "naïve nai\u0308ve café cafe\u0301 straße", "привет, мир",
-    "你好世界！こんにちは 한국어", "👩‍👩‍👧‍👦 🇩🇪 ☃️ e\u0301\u0323", "\u00a0nbsp\u3000ideographic\u180emvs\u0085nel\u2028ls",
-    "<s>Hello</s> <s> </s>", "a<unk>b <unk> c", "x <mask> y", "x  <mask>  <mask> y", "word words sword word",
-    "word", " word", "wordword word,word", "ab<left>  <right>  <both>  cd", "  <left><right>  <both>",
-    "▁underscore ▁▁", "Ġword Ċ", "<0x41><0x0A>", "\x01\x02\x7f", "a\rb\r\nc", "ABC abc ÀÉÎ İI ΑΣ", "ﬁne ² ① Å",
-    "x-y--z---", "foo.bar,baz!?", "1a2bb33ccc444", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "q", "Q\u0300Z",
-    "the the the the", " the", "newer: lowercase lowest", "...   ...", "日本語 と English を mix する 123 円",
+    "", " ", "  ", "\n", "Hello world", " Hello  world ", "hello\n\n  world\t!",
+    "It's IT'S they'll 'ſ", "the tokenizers' tests: 12345 1999 ½ ⅷ ٣",
+    "naïve nai\u0308ve café cafe\u0301 straße", "привет, мир", "你好世界！こんにちは 한국어",
+    "👩‍👩‍👧‍👦 🇩🇪 ☃️ e\u0301\u0323", "\u00a0nbsp\u3000ideographic\u180emvs\u0085nel\u2028ls",
+    "<s>Hello</s> <s> </s>", "a<unk>b <unk> c", "x <mask> y", "x  <mask>  <mask> y",
+    "word words sword word", "word", " word", "wordword word,word",
+    "ab<left>  <right>  <both>  cd", "  <left><right>  <both>", "▁underscore ▁▁", "Ġword Ċ",
+    "<0x41><0x0A>", "\x01\x02\x7f", "a\rb\r\nc", "ABC abc ÀÉÎ İI ΑΣ", "ﬁne ² ① Å",
+    "x-y--z---", "foo.bar,baz!?", "1a2bb33ccc444", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "q",
+    "Q\u0300Z", "the the the the", " the", "newer: lowercase lowest", "...   ...",
+    "日本語 と English を mix する 123 円",
 ]
 
 
@@ -67,8 +70,9 @@ def with_bytes(t):
     """The tokens <0x00> to <0xFF> after <unk>, <s> and </s>, as SentencePiece puts them."""
     state = json.loads(t.to_str())
     model = state["model"]
-    pieces = [p for p in sorted(model["vocab"], key=model["vocab"].get) if p not in ("<unk>", "<s>", "</s>")]
-    order = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + pieces
+    special = ["<unk>", "<s>", "</s>"]
+    pieces = [p for p in sorted(model["vocab"], key=model["vocab"].get) if p not in special]
+    order = special + [f"<0x{b:02X}>" for b in range(256)] + pieces
     model["vocab"] = {p: i for i, p in enumerate(order)}
     model["byte_fallback"] = True
     return Tokenizer.from_str(json.dumps(state))
@@ -77,8 +81,8 @@ def with_bytes(t):
 def sentencepiece():
     t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                   decoders.Strip(" ", 1, 0)])
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(),
+                                   decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never") # so that training sees words
     t = with_bytes(train(t, 300, ["<unk>", "<s>", "</s>"]))
     state = json.loads(t.to_str())
@@ -107,7 +111,8 @@ def options():
     t.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(" ", "merged_with_next"), pre_tokenizers.Punctuation("contiguous"),
         pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.Split(Regex(r"(?<=\d)[a-c&&[^b]]++|[\w&&[^\d]]{2,4}+?z"), "merged_with_previous"),
+        pre_tokenizers.Split(Regex(r"(?<=\d)[a-c&&[^b]]++|[\w&&[^\d]]{2,4}+?z"),
+                             "merged_with_previous"),
         pre_tokenizers.Split(Regex(r"[-\]\[]|qu?"), "removed"),
         pre_tokenizers.Split(Regex(r"\b[jkx]\B|wor{1}d"), "contiguous", invert=True)])
     t = train(t, 260, ["<unk>", "<s>", "</s>"])

@@ -24,12 +24,22 @@ static void header_dies(const char *header, const char *words)
 
 static void check_headers(void)
 {
-    static const char good[] = "{\"__metadata__\":{\"format\":\"pt\"},"
-                               "\"b\":" ENTRY("F16", "[2,3]", "[8,20]") ","
-                               "\"a\":" ENTRY("F32", "[2]", "[0,8]") ","
-                               "\"empty\":" ENTRY("F32", "[0,5]", "[4,4]") ","
-                               "\"scalar\":" ENTRY("I32", "[]", "[21,25]") ","
-                               "\"odd\":" ENTRY("F8_E4M3", "[1]", "[20,21]") "}";
+    static const char good[] =
+        "{\"__metadata__\":{\"format\":\"pt\"},"
+        "\"b\":" ENTRY("F16", "[2,3]",
+                       "[8,20]") ","
+                                 "\"a\":" ENTRY(
+                                     "F32", "[2]",
+                                     "[0,8]") ","
+                                              "\"empty\":" ENTRY(
+                                                  "F32", "[0,5]",
+                                                  "[4,4]") ","
+                                                           "\"scalar\":" ENTRY(
+                                                               "I32", "[]",
+                                                               "[21,25]") ","
+                                                                          "\"odd\":" ENTRY(
+                                                                              "F8_E4M3", "[1]",
+                                                                              "[20,21]") "}";
     Buffer b = raw_file(good, strlen(good), strlen(good), 64);
     Checkpoint ck = {0};
     parse_header("good.safetensors", (uint8_t *)b.data, b.bytes, &ck);
@@ -131,7 +141,8 @@ static Shard layer(int bits, const char *missing)
     Shard s = {0};
     add_tensor(&s, "unaligned", "U8", "[1]", 1);
     if (!strstr(missing, "trellis"))
-        add_tensor(&s, "p.trellis", "I16", arena_format("[16,24,%d]", 16 * bits), (size_t)bits * 12288);
+        add_tensor(&s, "p.trellis", "I16", arena_format("[16,24,%d]", 16 * bits),
+                   (size_t)bits * 12288);
     if (!strstr(missing, "suh")) add_values(&s, "p.suh", "F16", 256, 0);
     if (!strstr(missing, "svh")) add_values(&s, "p.svh", "F16", 384, 0);
     return s;
@@ -257,7 +268,8 @@ static void check_directories(void)
     check_dies("no config", read_child, (void *)(intptr_t)dir, "config.json: no such file");
     put_text(dir, "config.json", "{}");
     Checkpoint *ck = read_checkpoint(arena_format("%s///", dir));
-    CHECK(ck->count == 0 && strcmp(ck->dir, dir) == 0 && strcmp(ck->name, strrchr(dir, '/') + 1) == 0);
+    CHECK(ck->count == 0 && strcmp(ck->dir, dir) == 0 &&
+          strcmp(ck->name, strrchr(dir, '/') + 1) == 0);
     Wanted w = {dir, "p", 1, 1};
     check_dies("no tensors", find_child, &w, "holds no tensors");
 

@@ -71,7 +71,7 @@ int main(int argc, char **argv)
     Packed *packed = pack_weights(plan, arena_format("%s/weights.bin", dir));
     BuildOptions options = {.cpu = 1, .cuda = 1, .sms = {90, 0}, .sm_count = 2,
                             .max_context = graph->facts.max_position, .max_batch = 16,
-                            .embed_weights = 1};
+                            .embed_weights = 1, .driver_min = "580"};
     emit_program(plan, packed, &options, dir);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = arena_format("templates/%s", names[i]);

@@ -1,0 +1,145 @@
+#!/bin/sh
+# What a user meets at the command line: the compiler's and the program's answers, good and bad.
+#   tests/cli.sh BUILDDIR PROGRAM      PROGRAM: the bundled model, compiled
+set -u
+build=$1 program=$2
+work=$build/tests/cli
+rm -rf "$work"
+mkdir -p "$work"
+passed=0 failed=0 skipped=0
+check() { # what, command ...
+    what=$1
+    shift
+    if "$@"; then passed=$((passed + 1)); else echo "FAILED: $what"; failed=$((failed + 1)); fi
+}
+# Runs a command that must end with a status and one line on stderr that contains a text.
+refuses() { # status, text, command ...
+    want=$1 text=$2
+    shift 2
+    "$@" >"$work/out" 2>"$work/err" </dev/null
+    status=$?
+    if [ $status -eq "$want" ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF -- "$text" "$work/err"; then
+        passed=$((passed + 1))
+    else
+        echo "FAILED: $*: status $status (expected $want), stderr (expected '$text'):"
+        head -n 5 "$work/err"
+        failed=$((failed + 1))
+    fi
+}
+
+# --- the compiler ---------------------------------------------------------------------------------
+check "version" sh -c "$build/exlc --version | grep -q '^exlc [0-9]'"
+check "help" sh -c "$build/exlc --help | grep -q 'exlc build DIR -o FILE'"
+check "licenses" sh -c "$build/exlc --licenses | grep -q 'Permission is hereby granted'"
+refuses 2 "unknown command" $build/exlc frobnicate
+refuses 2 "unknown option" $build/exlc build x -o y --wrong
+refuses 2 "needs -o FILE" $build/exlc build x
+refuses 2 "expected a whole number" $build/exlc build x -o y --max-batch 0
+refuses 1 "No such" $build/exlc build "$work/nowhere" -o "$work/p" --target cpu
+refuses 1 "not there yet" $build/exlc quantize
+
+model() { # a copy of the bundled model's small files with its weights linked
+    rm -rf "$work/model"
+    mkdir "$work/model"
+    cp examples/wikilm/*.json "$work/model"
+    ln examples/wikilm/model.safetensors "$work/model" 2>/dev/null ||
+        cp examples/wikilm/model.safetensors "$work/model"
+}
+model
+sed -i 's/"LlamaForCausalLM"/"WombatForCausalLM"/' "$work/model/config.json"
+refuses 1 "WombatForCausalLM" $build/exlc build "$work/model" -o "$work/p" --target cpu
+model
+sed -i 's/"hidden_size": 512/"hidden_size": 640/' "$work/model/config.json"
+refuses 1 "model." $build/exlc build "$work/model" -o "$work/p" --target cpu
+model
+sed -i 's/"hidden_act": "silu"/"hidden_act": "gelu"/' "$work/model/config.json"
+refuses 1 "hidden_act" $build/exlc build "$work/model" -o "$work/p" --target cpu
+model
+sed -i 's/"rope_type": "default"/"rope_type": "dynamic"/' "$work/model/config.json"
+refuses 1 "dynamic" $build/exlc build "$work/model" -o "$work/p" --target cpu
+model
+head -c 1000 examples/wikilm/model.safetensors >"$work/short"
+rm "$work/model/model.safetensors"
+mv "$work/short" "$work/model/model.safetensors"
+refuses 1 "model.safetensors" $build/exlc build "$work/model" -o "$work/p" --target cpu
+model
+printf '{' >"$work/model/config.json"
+refuses 1 "config.json" $build/exlc build "$work/model" -o "$work/p" --target cpu
+model
+refuses 1 "no-such-dir" $build/exlc build "$work/model" -o "$work/no-such-dir/p" --target cpu
+refuses 1 "directory" $build/exlc build "$work/model" -o "$work/model" --target cpu
+check "nothing is left of refused builds" [ ! -e "$work/p" ]
+check "no work directory is left" sh -c "! ls -d $work/.p.* 2>/dev/null"
+
+# A build that is killed leaves nothing, at whatever moment.
+for signal in TERM KILL; do
+    $build/exlc build "$work/model" -o "$work/killed" --target cpu 2>/dev/null &
+    pid=$!
+    sleep 0.7
+    kill -$signal $pid
+    wait $pid 2>/dev/null
+    sleep 0.5
+    check "SIG$signal leaves nothing" sh -c "! ls -d $work/killed $work/.killed* 2>/dev/null"
+done
+
+# Same input, same bytes.
+$build/exlc build "$work/model" --target cpu --emit "$work/one" 2>"$work/err"
+$build/exlc build "$work/model" --target cpu --emit "$work/two" 2>>"$work/err"
+check "emitted programs are equal" diff -rq -x '*.o' -x program "$work/one" "$work/two"
+check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu11 -O1 -I.' >/dev/null 2>&1 && \
+    $work/one/model run -p 'The city' -n 4 >/dev/null"
+
+# --- the program ----------------------------------------------------------------------------------
+check "needs libc, libm and the loader only" sh -c "[ -z \"\$(readelf -d $program | grep NEEDED |
+    grep -vE 'libc\.so\.6|libm\.so\.6|ld-linux')\" ]"
+check "no command explains" sh -c "$program | grep -q LlamaForCausalLM"
+check "every command has help" sh -c "$program bench --help | grep -q -- --device"
+refuses 2 "unknown command" $program frobnicate
+refuses 2 "unknown option" $program run --wrong
+refuses 2 "needs -p" $program run
+refuses 2 "expected a number" $program run -p x --temperature warm
+refuses 1 "do not fit" $program logits --ids 1,2,3 --max-context 2 -o "$work/o"
+refuses 1 "expected 0 to 4095" $program logits --ids 4096 -o "$work/o"
+refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
+refuses 1 "no-such" $program eval ppl --text "$work/no-such"
+refuses 1 "not there yet" $program serve
+refuses 2 "from 16 to 16" $program bench --cache-bits 4
+printf '\377\376' >"$work/bad"
+check "invalid UTF-8 is refused" sh -c "! $program tokenize <$work/bad >/dev/null 2>$work/err"
+check "verify" sh -c "$program verify | grep -q 'as built'"
+check "selftest" sh -c "$program selftest --device cpu | grep -q 'equal when repeated'"
+check "info as JSON" sh -c "$program info --json --device cpu | grep -q '\"cache_bytes_per_token\": 6144'"
+
+text='The city of Paris'
+greedy=$($program run -p "$text" -n 24 --device cpu)
+check "greedy repeats" [ "$greedy" = "$($program run -p "$text" -n 24 --device cpu)" ]
+check "threads do not matter" [ "$greedy" = "$($program run -p "$text" -n 24 --device cpu --threads 1)" ]
+check "chunks do not matter" [ "$greedy" = "$($program run -p "$text" -n 24 --device cpu --chunk 2)" ]
+for set in avx2 generic; do
+    check "$set writes the same" [ "$greedy" = "$(EXLC_CPU=$set $program run -p "$text" -n 24 --device cpu)" ]
+done
+drawn=$($program run -p "$text" -n 24 --temperature 1 --seed 7 --device cpu)
+check "a seed repeats" [ "$drawn" = "$($program run -p "$text" -n 24 --temperature 1 --seed 7 --device cpu)" ]
+check "another seed differs" [ "$drawn" != "$($program run -p "$text" -n 24 --temperature 1 --seed 8 --device cpu)" ]
+check "top-k 1 is greedy" [ "$greedy" = "$($program run -p "$text" -n 24 --temperature 1 --top-k 1 --device cpu)" ]
+stop=$(printf '%s' "$greedy" | cut -d ' ' -f 5)
+check "a stop string ends the text before it" [ "$(printf '%s' "$greedy" | sed "s/$stop.*//")" = \
+    "$($program run -p "$text" -n 24 --stop "$stop" --device cpu)" ]
+check "JSON output" sh -c "$program run -p '$text' -n 3 --json --device cpu | grep -q '\"stop_reason\": \"length\"'"
+check "n 0 draws nothing" [ -z "$($program run -p "$text" -n 0 --device cpu)" ]
+printf 'Grüße, 世界! \360\237\230\200' >"$work/text"
+check "tokens and back" sh -c "$program tokenize --no-special <$work/text | $program tokenize --decode |
+    cmp -s - $work/text"
+check "tokenize adds BOS" sh -c "$program tokenize <$work/text | grep -q '^0 '"
+
+# Damaged programs say so.
+cp "$program" "$work/stripped" && strip "$work/stripped"
+refuses 1 "stripped" "$work/stripped" run -p x
+head -c 19000000 "$program" >"$work/cut" && chmod +x "$work/cut"
+refuses 1 "truncated" "$work/cut" run -p x
+cp "$program" "$work/flipped"
+printf 'X' | dd of="$work/flipped" bs=1 seek=9000000 conv=notrunc 2>/dev/null
+refuses 1 "expected" "$work/flipped" verify
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

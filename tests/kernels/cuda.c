@@ -1,0 +1,758 @@
+// The CUDA steps against reference.h, for one set of constants: every format and form, odd shapes,
+// random page tables and windows. Runs on a GPU (argument: a cubin), or against the emulated one
+// without an argument. Prints the first wrong element of a step; exit 1 if there was one.
+// With TEST_TIMING it then prints how fast the decode form reads weights at the shapes of constants.h.
+#include "kernels/cuda/launch.h"
+#include "reference.h"
+#include <stdio.h>
+
+#define PAGES 24
+#define SEQUENCES 70
+#define PER_SEQUENCE ((MAX_CONTEXT + PAGE - 1) / PAGE)
+#ifndef TEST_ROWS
+#define TEST_ROWS 150
+#endif
+#ifndef TEST_LAYERS
+#define TEST_LAYERS LAYERS // sets of weights
+#endif
+
+static Gpu *gpu;
+static uint8_t *weights; // the host's copy
+static size_t weights_bytes;
+static State s;
+static Batch b;
+static Layer layers[TEST_LAYERS];
+static int failed, checked;
+
+// --- random data ---------------------------------------------------------------------------------
+
+static uint64_t seed = 88172645463325252u;
+static uint32_t random_bits(void)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)(seed >> 16);
+}
+
+static float random_float(void) // mean 0, deviation 1
+{
+    float sum = 0;
+    for (int i = 0; i < 12; i++)
+        sum += random_bits() * 0x1p-32f;
+    return sum - 6;
+}
+
+static uint16_t half_of(float v)
+{
+    _Float16 h = (_Float16)v;
+    uint16_t bits;
+    memcpy(&bits, &h, 2);
+    return bits;
+}
+
+static uint64_t weights_used = 256;
+static uint64_t take(size_t bytes)
+{
+    uint64_t at = weights_used;
+    weights_used += (bytes + 255) / 256 * 256;
+    if (weights_used > weights_bytes) {
+        size_t old = weights_bytes;
+        weights_bytes = weights_used * 2 + (1 << 20);
+        weights = realloc(weights, weights_bytes);
+        memset(weights + old, 0, weights_bytes - old);
+    }
+    return at;
+}
+
+static uint64_t random_vector(int count, float around, float spread)
+{
+    uint64_t at = take(count * 4);
+    for (int i = 0; i < count; i++)
+        ((float *)(weights + at))[i] = around + spread * random_float();
+    return at;
+}
+
+static uint64_t random_scales(int count, float size)
+{
+    uint64_t at = take(count * 2);
+    for (int i = 0; i < count; i++)
+        ((uint16_t *)(weights + at))[i] =
+            half_of((random_bits() & 1 ? -size : size) * (0.5f + random_bits() * 0x1p-32f));
+    return at;
+}
+
+// A linear layer whose outputs are about as large as its inputs.
+static Linear random_linear(int format, int in, int out, int bias)
+{
+    Linear l = {0};
+    size_t bytes = BLOCKS(out) * COLUMN_BLOCK_BYTES(FORMAT_BITS(format), in);
+    l.weights = take(bytes);
+    if (FORMAT_IS_EXL3(format)) {
+        for (size_t i = 0; i < bytes / 4; i++)
+            ((uint32_t *)(weights + l.weights))[i] = random_bits();
+        l.suh = random_scales(PADDED(in), 1 / sqrtf(in));
+        l.svh = random_scales(PADDED(out), 1);
+    } else {
+        for (size_t i = 0; i < bytes / 2; i++) {
+            float v = random_float() / sqrtf(in);
+            uint32_t bits;
+            memcpy(&bits, &v, 4);
+            ((uint16_t *)(weights + l.weights))[i] = format == f16 ? half_of(v) : bits >> 16;
+        }
+    }
+    if (bias) l.bias = random_vector(PADDED(out), 0, 0.3f);
+    return l;
+}
+
+static float *random_floats(size_t count, float scale)
+{
+    float *v = malloc(count * 4);
+    for (size_t i = 0; i < count; i++)
+        v[i] = scale * random_float();
+    return v;
+}
+
+// --- device memory -------------------------------------------------------------------------------
+
+static void *device(size_t bytes)
+{
+    GpuPointer p;
+    Error err;
+    if (gpu_alloc(gpu, bytes, &p, &err) != 0) {
+        fprintf(stderr, "%s\n", err.text);
+        exit(1);
+    }
+    return (void *)p;
+}
+
+static void put(const void *to, const void *from, size_t bytes)
+{
+    gpu_write(gpu, (GpuPointer)to, from, bytes);
+}
+
+static void *get(const void *from, size_t bytes)
+{
+    void *p = malloc(bytes);
+    gpu_read(gpu, p, (GpuPointer)from, bytes);
+    return p;
+}
+
+// The weights and the layer table of the host to the device.
+static void put_weights(void)
+{
+    static size_t room;
+    if (weights_used > room) {
+        room = weights_used * 2;
+        s.weights = device(room);
+    }
+    put(s.weights, weights, weights_used);
+    put(s.layers, layers, sizeof layers);
+}
+
+// Host copies of the batch.
+static int32_t token[TEST_ROWS], position[TEST_ROWS], sequence[TEST_ROWS], output[TEST_ROWS];
+static Segment segment[TEST_ROWS];
+static int32_t page_table[SEQUENCES * PER_SEQUENCE];
+
+static void put_batch(void)
+{
+    put(b.token, token, sizeof token);
+    put(b.position, position, sizeof position);
+    put(b.sequence, sequence, sizeof sequence);
+    put(b.output, output, sizeof output);
+    put(b.segment, segment, sizeof segment);
+    put(b.page_table, page_table, sizeof page_table);
+}
+
+// Segments of the given rows at random positions; sequence i has segment i.
+static void make_batch(int segments, const int *rows)
+{
+    b.rows = b.outputs = 0;
+    b.segments = segments;
+    for (int i = 0; i < segments; i++) {
+        int room = MAX_CONTEXT - rows[i] + 1, at = random_bits() % 4 == 0 ? 0 : random_bits() % room;
+        segment[i] = (Segment){b.rows, rows[i], i, at};
+        for (int j = 0; j < rows[i]; j++) {
+            token[b.rows] = random_bits() % VOCAB;
+            position[b.rows] = at + j;
+            sequence[b.rows] = i;
+            if (b.rows % 3 != 1) output[b.outputs++] = b.rows;
+            b.rows++;
+        }
+    }
+    // Pages are shared at random where sequences do not write: only the pages of the batch's own
+    // positions are taken by one sequence each.
+    int next = 0;
+    for (int i = 0; i < segments; i++)
+        for (int p = 0; p < PER_SEQUENCE; p++) {
+            int own = p >= segment[i].position / PAGE &&
+                      p <= (segment[i].position + rows[i] - 1) / PAGE;
+            page_table[i * PER_SEQUENCE + p] = own ? PAGES + next++ : (int)(random_bits() % PAGES);
+        }
+    put_batch();
+}
+#define OWN_PAGES 140
+#define CACHE_HALVES ((size_t)(PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM)
+
+// --- comparing -----------------------------------------------------------------------------------
+
+// Elements may differ by `tolerance` of the root mean square of the reference.
+static void compare(const char *what, int rows, int columns, const float *got, const double *expected,
+                    double tolerance)
+{
+    size_t count = (size_t)rows * columns;
+    double square = 0, error = 0;
+    for (size_t i = 0; i < count; i++) {
+        square += expected[i] * expected[i];
+        error += (got[i] - expected[i]) * (got[i] - expected[i]);
+    }
+    double rms = sqrt(square / count) + 1e-30;
+    checked++;
+    for (size_t i = 0; i < count; i++)
+        if (!(fabs(got[i] - expected[i]) <= 6 * tolerance * rms + 2 * tolerance * fabs(expected[i]))) {
+            printf("%s, %d rows: [%zu][%zu] is %.7g, expected %.7g (relative error of all %.2e)\n", what,
+                   b.rows, i / columns, i % columns, got[i], expected[i], sqrt(error / square));
+            failed++;
+            return;
+        }
+    if (getenv("VERBOSE")) printf("%-24s %4d rows: relative error %.2e\n", what, b.rows, sqrt(error / square));
+}
+
+static void set_x(void)
+{
+    float *x = random_floats((size_t)b.rows * DIM, 2), *squares = calloc(b.rows * BLOCKS(DIM), 4);
+    for (int r = 0; r < b.rows; r++)
+        for (int i = 0; i < DIM; i++)
+            squares[r * BLOCKS(DIM) + i / BLOCK] += x[r * DIM + i] * x[r * DIM + i];
+    put(s.x, x, (size_t)b.rows * DIM * 4);
+    put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares, squares,
+        b.rows * BLOCKS(DIM) * 4);
+    free(x);
+    free(squares);
+}
+
+// That the sums of squares beside x belong to it.
+static void check_squares(void)
+{
+    float *x = get(s.x, (size_t)b.rows * DIM * 4);
+    float *got = get((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares,
+                     b.rows * BLOCKS(DIM) * 4);
+    double *expected = calloc(b.rows * BLOCKS(DIM), sizeof *expected);
+    for (int r = 0; r < b.rows; r++)
+        for (int i = 0; i < DIM; i++)
+            expected[r * BLOCKS(DIM) + i / BLOCK] += (double)x[r * DIM + i] * x[r * DIM + i];
+    compare("squares of x", b.rows, BLOCKS(DIM), got, expected, 1e-5);
+    free(x);
+    free(got);
+    free(expected);
+}
+
+static double *normed_x(uint64_t norm, const int32_t *map, int rows)
+{
+    float *x = get(s.x, (size_t)b.rows * DIM * 4);
+    double *y = malloc((size_t)rows * DIM * sizeof *y);
+    for (int r = 0; r < rows; r++)
+        reference_norm(x + (map ? map[r] : r) * DIM, (float *)(weights + norm), DIM, y + r * DIM);
+    free(x);
+    return y;
+}
+
+static double *widen(const float *v, size_t count)
+{
+    double *w = malloc(count * sizeof *w);
+    for (size_t i = 0; i < count; i++)
+        w[i] = v[i];
+    return w;
+}
+
+// --- steps ---------------------------------------------------------------------------------------
+
+static void check_embed(void)
+{
+    const float inverse[] = ROPE_INVERSE;
+    launch_embed(gpu, &s, &b, EMBED_FORMAT);
+    float *x = get(s.x, (size_t)b.rows * DIM * 4), *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
+    double *ex = malloc((size_t)b.rows * DIM * 8), *er = malloc((size_t)b.rows * ROPE_DIM * 8);
+    const uint16_t *table = (const uint16_t *)(weights + s.ends.embed);
+    for (int r = 0; r < b.rows; r++) {
+        for (int i = 0; i < DIM; i++) {
+            uint16_t bits = table[(size_t)token[r] * DIM + i];
+            uint32_t wide = (uint32_t)bits << 16;
+            float f;
+            memcpy(&f, &wide, 4);
+            ex[r * DIM + i] = EMBED_FORMAT == b16 ? f : reference_half(bits);
+        }
+        for (int j = 0; j < ROPE_DIM / 2; j++) {
+            float angle = (float)position[r] * inverse[j];
+            er[r * ROPE_DIM + 2 * j] = cos(angle) * ROPE_FACTOR;
+            er[r * ROPE_DIM + 2 * j + 1] = sin(angle) * ROPE_FACTOR;
+        }
+    }
+    compare("embed", b.rows, DIM, x, ex, 0);
+    compare("rope", b.rows, ROPE_DIM, rope, er, 1e-6);
+    check_squares();
+    launch_keep(gpu, &s, &b, 1);
+    float *hidden = get(s.hidden + (size_t)b.rows * DIM, (size_t)b.rows * DIM * 4);
+    compare("keep", b.rows, DIM, hidden, ex, 0);
+    free(x), free(rope), free(ex), free(er), free(hidden);
+}
+
+static float cache_at(const uint16_t *cache, int l, int row_sequence, int value, int kv, int t, int i)
+{
+    size_t page = page_table[row_sequence * PER_SEQUENCE + t / PAGE];
+    size_t at = ((((page * LAYERS + l) * 2 + value) * KV_HEADS + kv) * PAGE + t % PAGE) * HEAD_DIM + i;
+    return reference_half(cache[at]);
+}
+
+static void check_qkv(int q, int k, int v, int l, const char *name)
+{
+    const Layer *layer = &layers[l];
+    set_x();
+    launch_qkv(gpu, &s, &b, q, k, v, s.layers + l);
+    double *x = normed_x(layer->attn_norm, NULL, b.rows);
+    float *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
+    for (int which = 0; which < 3; which++) {
+        const Linear *w = which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
+        int heads = which == 0 ? HEADS : KV_HEADS, width = heads * HEAD_DIM;
+        uint64_t norm = which == 0 ? layer->q_norm : which == 1 ? layer->k_norm : 0;
+        double *y = malloc((size_t)b.rows * width * 8);
+        reference_linear(weights, w, which == 0 ? q : which == 1 ? k : v, DIM, width, b.rows, x, y);
+        float *got = malloc((size_t)b.rows * width * 4);
+        uint16_t *cache = which ? get(s.cache, CACHE_HALVES * 2) : NULL;
+        if (which == 0) gpu_read(gpu, got, (GpuPointer)s.q, (size_t)b.rows * width * 4);
+        for (int r = 0; r < b.rows; r++)
+            for (int h = 0; h < heads; h++) {
+                reference_head(y + (size_t)r * width + h * HEAD_DIM,
+                               norm ? (float *)(weights + norm) : NULL,
+                               which < 2 ? rope + (size_t)r * ROPE_DIM : NULL);
+                for (int i = 0; which && i < HEAD_DIM; i++)
+                    got[(size_t)r * width + h * HEAD_DIM + i] =
+                        cache_at(cache, l, sequence[r], which == 2, h, position[r], i);
+            }
+        char what[64];
+        snprintf(what, sizeof what, "qkv(%s).%c", name, "qkv"[which]);
+        compare(what, b.rows, width, got, y, 2e-3);
+        free(y), free(got), free(cache);
+    }
+    free(x), free(rope);
+}
+
+static void check_attend(int l)
+{
+    float *q = random_floats((size_t)b.rows * Q_DIM, 1);
+    put(s.q, q, (size_t)b.rows * Q_DIM * 4);
+    launch_attend(gpu, &s, &b, s.layers + l);
+    float *got = get(s.a, (size_t)b.rows * Q_DIM * 4);
+    uint16_t *cache = get(s.cache, CACHE_HALVES * 2);
+    double *expected = calloc((size_t)b.rows * Q_DIM, 8), *p = malloc(MAX_CONTEXT * 8);
+    for (int r = 0; r < b.rows; r++)
+        for (int h = 0; h < HEADS; h++) {
+            int window = layers[l].window, last = position[r], kv = h / GROUP;
+            int first = window > 0 && last >= window ? last - window + 1 : 0;
+            double most = -INFINITY, total = 0;
+            for (int t = first; t <= last; t++) {
+                p[t] = 0;
+                for (int i = 0; i < HEAD_DIM; i++)
+                    p[t] += q[(size_t)r * Q_DIM + h * HEAD_DIM + i] *
+                            (double)cache_at(cache, l, sequence[r], 0, kv, t, i) * SOFTMAX_SCALE;
+                most = fmax(most, p[t]);
+            }
+            for (int t = first; t <= last; t++)
+                total += p[t] = exp(p[t] - most);
+            for (int t = first; t <= last; t++)
+                for (int i = 0; i < HEAD_DIM; i++)
+                    expected[(size_t)r * Q_DIM + h * HEAD_DIM + i] +=
+                        p[t] / total * cache_at(cache, l, sequence[r], 1, kv, t, i);
+        }
+    compare(layers[l].window ? "attend, window" : "attend", b.rows, Q_DIM, got, expected, 2e-3);
+    free(q), free(got), free(cache), free(expected), free(p);
+}
+
+// out or down: x += linear(input).
+static void check_residual(int down, int format, int l, const char *name)
+{
+    const Linear *w = down ? &layers[l].down : &layers[l].o;
+    int in = down ? FFN_DIM : Q_DIM;
+    float *input = random_floats((size_t)b.rows * in, 1);
+    set_x();
+    float *before = get(s.x, (size_t)b.rows * DIM * 4);
+    put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
+    if (down) launch_down(gpu, &s, &b, format, s.layers + l);
+    else launch_out(gpu, &s, &b, format, s.layers + l);
+    float *got = get(s.x, (size_t)b.rows * DIM * 4);
+    double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
+    reference_linear(weights, w, format, in, DIM, b.rows, x, y);
+    for (int i = 0; i < b.rows * DIM; i++)
+        y[i] += before[i];
+    char what[64];
+    snprintf(what, sizeof what, "%s(%s)", down ? "down" : "out", name);
+    compare(what, b.rows, DIM, got, y, FORMAT_IS_EXL3(format) && PLANES(format) == 1 ? 4e-4 : 4e-4);
+    check_squares();
+
+    // A row alone gives the same bits.
+    if (decode_form(&s, &b) && b.rows > 1) {
+        State one = s;
+        Batch few = b;
+        int r = random_bits() % b.rows;
+        few.rows = few.segments = 1;
+        one.x += (size_t)r * DIM, one.a += (size_t)r * in, one.h += (size_t)r * in;
+        put(one.x, before + (size_t)r * DIM, DIM * 4);
+        if (down) launch_down(gpu, &one, &few, format, s.layers + l);
+        else launch_out(gpu, &one, &few, format, s.layers + l);
+        float *alone = get(one.x, DIM * 4);
+        if (memcmp(alone, got + (size_t)r * DIM, DIM * 4) != 0) {
+            printf("%s: row %d of %d differs when it is alone\n", what, r, b.rows);
+            failed++;
+        }
+        free(alone);
+    }
+    free(input), free(before), free(got), free(x), free(y);
+}
+
+static void check_up(int gate, int up, int l, const char *name)
+{
+    set_x();
+    launch_up(gpu, &s, &b, gate, up, s.layers + l);
+    float *got = get(s.h, (size_t)b.rows * FFN_DIM * 4);
+    double *x = normed_x(layers[l].ffn_norm, NULL, b.rows);
+    double *y = malloc((size_t)b.rows * FFN_DIM * 8), *z = malloc((size_t)b.rows * FFN_DIM * 8);
+    reference_linear(weights, &layers[l].gate, gate, DIM, FFN_DIM, b.rows, x, y);
+    reference_linear(weights, &layers[l].up, up, DIM, FFN_DIM, b.rows, x, z);
+    for (int i = 0; i < b.rows * FFN_DIM; i++)
+        y[i] = y[i] / (1 + exp(-y[i])) * z[i];
+    char what[64];
+    snprintf(what, sizeof what, "up(%s)", name);
+    compare(what, b.rows, FFN_DIM, got, y, 2e-3);
+    free(got), free(x), free(y), free(z);
+}
+
+static void check_head(int format, const char *name)
+{
+    set_x();
+    launch_head(gpu, &s, &b, format);
+    float *got = get(s.logits, (size_t)b.outputs * VOCAB * 4);
+    double *x = normed_x(s.ends.norm, output, b.outputs), *y = malloc((size_t)b.outputs * VOCAB * 8);
+    reference_linear(weights, &s.ends.head, format, DIM, VOCAB, b.outputs, x, y);
+    char what[64];
+    snprintf(what, sizeof what, "head(%s)", name);
+    compare(what, b.outputs, VOCAB, got, y, 2e-3);
+    Best *best = get((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).best,
+                     (size_t)b.outputs * BLOCKS(VOCAB) * sizeof *best);
+    for (int i = 0; i < b.outputs * BLOCKS(VOCAB); i++) {
+        const float *row = got + (size_t)(i / BLOCKS(VOCAB)) * VOCAB;
+        int first = i % BLOCKS(VOCAB) * BLOCK, id = first;
+        for (int j = first; j < first + BLOCK && j < VOCAB; j++)
+            if (row[j] > row[id]) id = j;
+        if (best[i].id != id || best[i].logit != row[id]) {
+            printf("%s: best of block %d is %d, expected %d\n", what, i, best[i].id, id);
+            failed++;
+            break;
+        }
+    }
+    float *hidden = get(s.hidden + (size_t)LAYERS * b.rows * DIM, (size_t)b.rows * DIM * 4);
+    double *normed = normed_x(s.ends.norm, NULL, b.rows);
+    compare("final norm", b.rows, DIM, hidden, normed, 1e-5);
+    free(got), free(x), free(y), free(best), free(hidden), free(normed);
+}
+
+// --- sampling ------------------------------------------------------------------------------------
+
+typedef struct {
+    float logit;
+    int id;
+} Candidate;
+
+static int by_logit(const void *x, const void *y)
+{
+    const Candidate *a = x, *c = y;
+    return a->logit != c->logit ? (a->logit < c->logit ? 1 : -1) : a->id - c->id;
+}
+
+// Draws many tokens from one row of logits and compares their frequencies with the probabilities.
+static void check_sample(float temperature, int top_k, float top_p, float min_p, int coarse)
+{
+    enum { DRAWS = 64, ROUNDS = 12 };
+    if (s.max_outputs < DRAWS) return;
+    float *logits = random_floats(VOCAB, 3), *all = malloc((size_t)DRAWS * VOCAB * 4);
+    for (int i = 0; coarse && i < VOCAB; i++)
+        logits[i] = rintf(logits[i]); // many ties
+    Candidate sorted[VOCAB];
+    static double p[VOCAB];
+    double total = 0, sum = 0;
+    for (int i = 0; i < VOCAB; i++)
+        sorted[i] = (Candidate){logits[i], i};
+    qsort(sorted, VOCAB, sizeof *sorted, by_logit);
+    int kept = temperature <= 0 ? 1 : top_k > 0 && top_k < VOCAB ? top_k : VOCAB;
+    for (int i = 0; i < kept; i++)
+        total += temperature > 0 ? exp((sorted[i].logit - sorted[0].logit) / temperature) : 1;
+    int count = 0;
+    memset(p, 0, sizeof p);
+    double kept_total = 0;
+    for (; count < kept && (count == 0 || top_p >= 1 || sum < top_p * total); count++) {
+        double weight = temperature > 0 ? exp((sorted[count].logit - sorted[0].logit) / temperature) : 1;
+        sum += weight;
+        if (weight >= min_p) kept_total += p[sorted[count].id] = weight;
+    }
+    Best best[BLOCKS(VOCAB)];
+    for (int i = 0; i < BLOCKS(VOCAB); i++) {
+        best[i] = (Best){logits[i * BLOCK], i * BLOCK};
+        for (int j = i * BLOCK; j < (i + 1) * BLOCK && j < VOCAB; j++)
+            if (logits[j] > best[i].logit) best[i] = (Best){logits[j], j};
+    }
+    Sampling how[DRAWS];
+    for (int i = 0; i < DRAWS; i++) {
+        memcpy(all + (size_t)i * VOCAB, logits, VOCAB * 4);
+        put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).best + i * sizeof best, best,
+            sizeof best);
+    }
+    put(s.logits, all, (size_t)DRAWS * VOCAB * 4);
+    static int hits[VOCAB];
+    memset(hits, 0, sizeof hits);
+    static Sampling *device_how;
+    static int32_t *device_tokens;
+    if (!device_how) device_how = device(sizeof how), device_tokens = device(DRAWS * 4);
+    b.outputs = DRAWS;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < DRAWS; i++)
+            how[i] = (Sampling){temperature, top_p, min_p, top_k, 42, round * DRAWS + i};
+        put(device_how, how, sizeof how);
+        launch_sample(gpu, &s, &b, device_how, device_tokens);
+        int32_t *tokens = get(device_tokens, DRAWS * 4);
+        for (int i = 0; i < DRAWS; i++) {
+            if (tokens[i] < 0 || tokens[i] >= VOCAB || p[tokens[i]] == 0) {
+                printf("sample(%g, %d, %g, %g): token %d is not among the %d kept\n", temperature, top_k,
+                       top_p, min_p, tokens[i], count);
+                failed++;
+                free(tokens);
+                goto done;
+            }
+            hits[tokens[i]]++;
+        }
+        free(tokens);
+    }
+    // The ten likeliest, and the draws in order of ids: within five deviations.
+    for (int i = 0; i < 10 && i < count; i++) {
+        double share = p[sorted[i].id] / kept_total, n = DRAWS * ROUNDS;
+        if (fabs(hits[sorted[i].id] - share * n) > 5 * sqrt(n * share * (1 - share)) + 1) {
+            printf("sample(%g, %d, %g, %g): token %d drawn %d times of %g, expected %.1f\n", temperature,
+                   top_k, top_p, min_p, sorted[i].id, hits[sorted[i].id], n, share * n);
+            failed++;
+            break;
+        }
+    }
+    checked++;
+done:
+    free(logits);
+    free(all);
+}
+
+// --- all of it -----------------------------------------------------------------------------------
+
+static void check_nan(void)
+{
+    set_x();
+    float nan = NAN;
+    put(s.x + (size_t)output[0] * DIM + DIM / 2, &nan, 4);
+    put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares +
+            (size_t)output[0] * BLOCKS(DIM) * 4, &nan, 4);
+    launch_head(gpu, &s, &b, TEST_HEAD_FORMAT);
+    Sampling how[TEST_ROWS] = {{0}};
+    Sampling *device_how = device(sizeof how);
+    int32_t *device_tokens = device(sizeof(int32_t) * TEST_ROWS);
+    put(device_how, how, sizeof how);
+    launch_sample(gpu, &s, &b, device_how, device_tokens);
+    int32_t *tokens = get(device_tokens, b.outputs * 4);
+    for (int i = 0; i < b.outputs; i++)
+        if ((tokens[i] == -1) != (i == 0)) {
+            printf("token of output %d is %d with a NaN in output 0\n", i, tokens[i]);
+            failed++;
+            break;
+        }
+    checked++;
+    free(tokens);
+}
+
+static void check_batch(int segments, const int *rows)
+{
+    make_batch(segments, rows);
+    check_embed();
+#define CHECK_QKV(x, y, z)                                                                         \
+    layers[1].q = random_linear(x, DIM, Q_DIM, 1);                                                 \
+    layers[1].k = random_linear(y, DIM, KV_DIM, 0);                                                \
+    layers[1].v = random_linear(z, DIM, KV_DIM, 1);                                                \
+    put_weights();                                                                                 \
+    check_qkv(x, y, z, 1, #x "," #y "," #z);                                                       \
+    weights_used = start;
+#define CHECK_OUT(f)                                                                               \
+    layers[1].o = random_linear(f, Q_DIM, DIM, 1);                                                 \
+    put_weights();                                                                                 \
+    check_residual(0, f, 1, #f);                                                                   \
+    weights_used = start;
+#define CHECK_DOWN(f)                                                                              \
+    layers[1].down = random_linear(f, FFN_DIM, DIM, 0);                                            \
+    put_weights();                                                                                 \
+    check_residual(1, f, 1, #f);                                                                   \
+    weights_used = start;
+#define CHECK_UP(g, u)                                                                             \
+    layers[1].gate = random_linear(g, DIM, FFN_DIM, 0);                                            \
+    layers[1].up = random_linear(u, DIM, FFN_DIM, 1);                                              \
+    put_weights();                                                                                 \
+    check_up(g, u, 1, #g "," #u);                                                                  \
+    weights_used = start;
+#define CHECK_HEAD(f)                                                                              \
+    s.ends.head = random_linear(f, DIM, VOCAB, 0);                                                 \
+    put_weights();                                                                                 \
+    check_head(f, #f);                                                                             \
+    if (f == TEST_HEAD_FORMAT) check_nan();                                                        \
+    weights_used = start;
+    uint64_t start = weights_used;
+    TEST_QKV(CHECK_QKV)
+    check_attend(0);
+    check_attend(1);
+#ifdef TEST_TIMING // large: one format is checked, the others timed
+    CHECK_OUT(c3)
+    CHECK_DOWN(m4)
+    return;
+#endif
+    TEST_OUT(CHECK_OUT)
+    TEST_UP(CHECK_UP)
+    TEST_DOWN(CHECK_DOWN)
+    TEST_HEAD(CHECK_HEAD)
+}
+
+#ifdef TEST_TIMING
+// Seconds of `count` launches of a decode step over different layers' weights.
+static double time_step(const char *step, int format, int rows, int count)
+{
+    make_batch(rows, (int[]){1, 1, 1, 1, 1, 1, 1, 1});
+    for (int round = 0; round < 2; round++) {
+        if (round == 1) gpu_mark(gpu, 0);
+        for (int i = 0; i < count; i++) {
+            const Layer *layer = s.layers + i % TEST_LAYERS;
+            if (strcmp(step, "out") == 0) launch_out(gpu, &s, &b, format, layer);
+            if (strcmp(step, "up") == 0) launch_up(gpu, &s, &b, format, format, layer);
+            if (strcmp(step, "down") == 0) launch_down(gpu, &s, &b, format, layer);
+        }
+    }
+    gpu_mark(gpu, 1);
+    return gpu_elapsed(gpu, 0, 1);
+}
+
+static void timing(void)
+{
+    size_t room = (size_t)1536 << 20, at = 0;
+    uint32_t *bits = malloc(room);
+    for (size_t i = 0; i < room / 4; i++)
+        bits[i] = random_bits();
+    for (size_t i = 0; i < 65536 / 2; i++)
+        ((uint16_t *)bits)[i] = half_of(0.01f); // scales at the start
+    s.weights = device(room);
+    put(s.weights, bits, room);
+    free(bits);
+    printf("decode form on %s: microseconds a launch, GB/s of weights\n", gpu->name);
+#define TIME(f)                                                                                    \
+    for (int l = 0; l < TEST_LAYERS; l++) {                                                        \
+        Linear *linear[] = {&layers[l].o, &layers[l].gate, &layers[l].up, &layers[l].down};        \
+        int in[] = {Q_DIM, DIM, DIM, FFN_DIM}, out[] = {DIM, FFN_DIM, FFN_DIM, DIM};               \
+        for (int i = 0; i < 4; i++) {                                                              \
+            size_t bytes = BLOCKS(out[i]) * COLUMN_BLOCK_BYTES(FORMAT_BITS(f), in[i]);             \
+            if (at + bytes > room || at == 0) at = 65536;                                          \
+            *linear[i] = (Linear){at, 256, 256, 0};                                                \
+            at += bytes;                                                                           \
+        }                                                                                          \
+        layers[l].ffn_norm = layers[l].attn_norm = 256;                                            \
+    }                                                                                              \
+    put(s.layers, layers, sizeof layers);                                                          \
+    for (int rows = 1; rows <= 8; rows *= 2) {                                                     \
+        double out = time_step("out", f, rows, 200) / 200, up = time_step("up", f, rows, 200) / 200; \
+        double down = time_step("down", f, rows, 200) / 200, k = FORMAT_BITS(f) / 8.0 * 1e-9;      \
+        printf("%-4s %d rows: %dx%d %6.2f us %5.0f   %dx2x%d %6.2f us %5.0f   %dx%d %6.2f us %5.0f\n", \
+               #f, rows, Q_DIM, DIM, out * 1e6, k * Q_DIM * DIM / out, DIM, FFN_DIM, up * 1e6,     \
+               k * 2 * DIM * FFN_DIM / up, FFN_DIM, DIM, down * 1e6, k * FFN_DIM * DIM / down);    \
+    }
+    TEST_OUT(TIME)
+}
+#endif
+
+int main(int count, char **arguments)
+{
+    Error err;
+    GpuImage images[2] = {{0}};
+    if (count > 1) {
+        FILE *f = fopen(arguments[1], "rb");
+        if (!f) return perror(arguments[1]), 1;
+        char *image = malloc(64 << 20);
+        images[0] = (GpuImage){90, image, image + fread(image, 1, 64 << 20, f)};
+        fclose(f);
+    }
+    if (gpu_open(&gpu, 0, images, &err) != 0) return fprintf(stderr, "%s\n", err.text), 1;
+
+    s.max_rows = s.max_outputs = TEST_ROWS;
+    s.layers = device(sizeof layers);
+    s.cache = device(CACHE_HALVES * 2);
+    s.x = device(TEST_ROWS * DIM * 4);
+    s.q = device(TEST_ROWS * Q_DIM * 4);
+    s.a = device(TEST_ROWS * Q_DIM * 4);
+    s.h = device(TEST_ROWS * FFN_DIM * 4);
+    s.rope = device(TEST_ROWS * ROPE_DIM * 4);
+    s.logits = device((size_t)TEST_ROWS * VOCAB * 4);
+    s.hidden = device((size_t)(LAYERS + 1) * TEST_ROWS * DIM * 4);
+    s.work = device(gpu_work_bytes(TEST_ROWS, TEST_ROWS));
+    b.token = device(sizeof token);
+    b.position = device(sizeof position);
+    b.sequence = device(sizeof sequence);
+    b.output = device(sizeof output);
+    b.segment = device(sizeof segment);
+    b.page_table = device(sizeof page_table);
+    b.pages_per_sequence = PER_SEQUENCE;
+
+    uint16_t *cache = malloc(CACHE_HALVES * 2);
+    for (size_t i = 0; i < CACHE_HALVES; i++)
+        cache[i] = half_of(random_float());
+    put(s.cache, cache, CACHE_HALVES * 2);
+    free(cache);
+    s.ends.embed = take((size_t)VOCAB * DIM * 2);
+    for (int i = 0; i < VOCAB * DIM; i++) {
+        uint16_t bits = random_bits();
+        ((uint16_t *)(weights + s.ends.embed))[i] = (bits & 0x83ff) | 0x3c00;
+    }
+    s.ends.norm = random_vector(DIM, 1, 0.2f);
+    for (int l = 0; l < LAYERS; l++) {
+        layers[l].attn_norm = random_vector(DIM, 1, 0.2f);
+        layers[l].ffn_norm = random_vector(DIM, 1, 0.2f);
+        if (TEST_HEAD_NORM) {
+            layers[l].q_norm = random_vector(HEAD_DIM, 1, 0.2f);
+            layers[l].k_norm = random_vector(HEAD_DIM, 1, 0.2f);
+        }
+    }
+    layers[1].window = TEST_WINDOW;
+    put_weights();
+
+    check_batch(1, (int[]){1});
+    check_batch(1, (int[]){5});
+#ifndef TEST_TIMING
+    check_batch(9, (int[]){1, 1, 1, 1, 1, 1, 1, 1, 1});
+    check_batch(3, (int[]){1, 31, 1});
+    check_batch(2, (int[]){1, 2});
+    check_batch(8, (int[]){1, 1, 1, 1, 1, 1, 1, 1});
+    check_batch(4, (int[]){70, 1, 37, 22});
+    check_batch(1, (int[]){150});
+    int ones[33];
+    for (int i = 0; i < 33; i++)
+        ones[i] = 1;
+    check_batch(33, ones);
+#endif
+    check_sample(0, 0, 1, 0, 1);
+    check_sample(1, 0, 1, 0, 0);
+    check_sample(0.7f, 40, 0.9f, 0, 0);
+    check_sample(1.3f, 0, 0.8f, 0.05f, 1);
+    check_sample(1, 5, 1, 0, 1);
+    check_sample(2, 0, 0.5f, 0, 0);
+    printf("%s: %d checks, %d failed\n", gpu->name, checked, failed);
+#ifdef TEST_TIMING
+    if (count > 1 && !failed) timing();
+#endif
+    gpu_close(gpu);
+    return failed != 0;
+}

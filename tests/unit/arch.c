@@ -1,0 +1,455 @@
+// From config.json to a graph and its steps: facts, rope tables (tests/data/rope.json, from
+// tests/oracle/rope.py), windows, heads, and all that must be refused. Runs in the root of the
+// repository.
+#include "../files.h"
+#include <math.h>
+
+// A config of the architecture with more members, which come first.
+static const char *config_of(const char *architecture, const char *members)
+{
+    static const char *const defaults[][2] = {
+        {"hidden_size", "256"},       {"num_hidden_layers", "4"},   {"num_attention_heads", "4"},
+        {"vocab_size", "512"},        {"intermediate_size", "384"}, {"rms_norm_eps", "1e-06"},
+        {"num_key_value_heads", "2"},
+    };
+    Buffer b = {0};
+    buffer_print(&b, "{\"architectures\": [\"%s\"]", architecture);
+    if (*members) buffer_print(&b, ", %s", members);
+    for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++)
+        if (!strstr(members, arena_format("\"%s\"", defaults[i][0])))
+            buffer_print(&b, ", \"%s\": %s", defaults[i][0], defaults[i][1]);
+    buffer_print(&b, "}");
+    return b.data;
+}
+
+static Checkpoint *checkpoint_of(const char *config)
+{
+    Checkpoint *ck = arena_alloc(sizeof *ck);
+    *ck = (Checkpoint){.dir = "test",
+                       .name = "test",
+                       .random_seed = 1,
+                       .random_format = m4,
+                       .random_head_format = m6};
+    ck->config = parse_json("test/config.json", config, strlen(config));
+    return ck;
+}
+
+static Plan *plan_of(const char *architecture, const char *members)
+{
+    Plan *plan = fuse_ops(trace_arch(checkpoint_of(config_of(architecture, members))));
+    choose_variants(plan);
+    return plan;
+}
+
+static const Facts *facts_of(const char *architecture, const char *members)
+{
+    return &plan_of(architecture, members)->graph->facts;
+}
+
+static void plan_child(void *argument)
+{
+    fuse_ops(trace_arch(checkpoint_of(argument)));
+}
+
+static void refused(const char *architecture, const char *members, const char *words)
+{
+    check_dies(members, plan_child, (void *)(intptr_t)config_of(architecture, members), words);
+}
+
+#define LLAMA "LlamaForCausalLM"
+#define MISTRAL "MistralForCausalLM"
+#define QWEN2 "Qwen2ForCausalLM"
+#define QWEN3 "Qwen3ForCausalLM"
+
+// --- facts ---------------------------------------------------------------------------------------
+
+static void check_facts(void)
+{
+    const Facts *f = facts_of(LLAMA, "\"head_dim\": null");
+    CHECK(f->dim == 256 && f->layers == 4 && f->heads == 4 && f->kv_heads == 2 && f->vocab == 512);
+    CHECK(f->head_dim == 64 && f->ffn_dim == 384 && f->norm_eps == 1e-6);
+    CHECK(f->softmax_scale == 0.125 && f->max_position == 2048);
+    CHECK(f->rope_dim == 64 && !f->rope_interleaved && f->rope_factor == 1);
+    CHECK(facts_of(LLAMA, "\"head_dim\": 32")->head_dim == 32);
+    CHECK(facts_of(LLAMA, "\"num_key_value_heads\": null")->kv_heads == 4);
+    CHECK(facts_of(LLAMA, "\"max_position_embeddings\": 100")->max_position == 100);
+    CHECK(facts_of(QWEN2, "\"num_attention_heads\": 2")->head_dim == 128);
+    CHECK(facts_of(QWEN3, "")->head_dim == 128);
+    CHECK(cache_bytes_per_token(f, 16) == 4 * 2 * 2 * 64 * 2);
+
+    Plan *plan = plan_of(QWEN3, "\"head_dim\": 64");
+    CHECK(plan->layers[3].q_norm && plan->layers[3].k_norm && plan->layers[3].q->in == 256);
+    CHECK(plan->run_count == 1 && plan->runs[0].first == 0 && plan->runs[0].last == 3);
+    CHECK(plan->runs[0].step_count == 6 && strcmp(plan->runs[0].steps[0].name, "keep") == 0);
+    CHECK(plan->head->out == 512 && plan->head->format == m6 && plan->bits == 4);
+    CHECK(plan->parameters ==
+          2 * 512 * 256 + 256 + 4 * (256 * 64 * 12 + 2 * 64 + 2 * 256 + 3 * 256 * 384));
+    CHECK(plan_of(LLAMA, "\"tie_word_embeddings\": true")->parameters ==
+          plan_of(LLAMA, "")->parameters - 512 * 256);
+}
+
+// --- rope ----------------------------------------------------------------------------------------
+
+static void check_rope(void)
+{
+    const cJSON *cases = read_json("tests/data/rope.json");
+    for (const cJSON *c = cases->child; c; c = c->next) {
+        const char *name = json_get(c, "name")->valuestring;
+        char *config = cJSON_PrintUnformatted(json_get(c, "config"));
+        config[strlen(config) - 1] = 0;
+        const char *members = config + 1;
+        if (!strstr(members, "head_dim")) members = arena_format("%s,\"head_dim\":128", members);
+        if (!strstr(members, "max_position_embeddings\":"))
+            members = arena_format("%s,\"max_position_embeddings\":131072", members);
+        const char *more = strstr(members, "\"max_position_embeddings\"")
+                               ? ""
+                               : ",\"max_position_embeddings\":131072";
+        const Facts *f = facts_of(LLAMA, arena_format("%s%s", members, more));
+        const cJSON *inverse = json_get(c, "inverse");
+        CHECK_MSG(f->rope_dim == 2 * cJSON_GetArraySize(inverse), "%s: %d", name, f->rope_dim);
+        CHECK_MSG(fabs(f->rope_factor - json_get(c, "factor")->valuedouble) < 1e-12, "%s", name);
+        int j = 0;
+        for (const cJSON *v = inverse->child; v; v = v->next, j++)
+            CHECK_MSG(fabs(f->rope_inverse[j] / v->valuedouble - 1) < 1e-12, "%s, %d: %.17g", name,
+                      j, f->rope_inverse[j]);
+        cJSON_free(config);
+    }
+    // Both styles of config, and what has precedence.
+    const char *both = "\"rope_theta\": 5000, \"rope_parameters\": {\"rope_theta\": 100, "
+                       "\"rope_type\": \"default\"}";
+    CHECK(fabs(facts_of(LLAMA, both)->rope_inverse[16] - 0.1) < 1e-12);
+    CHECK(fabs(facts_of(LLAMA, "\"rope_theta\": 10000.0")->rope_inverse[16] - 0.01) < 1e-12);
+    CHECK(fabs(facts_of(LLAMA, "")->rope_inverse[16] - 0.01) < 1e-12);
+    // Keys of another type say nothing.
+    CHECK(
+        facts_of(LLAMA, "\"rope_scaling\": {\"type\": \"default\", \"factor\": 8}")->rope_factor ==
+        1);
+
+    refused(LLAMA, "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}",
+            "\"dynamic\"; supported are");
+    refused(LLAMA, "\"rope_scaling\": {\"type\": \"__index\"}", "rope_scaling.rope_type");
+    refused(LLAMA, "\"rope_scaling\": {\"type\": 3}", "rope_scaling.rope_type is 3");
+    refused(LLAMA, "\"rope_scaling\": {\"type\": \"linear\"}", "rope_scaling.factor is missing");
+    refused(LLAMA, "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}",
+            "rope_scaling.factor is 0");
+    refused(LLAMA, "\"rope_scaling\": \"linear\"",
+            "rope_scaling is \"linear\", expected an object");
+    refused(LLAMA, "\"rope_scaling\": [1]", "rope_scaling.1 is not known");
+    refused(LLAMA,
+            "\"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": 4, "
+            "\"llama_4_scaling_beta\": 0.1}",
+            "rope_parameters.llama_4_scaling_beta is not known");
+    refused(LLAMA, "\"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": \"4\"}",
+            "rope_parameters.factor is \"4\"");
+    refused(LLAMA, "\"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": 4, \"truncate\": 1}",
+            "rope_parameters.truncate is 1");
+    refused(LLAMA, "\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1}}",
+            "rope_parameters.full_attention is not known");
+    refused(LLAMA,
+            "\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
+            "\"high_freq_factor\": 4}",
+            "low_freq_factor is 4");
+    refused(LLAMA,
+            "\"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1, 2], "
+            "\"long_factor\": [1, 2]}",
+            "list of 32 positive numbers");
+    refused(LLAMA, "\"partial_rotary_factor\": 0.5", "partial_rotary_factor is 0.5");
+    refused(LLAMA, "\"rope_theta\": -1", "rope_theta is -1");
+    refused(LLAMA, "\"rope_theta\": 1e-300", "inverse frequency");
+    refused(LLAMA, "\"rope_theta\": [10000]", "rope_theta is a list");
+    refused(LLAMA, "\"head_dim\": 33", "33 channels");
+}
+
+// --- windows -------------------------------------------------------------------------------------
+
+// The windows of the four layers must be a, b, c, d.
+static void check_windows(const char *architecture, const char *members, int a, int b, int c, int d)
+{
+    const LayerWeights *w = plan_of(architecture, members)->layers;
+    CHECK_MSG(w[0].window == a && w[1].window == b && w[2].window == c && w[3].window == d,
+              "%s: %d %d %d %d", members, w[0].window, w[1].window, w[2].window, w[3].window);
+}
+
+static void check_window_rules(void)
+{
+    check_windows(LLAMA, "\"sliding_window\": 16", 0, 0, 0, 0); // Hugging Face ignores it as well
+    check_windows(MISTRAL, "\"sliding_window\": 16", 16, 16, 16, 16);
+    check_windows(MISTRAL, "\"sliding_window\": null", 0, 0, 0, 0);
+    check_windows(MISTRAL, "", 4096, 4096, 4096, 4096);
+    const char *qwens[] = {QWEN2, QWEN3};
+    for (int i = 0; i < 2; i++) {
+        check_windows(qwens[i], "\"sliding_window\": 16", 0, 0, 0, 0);
+        check_windows(qwens[i],
+                      "\"sliding_window\": 16, \"use_sliding_window\": false, "
+                      "\"max_window_layers\": 0",
+                      0, 0, 0, 0);
+        check_windows(qwens[i], "\"sliding_window\": 16, \"use_sliding_window\": true", 0, 0, 0, 0);
+        check_windows(qwens[i],
+                      "\"sliding_window\": 16, \"use_sliding_window\": true, "
+                      "\"max_window_layers\": 3",
+                      0, 0, 0, 16);
+        check_windows(qwens[i], "\"use_sliding_window\": true, \"max_window_layers\": 1", 0, 4096,
+                      4096, 4096);
+        check_windows(qwens[i],
+                      "\"sliding_window\": null, \"use_sliding_window\": true, "
+                      "\"max_window_layers\": 1",
+                      0, 0, 0, 0);
+        check_windows(
+            qwens[i],
+            "\"sliding_window\": 8, \"use_sliding_window\": true, \"max_window_layers\": 1, "
+            "\"layer_types\": [\"sliding_attention\", \"full_attention\", "
+            "\"sliding_attention\", \"full_attention\"]",
+            8, 0, 8, 0);
+        refused(qwens[i], "\"layer_types\": [\"full_attention\"]", "layer_types");
+        refused(qwens[i], "\"layer_types\": \"full_attention\"", "expected a list of 4 strings");
+        refused(qwens[i],
+                "\"layer_types\": [\"full_attention\", \"full_attention\", "
+                "\"full_attention\", \"linear_attention\"]",
+                "layer_types[3] is \"linear_attention\"");
+        refused(qwens[i],
+                "\"layer_types\": [\"sliding_attention\", \"full_attention\", "
+                "\"full_attention\", \"full_attention\"]",
+                "no sliding window is set");
+        refused(qwens[i], "\"use_sliding_window\": 1", "use_sliding_window is 1");
+    }
+    refused(MISTRAL, "\"sliding_window\": 0", "sliding_window is 0");
+    refused(MISTRAL, "\"sliding_window\": \"16\"", "sliding_window is \"16\"");
+}
+
+// --- refused configs -----------------------------------------------------------------------------
+
+static void config_dies(const char *config, const char *words)
+{
+    check_dies(config, plan_child, (void *)(intptr_t)config, words);
+}
+
+static void check_refusals(void)
+{
+    config_dies("[]", "not a JSON object");
+    config_dies("{}", "architectures is null");
+    config_dies("{\"architectures\": []}", "expected a list of one name");
+    config_dies("{\"architectures\": [1]}", "expected a list of one name");
+    config_dies("{\"architectures\": [\"LlamaForCausalLM\", \"X\"]}",
+                "expected a list of one name");
+    config_dies(
+        "{\"architectures\": [\"GPT2LMHeadModel\"]}",
+        "GPT2LMHeadModel is not supported; supported are LlamaForCausalLM, MistralForCausalLM, "
+        "Qwen2ForCausalLM, Qwen3ForCausalLM");
+    config_dies("{\"architectures\": [\"LlamaForCausalLM\"]}", "is missing");
+    refused(LLAMA, "\"hidden_size\": \"256\"", "hidden_size is \"256\", expected a whole number");
+    refused(LLAMA, "\"hidden_size\": 0", "hidden_size is 0");
+    refused(LLAMA, "\"hidden_size\": 256.5", "hidden_size is 256.5");
+    refused(LLAMA, "\"hidden_size\": [256]", "hidden_size is a list");
+    refused(LLAMA, "\"num_hidden_layers\": 100000", "num_hidden_layers is 100000");
+    refused(LLAMA, "\"num_hidden_layers\": null", "num_hidden_layers is missing");
+    refused(LLAMA, "\"rms_norm_eps\": -1e-5", "rms_norm_eps is -1e-05");
+    refused(LLAMA, "\"rms_norm_eps\": true", "rms_norm_eps is true");
+    refused(LLAMA, "\"num_key_value_heads\": 3", "4 attention heads cannot share 3");
+    refused(LLAMA, "\"tie_word_embeddings\": \"yes\"", "tie_word_embeddings is \"yes\"");
+    refused(LLAMA, "\"num_attention_heads\": 4096, \"head_dim\": 1024, \"num_key_value_heads\": 1",
+            "channels");
+    refused(LLAMA, "\"hidden_act\": \"gelu\"", "hidden_act is \"gelu\", expected \"silu\"");
+    refused(QWEN3, "\"hidden_act\": \"gelu\"", "hidden_act is \"gelu\"");
+    refused(LLAMA, "\"attn_logit_softcapping\": 50", "attn_logit_softcapping is 50");
+    refused(LLAMA, "\"residual_multiplier\": 0.5", "residual_multiplier");
+    refused(LLAMA, "\"num_local_experts\": 8", "num_local_experts is 8");
+    refused(QWEN2, "\"mlp_only_layers\": [1]", "mlp_only_layers is a list");
+    refused(LLAMA, "\"no_rope_layers\": [1, 1, 0, 1]", "no_rope_layers");
+    refused(LLAMA, "\"layer_types\": [\"full_attention\", \"sliding_attention\"]", "layer_types");
+    refused(LLAMA, "\"text_config\": {\"a\": 1}", "text_config is an object");
+    refused(LLAMA, "\"quantization_config\": {\"quant_method\": \"fp8\"}",
+            "quantization_config.quant_method is \"fp8\"");
+    refused(LLAMA, "\"quantization_config\": {\"quant_algo\": \"FP8\"}",
+            "quantization_config.quant_method is null");
+    refused(LLAMA, "\"quantization_config\": 4", "quantization_config.quant_method");
+    // Neutral values, and keys that say nothing about the forward pass.
+    CHECK(facts_of(LLAMA, "\"attn_logit_softcapping\": null, \"residual_multiplier\": 1.0, "
+                          "\"mlp_only_layers\": [], \"no_rope_layers\": [1, 1, 1, 1], "
+                          "\"layer_types\": [\"full_attention\"], \"use_qk_norm\": false, "
+                          "\"num_experts\": 0, \"pretraining_tp\": 1, \"anything\": {\"a\": []}, "
+                          "\"quantization_config\": {\"quant_method\": \"exl3\", \"new\": 1}")
+              ->layers == 4);
+}
+
+// --- tensors -------------------------------------------------------------------------------------
+
+typedef struct {
+    const char *config;
+    int head; // format, 0: none
+    int quantized_embedding;
+    const char *without, *wide; // left out; written with one row more
+} Model;
+
+static const char *write_model(const Model *m)
+{
+    static const char *const linears[] = {
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+        "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+    static const int in[] = {256, 256, 256, 256, 256, 256, 384};
+    static const int out[] = {256, 128, 128, 256, 384, 384, 256};
+    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm"};
+    const char *dir = make_directory();
+    put_text(dir, "config.json", config_of(LLAMA, m->config));
+    Shard s = {0};
+    for (int l = 0; l < 4; l++) {
+        for (int i = 0; i < 7; i++) {
+            const char *name = arena_format("model.layers.%d.%s", l, linears[i]);
+            if (!m->without || !strstr(name, m->without))
+                add_linear(&s, name, l == 3 && i == 2 ? c5 : m2, in[i], out[i]);
+        }
+        for (int i = 0; i < 2; i++) {
+            const char *name = arena_format("model.layers.%d.%s.weight", l, norms[i]);
+            add_values(&s, name, "BF16", 256 + (m->wide && strstr(name, m->wide)), 0);
+        }
+    }
+    add_values(&s, "model.norm.weight", "F32", 256, 0);
+    add_values(&s, "model.embed_tokens.weight", "BF16", 512, 256);
+    if (m->quantized_embedding) add_linear(&s, "model.embed_tokens", m3, 256, 512);
+    if (m->head) add_linear(&s, "lm_head", m->head, 256, 512);
+    write_shard(&s, dir, "model.safetensors");
+    return dir;
+}
+
+static void model_child(void *argument)
+{
+    fuse_ops(trace_arch(read_checkpoint(argument)));
+}
+
+static void check_head(const char *config, int head, int quantized_embedding, const char *name,
+                       int format)
+{
+    const char *dir = write_model(
+        &(Model){.config = config, .head = head, .quantized_embedding = quantized_embedding});
+    const Plan *plan = fuse_ops(trace_arch(read_checkpoint(dir)));
+    CHECK_MSG(strcmp(plan->head->name, name) == 0 && plan->head->format == format, "%s, %s: %s %s",
+              config, name, plan->head->name, format_text(plan->head->format));
+    remove_directory(dir);
+}
+
+static void model_dies(const Model *m, const char *words)
+{
+    const char *dir = write_model(m);
+    check_dies(words, model_child, (void *)(intptr_t)dir, words);
+    remove_directory(dir);
+}
+
+static void check_tensors(void)
+{
+    check_head("\"tie_word_embeddings\": true", m6, 0, "lm_head", m6);
+    check_head("\"tie_word_embeddings\": true", 0, 0, "model.embed_tokens", b16);
+    check_head("\"tie_word_embeddings\": true", 0, 1, "model.embed_tokens", m3);
+    check_head("\"tie_word_embeddings\": true", f16, 1, "model.embed_tokens", m3);
+    check_head("\"tie_word_embeddings\": true", f16, 0, "lm_head", f16);
+    check_head("\"tie_word_embeddings\": false", f16, 1, "lm_head", f16);
+    model_dies(&(Model){.config = "\"a\": 1"}, "no tensor lm_head.trellis or lm_head.weight");
+    model_dies(&(Model){.config = "\"a\": 1", .head = m6, .without = "2.mlp.up_proj"},
+               "no tensor model.layers.2.mlp.up_proj.trellis");
+    model_dies(&(Model){.config = "\"a\": 1", .head = m6, .wide = "1.input_layernorm"},
+               "tensor model.layers.1.input_layernorm.weight has shape (257), expected (256)");
+    model_dies(&(Model){.config = "\"vocab_size\": 513", .head = m6},
+               "tensor model.embed_tokens.weight has shape (512, 256), expected (513, 256)");
+
+    const char *dir = write_model(&(Model){.config = "\"a\": 1", .head = m6});
+    Plan *plan = fuse_ops(trace_arch(read_checkpoint(dir)));
+    choose_variants(plan);
+    CHECK(plan->run_count == 2 && plan->runs[0].last == 2 && plan->runs[1].first == 3);
+    CHECK(plan->runs[1].steps[1].formats[2] == c5 && plan->embed_format == b16);
+    remove_directory(dir);
+}
+
+// --- architecture files --------------------------------------------------------------------------
+
+static const char *arch_text; // of archs/test.lua
+
+static const char *test_text(const char *name, size_t *bytes)
+{
+    if (strcmp(name, "archs/test.lua") != 0) return embedded_text(name, bytes);
+    *bytes = strlen(arch_text);
+    return arch_text;
+}
+
+static Graph *trace_text(void)
+{
+    static const char *const names[] = {"archs/test.lua", NULL};
+    const ArchFiles files = {names, test_text};
+    return trace_files(checkpoint_of(config_of("Test", "")), &files);
+}
+
+static void trace_child(void *argument)
+{
+    arch_text = argument;
+    fuse_ops(trace_text());
+}
+
+static void arch_dies(const char *text, const char *words)
+{
+    check_dies(text, trace_child, (void *)(intptr_t)text, words);
+}
+
+#define RELATIVE(more)                                                                             \
+    "local llama = require 'llama'\nreturn llama:with { name = 'test', hf = { 'Test' },\n" more "}"
+
+static void check_arch_files(void)
+{
+    arch_text = RELATIVE("layer = function(m, x) return m.ffn(m.ffn_norm(x)) + x end");
+    CHECK(trace_text()->layers[0].count == 8 && fuse_ops(trace_text())->layers[0].step_count == 3);
+    arch_dies("return 5 +", "archs/test.lua:1:");
+    arch_dies("return 5", "does not return an architecture");
+    arch_dies("x()", "archs/test.lua:1: attempt to call a nil value (global 'x')");
+    arch_dies("\nwhile true do end", "archs/test.lua:2: runs for too long");
+    arch_dies("local s = 'x' while true do s = s .. s end", "not enough memory");
+    arch_dies("local function f() return 1 + f() end return f()", "stack overflow");
+    arch_dies("return os.execute('true')", "archs/test.lua:1: attempt to index a nil value");
+    arch_dies("return io.open('/etc/passwd')", "archs/test.lua:1:");
+    arch_dies("return load('return 1')", "archs/test.lua:1:");
+    arch_dies("return pcall(error)", "archs/test.lua:1:");
+    arch_dies("return require 'nothing'", "archs/test.lua: there is no archs/nothing.lua");
+    arch_dies("return require '../compiler/prelude'", "there is no archs/");
+    arch_dies("return arch { name = 'test' }", "archs/test.lua: arch needs name and hf");
+    arch_dies("return arch { name = 'test', hf = {} }", "arch needs block");
+    arch_dies("error({})", "failed without a message");
+    arch_dies(RELATIVE("attn = llama.attn:with { r = 1 }"),
+              "archs/test.lua:3: attention has no field r");
+    arch_dies(RELATIVE("attn = attention { q = 'q' }"), "archs/test.lua:3: attention needs ");
+    arch_dies(RELATIVE("dim = cfg(3)"), "archs/test.lua:3: cfg needs the name of a key");
+    arch_dies(RELATIVE("dim = false"), "dim is false");
+    arch_dies(RELATIVE("rope = rope_config {}"), "archs/test.lua:3: rope_config needs style");
+    arch_dies(RELATIVE("layer = function(m, x) return 1 end"), "layer must return");
+    arch_dies(RELATIVE("layer = function(m, x) return x + 1 end"),
+              "archs/test.lua:3: + needs a value");
+    arch_dies(RELATIVE("layer = function(m, x) return m.attn(2) end"),
+              "archs/test.lua: m.attn needs");
+    arch_dies(RELATIVE("layer = function(m, x) m.attn(x) return x + x end"), "is never used");
+    // Two norms of the same x: the second is taken before x changes.
+    arch_text = RELATIVE("layer = function(m, x)\n"
+                         "return x + m.attn(m.attn_norm(x)) + m.ffn(m.ffn_norm(x)) end");
+    Plan *plan = fuse_ops(trace_text());
+    CHECK(plan->layers[0].step_count == 6 && strcmp(plan->layers[0].steps[3].name, "up") == 0);
+    // One norm for both halves: no step leaves it anywhere.
+    arch_dies(RELATIVE("layer = function(m, x) local n = m.attn_norm(x)\n"
+                       "return x + m.attn(n) + m.ffn(n) end"),
+              "archs/test.lua: layer 0: no step computes rmsnorm attn_norm");
+    arch_dies(RELATIVE("ffn = llama.ffn:with { act = 'gelu' }"), "act:gelu ffn");
+    arch_dies(RELATIVE("attn_norm = rmsnorm { 'input_layernorm', offset = 1 }"), "offset");
+    arch_dies(RELATIVE("expect = { num_hidden_layers = { 2, 3 } }"),
+              "num_hidden_layers is 4, expected 2 or 3");
+    // The order in which a sum is written does not matter, nor does the branch on the layer.
+    arch_text = RELATIVE("layer = function(m, x, l) x = m.attn(m.attn_norm(x)) + x\n"
+                         "if l > 1 then return m.ffn(m.ffn_norm(x)) + x end\n"
+                         "return x + m.ffn(m.ffn_norm(x)) end");
+    CHECK(fuse_ops(trace_text())->layers[3].step_count == 6);
+    arch_text =
+        RELATIVE("window = windows { size = 5, sliding = function(m, l) return l == 1 end }");
+    CHECK(fuse_ops(trace_text())->layers[1].window == 5);
+}
+
+int main(void)
+{
+    check_facts();
+    check_rope();
+    check_window_rules();
+    check_refusals();
+    check_tensors();
+    check_arch_files();
+    return check_done();
+}
