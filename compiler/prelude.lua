@@ -138,7 +138,8 @@ local changes_the_math = {
   logit_scale = { 1 }, scale_emb = { 1 }, scale_depth = {}, dim_model_base = {},
   final_logit_softcapping = {}, normalize_embedding = {}, embedding_scale = { 1 },
   use_parallel_residual = {}, parallel_attn = {}, hc_mult = { 1 },
-  hidden_size_per_layer_input = { 0 }, lm_head_multiplier = { 1 }, scale_embeddings = {}, is_encoder_decoder = {},
+  hidden_size_per_layer_input = { 0 }, lm_head_multiplier = { 1 }, scale_embeddings = {},
+  is_encoder_decoder = {},
   -- feed-forward and norms
   num_local_experts = { 0 }, num_experts = { 0 }, n_routed_experts = { 0 }, moe_num_experts = { 0 },
   moe_intermediate_size = {}, mlp_only_layers = {}, swiglu_limit = {}, swiglu_limits = {},
@@ -191,7 +192,7 @@ local function check_quantization()
   if q == nil or q == null then return end
   if type(q) ~= "table" or q.quant_method ~= "exl3" then
     local found = show(type(q) == "table" and q.quant_method or nil)
-    refuse('quantization_config.quant_method is %s; only "exl3" and unquantized weights can be read',
+    refuse('quantization_config.quant_method is %s; only "exl3" and unquantized weights are read',
            found)
   end
 end

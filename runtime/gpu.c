@@ -591,7 +591,7 @@ static void find_kernel(Gpu *gpu, struct GpuKernel *kernel, const char *name)
         fprintf(stderr, "GPU %d (%s): no room for kernel %s\n", gpu->ordinal, gpu->name, name);
         _exit(1);
     }
-    if (!gpu->module) return;
+    if (!gpu->module || !*name) return; // the driver calls an empty name an invalid value
     int status = driver.cuModuleGetFunction(&kernel->function, gpu->module, name);
     if (status == NOT_FOUND) {
         kernel->function = NULL;

@@ -100,7 +100,8 @@ ALWAYS MM_INT deal_halves(MM_INT v)
 // Transposes group `group` of a pass: out[w][high], w < 4 * bits, high 0 for runs 0..3, 1 for 4..7.
 // At 4 bits the halves of words 0, 1 and 2, 3 are dealt out: chunks (0, 2), (1, 3), (4, 6), (5, 7)
 // of 16 bits share a lane, so that whole pairs come out of one shift.
-ALWAYS void transpose_pass(int bits, const uint8_t *pass, int group, Words (*out)[2])
+// Fetches what lies `ahead` bytes further on, when that is not 0.
+ALWAYS void transpose_pass(int bits, const uint8_t *pass, int group, size_t ahead, Words (*out)[2])
 {
     for (int v = 0; v < bits; v++)
         for (int high = 0; high < 2; high++) {
@@ -108,6 +109,7 @@ ALWAYS void transpose_pass(int bits, const uint8_t *pass, int group, Words (*out
             MM_INT row[4];
             UNROLL for (int g = 0; g < 4; g++) {
                 row[g] = (MM_INT) * (const WordsAt *)(from + 64 * g);
+                if (ahead && VECTOR * group % 64 == 0) __builtin_prefetch(from + 64 * g + ahead);
                 if (bits == 4) row[g] = deal_halves(row[g]);
             }
             MM_INT a = MM(unpacklo_epi32)(row[0], row[1]), b = MM(unpacklo_epi32)(row[2], row[3]);
@@ -248,9 +250,11 @@ ALWAYS void prepare_slice(int format, char *slice, int R, int r, const float *v)
             for (int i = 0; i < SECTIONS; i++) {
                 const float *tile = v + 16 * (chunk * SECTIONS + i);
                 for (int q = 0; q < 8; q++)
-                    for (int high = 0; high < 2; high++)
+                    for (int high = 0; high < 2; high++) {
+                        float x = tile[pair_row(bits, q, high)] * scale;
                         to[(((chunk * 8 + q) * 2 + high) * R + r) * SECTIONS + i] =
-                            (Floats4){0} + tile[pair_row(bits, q, high)] * scale;
+                            (Floats4){x, x, x, x};
+                    }
             }
         return;
     }
@@ -316,7 +320,7 @@ ALWAYS void multiply_few(int format, int R, const char *act, int slices, const u
                 transpose_pass(bits,
                                weights + (size_t)PASS_BYTES(bits) *
                                              ((2 * slice + chunk / GROUPS) * 2 + half),
-                               chunk % GROUPS, words + chunk * 4 * bits);
+                               chunk % GROUPS, 4 * PASS_BYTES(bits), words + chunk * 4 * bits);
             for (int i = 0; i < 8; i++) {
                 const int tile = i / 2, high = i % 2;
                 Floats(*sum)[2] = sums[half][tile][high];
@@ -393,7 +397,7 @@ ALWAYS void decode_pass(int format, const uint8_t *pass, float (*panel)[PASS_COL
                                                                                            : 1.0f;
     Words words[4 * 16][2];
     for (int group = 0; group < GROUPS; group++) {
-        transpose_pass(bits, pass, group, words);
+        transpose_pass(bits, pass, group, 0, words);
         for (int i = 0; i < 8; i++) {
             const int tile = i / 2, high = i % 2;
             const Words(*run)[2] = words + tile * bits;

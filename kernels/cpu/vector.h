@@ -53,6 +53,7 @@ typedef Words WordsAt __attribute__((aligned(4)));
 #define LANES(F, n) F(0, n), F(1, n), F(2, n), F(3, n)
 #endif
 #define LANE_XOR(i, n) (i) ^ (n)
+#define LANE_SAME(i, n) n
 #define LANE_SIGN(i, n) (i) & (n) ? -1.0f : 1.0f
 // Lane i of the result is lane i ^ n of v.
 #define SWAP_LANES(v, n) __builtin_shufflevector(v, v, LANES(LANE_XOR, n))
@@ -69,7 +70,7 @@ ALWAYS void store(float *p, Floats v)
 
 ALWAYS Floats splat(float x)
 {
-    return (Floats){0} + x;
+    return (Floats){LANES(LANE_SAME, x)}; // not 0 + x, which is an addition to the compiler
 }
 
 ALWAYS Ints splat_int(int32_t x)

@@ -4,7 +4,8 @@
 //
 // A warp owns 16 columns of the block for all rows and all of k, so every weight is decoded once a
 // tile. Weights and activations of 64 k at a time come through shared memory, copied in the background.
-// Lane 4g + c has k-tile c of a stage: A and B share that order of k.
+// Lane 4g + c has k-tile c of a stage: A and B share that order of k. The activations of a tile's 16
+// channels are stored as the pairs 0 4 1 5 2 6 3 7, so that an operand is two neighbouring words.
 #pragma once
 #include "kernels/cuda/linear.cuh"
 
@@ -64,26 +65,27 @@ DEVICE void prepare(const State &s, const Linear &w, const Source &from, int ind
             for (int i = 0; i < 4; i++)
                 v[i] *= HADAMARD_SCALE;
         }
-        *(uint2 *)(to + k) = make_uint2(pack_half(v[0] * inverse, v[1] * inverse),
-                                        pack_half(v[2] * inverse, v[3] * inverse));
+        // Pairs p and p + 1 of their tile, p = 2 * (lane % 4).
+        uint32_t *tile = (uint32_t *)(to + k / 16 * 16) + (lane % 4 * 4 % 8) + lane % 4 / 2;
+        tile[0] = pack_half(v[0] * inverse, v[1] * inverse);
+        tile[2] = pack_half(v[2] * inverse, v[3] * inverse);
     }
 }
 
-// Starts the copy of k-step `step`: both halves of the weights, then the rows of activations.
-template <int FORMAT>
-DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations,
-                        int width, int step, int rows)
+// Starts the copy of one stage: both halves of the weights, then the rows of activations, zeros
+// after the last row (those addresses are not read). Both pointers are this thread's own.
+template <int FORMAT, int IN>
+DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations, int rows)
 {
-    constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT));
-    for (int i = threadIdx.x * 16; i < WEIGHTS; i += DECODE_THREADS * 16)
-        copy_start(stage + i, weights + (uint64_t)step * WEIGHTS + i, 1);
+    constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), ROWS_AT_ONCE = DECODE_THREADS / 8;
+    for (int i = 0; i < WEIGHTS; i += DECODE_THREADS * 16)
+        if (i + (int)threadIdx.x * 16 < WEIGHTS)
+            copy_start(stage + i + threadIdx.x * 16, weights + i, 1);
+    int row = threadIdx.x / 8;
+    uint8_t *to = stage + WEIGHTS + row * ACTIVATION_STRIDE + threadIdx.x % 8 * 16;
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS * 8 / DECODE_THREADS; i++) {
-        int chunk = threadIdx.x + i * DECODE_THREADS, row = chunk / 8, part = chunk % 8;
-        const uint16_t *p =
-            activations + (uint64_t)(row < rows ? row : 0) * width + step * PASS_ROWS + part * 8;
-        copy_start(stage + WEIGHTS + row * ACTIVATION_STRIDE + part * 16, p, row < rows);
-    }
+    for (int i = 0; i < TILE_ROWS; i += ROWS_AT_ONCE)
+        copy_start(to + i * ACTIVATION_STRIDE, activations + i * PADDED(IN), row + i < rows);
 }
 
 // The fp16 pairs of the run of tile `tile` (0..3) of a half's pass: pair i is weights 2i, 2i + 1.
@@ -138,26 +140,30 @@ DEVICE float *gemm_tile(const State &s, const Linear &w, int block, const uint16
     constexpr int WEIGHTS = 2 * PASS_BYTES(BITS), COUNT = STAGES(FORMAT);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     uint8_t *stages = shared_memory();
-    const uint8_t *weights = s.weights + w.weights + block * COLUMN_BLOCK_BYTES(BITS, IN);
+    const uint8_t *weights =
+        s.weights + w.weights + block * COLUMN_BLOCK_BYTES(BITS, IN) + threadIdx.x * 16;
+    activations += (uint64_t)(threadIdx.x / 8) * PADDED(IN) + threadIdx.x % 8 * 8;
     float sums[TILE_ROWS / 8][4] = {};
 
 #pragma unroll
     for (int i = 0; i < COUNT - 1; i++) {
         if (i < STEPS)
-            stage_start<FORMAT>(stages + i * STAGE_BYTES(FORMAT), weights, activations, PADDED(IN), i,
-                                rows);
+            stage_start<FORMAT, IN>(stages + i * STAGE_BYTES(FORMAT), weights, activations, rows);
         copy_commit();
+        weights += WEIGHTS;
+        activations += PASS_ROWS;
     }
+    uint8_t *stage = stages, *free_stage = stages + (COUNT - 1) * STAGE_BYTES(FORMAT);
+    uint8_t *end = stages + COUNT * STAGE_BYTES(FORMAT);
 #pragma unroll 1
     for (int step = 0; step < STEPS; step++) {
-        const uint8_t *stage = stages + step % COUNT * STAGE_BYTES(FORMAT);
-        int ahead = step + COUNT - 1;
         copy_wait<COUNT - 2>();
         block_sync();
-        if (ahead < STEPS)
-            stage_start<FORMAT>(stages + ahead % COUNT * STAGE_BYTES(FORMAT), weights, activations,
-                                PADDED(IN), ahead, rows);
+        if (step + COUNT - 1 < STEPS)
+            stage_start<FORMAT, IN>(free_stage, weights, activations, rows);
         copy_commit();
+        weights += WEIGHTS;
+        activations += PASS_ROWS;
         uint32_t pair[16];
         decode_run<FORMAT>(stage + warp / 4 * PASS_BYTES(BITS), warp % 4, pair);
         const uint8_t *own = stage + WEIGHTS + g * ACTIVATION_STRIDE + c * 32;
@@ -165,11 +171,13 @@ DEVICE float *gemm_tile(const State &s, const Linear &w, int block, const uint16
         for (int t = 0; t < TILE_ROWS / 8; t++) {
             uint4 x = *(const uint4 *)(own + t * 8 * ACTIVATION_STRIDE);
             uint4 y = *(const uint4 *)(own + t * 8 * ACTIVATION_STRIDE + 16);
-            mma_half(sums[t], pair[0], pair[2], pair[1], pair[3], x.x, y.x);
-            mma_half(sums[t], pair[4], pair[6], pair[5], pair[7], x.y, y.y);
-            mma_half(sums[t], pair[8], pair[10], pair[9], pair[11], x.z, y.z);
-            mma_half(sums[t], pair[12], pair[14], pair[13], pair[15], x.w, y.w);
+            mma_half(sums[t], pair[0], pair[2], pair[1], pair[3], x.x, x.y);
+            mma_half(sums[t], pair[4], pair[6], pair[5], pair[7], x.z, x.w);
+            mma_half(sums[t], pair[8], pair[10], pair[9], pair[11], y.x, y.y);
+            mma_half(sums[t], pair[12], pair[14], pair[13], pair[15], y.z, y.w);
         }
+        free_stage = stage;
+        stage = stage + STAGE_BYTES(FORMAT) == end ? stages : stage + STAGE_BYTES(FORMAT);
     }
     copy_wait<0>();
     block_sync();

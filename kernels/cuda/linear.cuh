@@ -126,12 +126,13 @@ DEVICE uint32_t row_most(const SliceFacts *facts, int row, int blocks)
 // Writes the activations of `rows` rows from `first_row` for channels [first, first + 64 steps) to
 // shared memory, in the order in which lanes load them: of a column, for k-step s and k-tile c, the
 // register r is word r % 4 of the 16 bytes at 256 s + 64 (r / 4) + 16 c (128 s for exact fp16).
-template <int FORMAT, int IN>
+// MOST_ROWS only unrolls.
+template <int FORMAT, int IN, int MOST_ROWS>
 DEVICE void slice_activations(const Source &from, const float scales[4], int first, int steps,
                               int first_row, int rows, uint8_t *columns, SliceFacts *facts)
 {
     constexpr int BLOCKS_IN = SLICE_ROWS(FORMAT) / BLOCK, ROW_STEP = 8 / BLOCKS_IN;
-    constexpr int MOST = ROW_GROUP / ROW_STEP;
+    constexpr int MOST = (MOST_ROWS + ROW_STEP - 1) / ROW_STEP;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int block = warp % BLOCKS_IN, own = warp / BLOCKS_IN;
     int k = first + BLOCK * block + 4 * lane;
@@ -388,8 +389,12 @@ DEVICE void linear_unit(const State &s, const Linear &w, const Source &from, int
         int n = rows - first_row < group ? rows - first_row : group;
         int columns = n * PLANES(FORMAT);
         int32_t sums0[4][4] = {}, sums1[4][4] = {};
-        slice_activations<FORMAT, IN>(from, scales, first, steps, first_row, n, activations,
-                                      &facts);
+        if (n == 1)
+            slice_activations<FORMAT, IN, 1>(from, scales, first, steps, first_row, n, activations,
+                                             &facts);
+        else
+            slice_activations<FORMAT, IN, ROW_GROUP>(from, scales, first, steps, first_row, n,
+                                                     activations, &facts);
         block_sync();
         if constexpr (!FORMAT_IS_EXL3(FORMAT)) {
             plain_products<FORMAT>(weights, activations, columns, steps, (float(*)[4])sums0);

@@ -6,6 +6,7 @@
 #include "kernels/cuda/head.cuh"
 #include "kernels/cuda/out.cuh"
 #include "kernels/cuda/qkv.cuh"
+#include "kernels/cuda/read.cuh"
 #include "kernels/cuda/sample.cuh"
 #include "kernels/cuda/up.cuh"
 

@@ -89,7 +89,7 @@ static void run(Worker *w, void *context)
 {
     (void)context;
     forward(w, &state, &batch); // warm
-    double kept[8];
+    double kept[8] = {0};
     for (int i = 0; i < repeats; i++) {
         if (w->index == 0) memset(part, 0, sizeof part);
         double start = now();
