@@ -53,7 +53,7 @@ $(B)/licenses.txt: LICENSE
 	    f=/usr/share/doc/$$p/copyright; [ -r $$f ] || continue; \
 	    printf '\n---- %s ----\n\n' $$p; cat $$f; done ) > $@
 $(B)/licenses.o: $(B)/licenses.txt
-	printf '.section .rodata\n.globl licenses_text\nlicenses_text:\n.incbin "%s"\n.byte 0\n' $< \
+	printf '.section .rodata\n.globl licenses_text\nlicenses_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< \
 	    | $(CC) -c -x assembler - -o $@
 
 # One symbol pair and one table row a file, sorted by name.

@@ -111,6 +111,8 @@ static void finish_command(const char *dir, pid_t pid, const char *what)
 static void compile_host(const BuildOptions *options, const char *dir, int verbose)
 {
     const char *cc = getenv("CC") && *getenv("CC") ? getenv("CC") : "cc";
+    const char *level = getenv("EXLC_OPTIMIZE"); // tests build many programs and run them little
+    const char *optimize = level && *level ? level : "-O2";
     static const char *const flags[3] = {"-march=x86-64-v4", "-march=x86-64-v3", "-march=x86-64"};
     static const char *const names[3] = {"avx512", "avx2", "generic"};
     pid_t pids[8];
@@ -118,7 +120,7 @@ static void compile_host(const BuildOptions *options, const char *dir, int verbo
     int n = 0;
     double start = seconds();
     for (int i = 0; options->cpu && i < 3; i++) {
-        char *argv[] = {(char *)cc, "-std=gnu11", "-O3", "-g", "-I.", (char *)flags[i],
+        char *argv[] = {(char *)cc, "-std=gnu11", (char *)optimize, "-I.", (char *)flags[i],
                         arena_format("-DTARGET=%s", names[i]), "-c", "cpu.c", "-o",
                         arena_format("cpu_%s.o", names[i]),
                         i == 0 ? "-mavx512vnni" : NULL, "-mavx512vbmi2", NULL};
@@ -127,7 +129,7 @@ static void compile_host(const BuildOptions *options, const char *dir, int verbo
     }
     static const char *const others[2] = {"model", "forward"};
     for (int i = 0; i < 1 + options->cuda; i++) {
-        char *argv[] = {(char *)cc, "-std=gnu11", "-O2", "-g", "-I.", "-c",
+        char *argv[] = {(char *)cc, "-std=gnu11", "-O2", "-I.", "-c",
                         arena_format("%s.c", others[i]), "-o", arena_format("%s.o", others[i]),
                         NULL};
         whats[n] = arena_format("%s.c", others[i]);

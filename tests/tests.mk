@@ -1,31 +1,52 @@
-# What the tests are made of; included by the Makefile.
+# What the tests are made of; included by the Makefile. Each test ends in "N passed, N failed, N
+# skipped"; tests/run.sh adds those lines up.
 
-UNIT = $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
 TEST_CFLAGS = $(CFLAGS) $(LUA_CFLAGS) -I.
+UNIT = $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
 
 $(B)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -c $< -o $@
-$(B)/tests/unit/%: $(B)/tests/unit/%.o $(PASSES) $(B)/embedded.o $(B)/libruntime.a
+$(UNIT) $(B)/tests/archs/run: $(B)/tests/%: $(B)/tests/%.o $(PASSES) $(B)/embedded.o $(B)/libruntime.a
+	@mkdir -p $(@D)
 	$(CC) $(SANITIZE) -o $@ $< $(PASSES) $(B)/embedded.o $(B)/libruntime.a $(EXLC_LIBS)
 $(B)/make_checkpoint $(B)/compare: $(B)/%: tests/models/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< -lm
 .PRECIOUS: $(B)/tests/%.o
 
-QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
+# Fuzzers need clang and its runtime; without them the test says so.
+FUZZ = safetensors config tokenizer
+FUZZ_safetensors = compiler/checkpoint.c compiler/json.c compiler/util.c
+FUZZ_config = $(FUZZ_safetensors) compiler/arch.c compiler/graph.c compiler/fuse.c compiler/choose.c \
+              compiler/embedded.c $(B)/embedded.o
+FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/tokens.c
+FUZZ_WRAP = -Wl,--wrap=die,--wrap=arena_alloc,--wrap=arena_copy,--wrap=arena_format,--wrap=grow_array
+$(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c $(B)/embedded.o
+	@mkdir -p $(@D)
+	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined \
+	    $(if $(filter tokenizer,$*),-Wl$(comma)--wrap=die$(comma)--wrap=arena_alloc,$(FUZZ_WRAP)) \
+	    -o $@ $< $(FUZZ_$*) -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -lm
 
-TEST_PROGRAMS = $(B)/exlc $(B)/make_checkpoint $(B)/compare $(UNIT)
-UNIT_TESTS = $(foreach u,$(UNIT),'unit $(notdir $u): $u')
+# One quoted 'name: command' a test.
+UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
+FUZZ_TESTS = $(foreach f,$(FUZZ),'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
+FUZZ_SECONDS = 10
+QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
+CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
+CONVERTED = $(wildcard tests/models/converted/*/)
+model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
+
+TEST_PROGRAMS = $(B)/exlc $(B)/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run
 
 test: $(TEST_PROGRAMS)
-	@tests/run.sh $(UNIT_TESTS)
-
-.PHONY: test test-long test-clients test-gpu
--include $(UNIT:=.d)
+	@tests/run.sh $(UNIT_TESTS) $(FUZZ_TESTS) $(call model_tests,$(QUICK)) \
+	    'command line: tests/cli.sh $(B) $(B)/wikilm'
 
 # Rewrites the marked regions of templates/ after a change of what exlc emits.
 templates: $(B)/tests/unit/templates
 	$< update
 	$(MAKE) --no-print-directory all
-.PHONY: templates
+
+.PHONY: test test-long test-clients test-gpu templates
+-include $(UNIT:=.d)

@@ -19,7 +19,7 @@ ALWAYS int first_key(const Layer *layer, int position)
 #define HEAD_VECTORS ((HEAD_DIM + FLOATS - 1) / FLOATS)
 
 // One row and KV head. Keys in blocks of KEYS, aligned, so that a block lies in one page.
-NEVER void attend_row(const State *s, const Batch *b, const Layer *layer, int row, int kv_head)
+ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row, int kv_head)
 {
     const int l = (int)(layer - s->layers), position = b->position[row];
     const float *from = s->q + (size_t)row * Q_WIDTH + kv_head * GROUP * HEAD_DIM;
@@ -98,7 +98,7 @@ typedef struct {
 } Attention;
 
 // Rows first .. first+rows-1 of a segment, heads first_head .. first_head+heads-1 of one KV head.
-NEVER void attend_rows(const State *s, const Batch *b, const Layer *layer, int row, int rows,
+ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int row, int rows,
                        int kv_head, int first_head, int heads, Attention *t)
 {
     const int l = (int)(layer - s->layers), sequence = b->sequence[row];

@@ -76,7 +76,7 @@ ALWAYS void hadamard(float *v)
 #define HADAMARD_SCALE 0.08838834764831845f // 1 / sqrt(128)
 
 // Block `block` of input row r: zero-extended, normed, and transformed for EXL3 formats.
-NEVER void input_block(const Input *in, int r, float factor, int block, const uint16_t *suh,
+ONCE void input_block(const Input *in, int r, float factor, int block, const uint16_t *suh,
                        float *v)
 {
     const float *x = input_row(in, r) + block * BLOCK;
@@ -102,10 +102,10 @@ ALWAYS const uint16_t *suh_of(int format, const State *s, const Linear *linear)
 
 // z -> y for one row of a block: output Hadamard, scales and bias; the first `width` columns, added
 // to what is there or not.
-ALWAYS void finish_block(int format, const State *s, const Linear *linear, int block, int width,
-                         float *z, float *y, bool add)
+ONCE void finish_block(bool exl3, const State *s, const Linear *linear, int block, int width,
+                       float *z, float *y, bool add)
 {
-    if (FORMAT_IS_EXL3(format)) {
+    if (exl3) {
         const uint16_t *svh = (const uint16_t *)(s->weights + linear->svh) + block * BLOCK;
         hadamard(z);
         for (int i = 0; i < BLOCK; i += FLOATS)
@@ -169,7 +169,7 @@ ALWAYS void few_prepare(int format, const State *s, const Linear *linear, const 
                 input_block(in, r, factor[r], slice, suh_of(format, s, linear), v);
             else
                 memset(v, 0, sizeof v);
-            prepare_slice(format, act + slice * slice_bytes(format, R), R, r, v);
+            prepare(format, act + slice * slice_bytes(format, R), R, r, v);
         }
 }
 
@@ -180,7 +180,36 @@ ALWAYS void few_block(int format, const State *s, const Linear *linear, int in, 
     float z[FEW_ROWS][BLOCK] __attribute__((aligned(64)));
     multiply(format, R, act, blocks_of(in), block_weights(format, s, linear, in, block), 0, 2, z);
     for (int r = 0; r < rows; r++)
-        finish_block(format, s, linear, block, width_of(out, block), z[r], y + r * stride, add);
+        finish_block(FORMAT_IS_EXL3(format), s, linear, block, width_of(out, block), z[r], y + r * stride, add);
+}
+
+// Where there are fewer blocks than keep all workers busy, units are halves of 64 columns: their
+// sums go to memory first, and are finished block by block behind a barrier.
+ALWAYS bool few_split(const Worker *w, int blocks)
+{
+    int whole = 2 * ((blocks + w->count - 1) / w->count);
+    int split = (2 * blocks + w->count - 1) / w->count;
+    return 5 * split <= 4 * whole;
+}
+
+// Half `half` (0 .. 2 * blocks - 1) of a product into sums (R, stride), its first column that of the
+// product.
+ALWAYS void few_half(int format, const State *s, const Linear *linear, int in, int half,
+                     const char *act, int rows, int R, float *sums, size_t stride)
+{
+    float z[FEW_ROWS][BLOCK] __attribute__((aligned(64)));
+    multiply(format, R, act, blocks_of(in), block_weights(format, s, linear, in, half / 2),
+             half % 2, half % 2 + 1, z);
+    for (int r = 0; r < rows; r++)
+        memcpy(sums + r * stride + half * PASS_COLUMNS, z[r] + half % 2 * PASS_COLUMNS,
+               PASS_COLUMNS * sizeof **z);
+}
+
+// The place of the sums in State.work.
+ALWAYS float *few_sums(const State *s)
+{
+    const int rows = LARGER(s->max_rows, s->max_outputs);
+    return (float *)((char *)s->work + INPUT_BYTES(rows) + KV_BYTES(rows));
 }
 
 // ---- many rows ----
@@ -272,6 +301,6 @@ ALWAYS void many_block(int format, const State *s, const Linear *linear, int in,
                            BLOCK);
         }
     for (int r = 0; r < n; r++)
-        finish_block(format, s, linear, block, width_of(out, block), z + r * BLOCK,
+        finish_block(FORMAT_IS_EXL3(format), s, linear, block, width_of(out, block), z + r * BLOCK,
                      y + r * stride, add);
 }

@@ -28,5 +28,10 @@
     LARGER(16 * FEW_ROWS * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT),                          \
            4 * WORK_ROWS(rows) * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT))
 #define KV_BYTES(rows) (4 * WORK_ROWS(rows) * (size_t)(2 * KV_HEADS * HEAD_DIM))
+#define SUMS_BYTES                                                                                 \
+    (4 * FEW_ROWS *                                                                                \
+     (size_t)LARGER(PADDED(HEADS *HEAD_DIM) + 2 * PADDED(KV_HEADS *HEAD_DIM),                      \
+                    LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
 #define CPU_WORK_BYTES(max_rows, max_outputs)                                                      \
-    (INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)))
+    (INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)) +        \
+     SUMS_BYTES)

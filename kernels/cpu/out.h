@@ -13,13 +13,29 @@ ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const L
         const int R = rounded_rows(b->rows);
         const bool shared = few_shared(w, R, width);
         const float factor[FEW_ROWS] = {0};
+        const bool split = few_split(w, blocks);
         char *act = shared ? s->work : w->local;
-        Range units = share(blocks, w->index, w->count);
+        Range units = share(split ? 2 * blocks : blocks, w->index, w->count);
         Range slices = {0, blocks_of(width)};
         if (shared) slices = share(slices.end, w->index, w->count);
         if (shared || units.first < units.end)
             few_prepare(format, s, linear, &in, factor, b->rows, R, slices, act);
         if (shared) worker_barrier(w);
+        if (split) {
+            float *sums = few_sums(s);
+            for (int half = units.first; half < units.end; half++)
+                few_half(format, s, linear, width, half, act, b->rows, R, sums, PADDED(DIM));
+            worker_barrier(w);
+            units = share(b->rows * blocks, w->index, w->count);
+            for (int i = units.first; i < units.end; i++) {
+                int row = i / blocks, at = i % blocks * BLOCK;
+                finish_block(FORMAT_IS_EXL3(format), s, linear, i % blocks,
+                             width_of(DIM, i % blocks), sums + (size_t)row * PADDED(DIM) + at,
+                             s->x + (size_t)row * DIM + at, true);
+            }
+            worker_barrier(w);
+            return;
+        }
         for (int block = units.first; block < units.end; block++)
             few_block(format, s, linear, width, DIM, block, act, b->rows, R,
                       s->x + block * BLOCK, DIM, true);

@@ -36,7 +36,7 @@ ALWAYS void rotate_head(float *v, const float *rope)
 enum { PART_Q, PART_K, PART_V };
 
 // What follows the product for one head of a row.
-NEVER void finish_head(const State *s, const Batch *b, const Layer *layer, int part, int row,
+ONCE void finish_head(const State *s, const Batch *b, const Layer *layer, int part, int row,
                        int head, float *v)
 {
     uint64_t norm = part == PART_Q ? layer->q_norm : part == PART_K ? layer->k_norm : 0;
@@ -97,6 +97,18 @@ ALWAYS void qkv_part(int format, int part, const State *s, const Batch *b, const
     }
 }
 
+// The same for halves, into sums.
+ALWAYS void qkv_halves(int format, const State *s, const Batch *b, const Linear *linear, Range halves,
+                       const Input *in, const float *factor, bool prepared, char *act, int R,
+                       float *sums, size_t stride)
+{
+    if (halves.first >= halves.end) return;
+    if (!prepared)
+        few_prepare(format, s, linear, in, factor, b->rows, R, (Range){0, blocks_of(DIM)}, act);
+    for (int half = halves.first; half < halves.end; half++)
+        few_half(format, s, linear, DIM, half, act, b->rows, R, sums, stride);
+}
+
 // Units first .. end-1 of all, as those of a part whose units are start .. start+count-1.
 ALWAYS Range part_of(Range units, int start, int count)
 {
@@ -124,6 +136,41 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
             few_prepare(format_k, s, &layer->k, &in, factor, b->rows, R, slices, act_k);
             few_prepare(format_v, s, &layer->v, &in, factor, b->rows, R, slices, act_v);
             worker_barrier(w);
+        }
+        if (few_split(w, blocks)) {
+            const size_t stride = (size_t)blocks * BLOCK;
+            float *sums = few_sums(s);
+            Range units = share(2 * blocks, w->index, w->count);
+            qkv_halves(format_q, s, b, &layer->q, part_of(units, 0, 2 * nq), &in, factor, shared,
+                       act_q, R, sums, stride);
+            qkv_halves(format_k, s, b, &layer->k, part_of(units, 2 * nq, 2 * nkv), &in, factor,
+                       shared, act_k, R, sums + nq * BLOCK, stride);
+            qkv_halves(format_v, s, b, &layer->v, part_of(units, 2 * (nq + nkv), 2 * nkv), &in,
+                       factor, shared, act_v, R, sums + (nq + nkv) * BLOCK, stride);
+            worker_barrier(w);
+            units = share(b->rows * blocks, w->index, w->count);
+            for (int i = units.first; i < units.end; i++) {
+                int row = i / blocks, block = i % blocks;
+                float *z = sums + row * stride + block * BLOCK;
+                float *k = kv + (size_t)row * 2 * KV_WIDTH, *v = k + KV_WIDTH;
+                if (block < nq) {
+                    finish_block(FORMAT_IS_EXL3(format_q), s, &layer->q, block,
+                                 width_of(Q_WIDTH, block), z,
+                                 s->q + (size_t)row * Q_WIDTH + block * BLOCK, false);
+                } else if (block < nq + nkv) {
+                    block -= nq;
+                    finish_block(FORMAT_IS_EXL3(format_k), s, &layer->k, block,
+                                 width_of(KV_WIDTH, block), z, k + block * BLOCK, false);
+                } else {
+                    block -= nq + nkv;
+                    finish_block(FORMAT_IS_EXL3(format_v), s, &layer->v, block,
+                                 width_of(KV_WIDTH, block), z, v + block * BLOCK, false);
+                }
+            }
+            worker_barrier(w);
+            finish_rows(w, s, b, layer, 0, b->rows, kv);
+            worker_barrier(w);
+            return;
         }
         Range units = share(blocks, w->index, w->count);
         qkv_part(format_q, PART_Q, s, b, layer, &layer->q, part_of(units, 0, nq), &in, factor,

@@ -432,27 +432,31 @@ ALWAYS void decode_pass(int format, const uint8_t *pass, float (*panel)[PASS_COL
     F(c8) F(m1) F(m2) F(m3) F(m4) F(m5) F(m6) F(m7) F(m8) F(f16) F(b16)
 
 #define FUNCTIONS(format)                                                                          \
-    NEVER void multiply_1_##format(const char *act, int slices, const uint8_t *weights, int first, \
+    ONCE void multiply_1_##format(const char *act, int slices, const uint8_t *weights, int first,  \
                                    int end, float (*z)[BLOCK])                                     \
     {                                                                                              \
         multiply_few(format, 1, act, slices, weights, first, end, z);                              \
     }                                                                                              \
-    NEVER void multiply_2_##format(const char *act, int slices, const uint8_t *weights, int first, \
+    ONCE void multiply_2_##format(const char *act, int slices, const uint8_t *weights, int first,  \
                                    int end, float (*z)[BLOCK])                                     \
     {                                                                                              \
         multiply_few(format, 2, act, slices, weights, first, end, z);                              \
     }                                                                                              \
-    NEVER void multiply_4_##format(const char *act, int slices, const uint8_t *weights, int first, \
+    ONCE void multiply_4_##format(const char *act, int slices, const uint8_t *weights, int first,  \
                                    int end, float (*z)[BLOCK])                                     \
     {                                                                                              \
         multiply_few(format, 4, act, slices, weights, first, end, z);                              \
     }                                                                                              \
-    NEVER void multiply_8_##format(const char *act, int slices, const uint8_t *weights, int first, \
+    ONCE void multiply_8_##format(const char *act, int slices, const uint8_t *weights, int first,  \
                                    int end, float (*z)[BLOCK])                                     \
     {                                                                                              \
         multiply_few(format, 8, act, slices, weights, first, end, z);                              \
     }                                                                                              \
-    NEVER void decode_pass_##format(const uint8_t *pass, float (*panel)[PASS_COLUMNS])             \
+    ONCE void prepare_slice_##format(char *slice, int R, int r, const float *v)                    \
+    {                                                                                              \
+        prepare_slice(format, slice, R, r, v);                                                     \
+    }                                                                                              \
+    ONCE void decode_pass_##format(const uint8_t *pass, float (*panel)[PASS_COLUMNS])              \
     {                                                                                              \
         decode_pass(format, pass, panel);                                                          \
     }
@@ -469,6 +473,16 @@ ALWAYS void multiply(int format, int R, const char *act, int slices, const uint8
         else if (R == 4) multiply_4_##name(act, slices, weights, first, end, z);                   \
         else multiply_8_##name(act, slices, weights, first, end, z);                               \
         break;
+    switch (format) {
+        EVERY_FORMAT(CASE)
+    }
+#undef CASE
+}
+
+ALWAYS void prepare(int format, char *slice, int R, int r, const float *v)
+{
+#define CASE(name)                                                                                 \
+    case name: prepare_slice_##name(slice, R, r, v); break;
     switch (format) {
         EVERY_FORMAT(CASE)
     }

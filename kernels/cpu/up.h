@@ -29,9 +29,10 @@ ALWAYS void up(Worker *w, State *s, const Batch *b, int format_gate, int format_
         const int R = rounded_rows(b->rows);
         const bool shared = few_shared(w, R, DIM);
         float factor[FEW_ROWS];
+        const bool split = few_split(w, blocks);
         char *act_gate = shared ? s->work : w->local;
         char *act_up = act_gate + few_bytes(format_gate, R, DIM);
-        Range units = share(blocks, w->index, w->count);
+        Range units = share(split ? 4 * blocks : blocks, w->index, w->count);
         Range slices = {0, blocks_of(DIM)};
         if (shared) slices = share(slices.end, w->index, w->count);
         if (shared || units.first < units.end) {
@@ -40,6 +41,29 @@ ALWAYS void up(Worker *w, State *s, const Batch *b, int format_gate, int format_
             few_prepare(format_up, s, &layer->up, &in, factor, b->rows, R, slices, act_up);
         }
         if (shared) worker_barrier(w);
+        if (split) {
+            const size_t stride = 2 * PADDED(FFN_DIM); // gate, up
+            float *sums = few_sums(s);
+            for (int i = units.first; i < units.end; i++)
+                if (i < 2 * blocks)
+                    few_half(format_gate, s, &layer->gate, DIM, i, act_gate, b->rows, R, sums,
+                             stride);
+                else
+                    few_half(format_up, s, &layer->up, DIM, i - 2 * blocks, act_up, b->rows, R,
+                             sums + PADDED(FFN_DIM), stride);
+            worker_barrier(w);
+            units = share(b->rows * blocks, w->index, w->count);
+            for (int i = units.first; i < units.end; i++) {
+                int row = i / blocks, block = i % blocks, width = width_of(FFN_DIM, block);
+                float *gate = sums + row * stride + block * BLOCK, *up = gate + PADDED(FFN_DIM);
+                finish_block(FORMAT_IS_EXL3(format_gate), s, &layer->gate, block, 0, gate, gate,
+                             false);
+                finish_block(FORMAT_IS_EXL3(format_up), s, &layer->up, block, 0, up, up, false);
+                activate(gate, up, s->h + (size_t)row * FFN_DIM + block * BLOCK, width);
+            }
+            worker_barrier(w);
+            return;
+        }
         for (int block = units.first; block < units.end; block++) {
             float y[2][FEW_ROWS][BLOCK];
             few_block(format_gate, s, &layer->gate, DIM, FFN_DIM, block, act_gate, b->rows, R,

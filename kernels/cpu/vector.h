@@ -24,6 +24,12 @@
 
 #define ALWAYS static inline __attribute__((always_inline))
 #define NEVER static __attribute__((noinline, unused))
+// Code that is large enough to exist once.
+#ifdef __clang__
+#define ONCE NEVER
+#else
+#define ONCE NEVER __attribute__((noclone))
+#endif
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else

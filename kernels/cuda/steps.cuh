@@ -10,47 +10,47 @@
 #include "kernels/cuda/sample.cuh"
 #include "kernels/cuda/up.cuh"
 
-#define ENTRY(name, threads)                                                                       \
-    KERNEL __launch_bounds__(threads, 512 / threads)                                                              \
+#define ENTRY(name, threads, blocks)                                                               \
+    KERNEL __launch_bounds__(threads, blocks)                                                      \
         name(const __grid_constant__ State s, const __grid_constant__ Batch b, const Layer *layer, \
              int n)
 
 #define EMBED(f)                                                                                   \
-    ENTRY(embed_##f, 256) { embed<f>(s, b); }
+    ENTRY(embed_##f, 256, 2) { embed<f>(s, b); }
 
 #define KEEP()                                                                                     \
-    ENTRY(keep_kernel, 256) { keep(s, b, n); }                                                     \
-    ENTRY(final_norm_kernel, 256) { final_norm(s, b); }
+    ENTRY(keep_kernel, 256, 2) { keep(s, b, n); }                                                  \
+    ENTRY(final_norm_kernel, 256, 2) { final_norm(s, b); }
 
 #define QKV(q, k, v)                                                                               \
-    ENTRY(qkv_##q##_##k##_##v, 256) { qkv<q, k, v>(s, b, layer, n); }                              \
-    ENTRY(qkv_##q##_##k##_##v##_prepare, 256) { qkv_prepare<q, k, v>(s, b, layer); }               \
-    ENTRY(qkv_##q##_##k##_##v##_prefill, 256) { qkv_prefill<q, k, v>(s, b, layer); }
+    ENTRY(qkv_##q##_##k##_##v, 256, 2) { qkv<q, k, v>(s, b, layer, n); }                           \
+    ENTRY(qkv_##q##_##k##_##v##_prepare, 256, 2) { qkv_prepare<q, k, v>(s, b, layer); }            \
+    ENTRY(qkv_##q##_##k##_##v##_prefill, 256, 2) { qkv_prefill<q, k, v>(s, b, layer); }
 
 #define ATTEND()                                                                                   \
-    ENTRY(attend_kernel, 256) { attend(s, b, layer); }                                             \
-    ENTRY(attend_prefill_kernel, 128) { attend_prefill(s, b, layer); }                             \
-    ENTRY(qkv_finish_kernel, 256) { qkv_finish(s, b, layer); }
+    ENTRY(attend_kernel, 256, 2) { attend(s, b, layer); }                                          \
+    ENTRY(attend_prefill_kernel, 128, HEAD_DIM > 128 ? 1 : 3) { attend_prefill(s, b, layer); }     \
+    ENTRY(qkv_finish_kernel, 256, 2) { qkv_finish(s, b, layer); }
 
 #define OUT(f)                                                                                     \
-    ENTRY(out_##f, 256) { out<f, Q_DIM>(s, b, &layer->o, s.a, n); }                                \
-    ENTRY(out_##f##_prepare, 256) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); }                 \
-    ENTRY(out_##f##_prefill, 256) { out_prefill<f, Q_DIM>(s, b, &layer->o); }
+    ENTRY(out_##f, 256, 2) { out<f, Q_DIM>(s, b, &layer->o, s.a, n); }                             \
+    ENTRY(out_##f##_prepare, 256, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); }              \
+    ENTRY(out_##f##_prefill, 256, 2) { out_prefill<f, Q_DIM>(s, b, &layer->o); }
 
 #define UP(g, u)                                                                                   \
-    ENTRY(up_##g##_##u, 256) { up<g, u>(s, b, layer, n); }                                         \
-    ENTRY(up_##g##_##u##_prepare, 256) { up_prepare<g, u>(s, b, layer); }                          \
-    ENTRY(up_##g##_##u##_prefill, 256) { up_prefill<g, u>(s, b, layer); }
+    ENTRY(up_##g##_##u, 256, 2) { up<g, u>(s, b, layer, n); }                                      \
+    ENTRY(up_##g##_##u##_prepare, 256, 2) { up_prepare<g, u>(s, b, layer); }                       \
+    ENTRY(up_##g##_##u##_prefill, 256, 2) { up_prefill<g, u>(s, b, layer); }
 
 #define DOWN(f)                                                                                    \
-    ENTRY(down_##f, 256) { out<f, FFN_DIM>(s, b, &layer->down, s.h, n); }                          \
-    ENTRY(down_##f##_prepare, 256) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); }           \
-    ENTRY(down_##f##_prefill, 256) { out_prefill<f, FFN_DIM>(s, b, &layer->down); }
+    ENTRY(down_##f, 256, 2) { out<f, FFN_DIM>(s, b, &layer->down, s.h, n); }                       \
+    ENTRY(down_##f##_prepare, 256, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); }        \
+    ENTRY(down_##f##_prefill, 256, 2) { out_prefill<f, FFN_DIM>(s, b, &layer->down); }
 
 #define HEAD(f)                                                                                    \
-    ENTRY(head_##f, 256) { head<f>(s, b, n); }                                                     \
-    ENTRY(head_##f##_prepare, 256) { head_prepare<f>(s, b); }                                      \
-    ENTRY(head_##f##_prefill, 256) { head_prefill<f>(s, b); }
+    ENTRY(head_##f, 256, 2) { head<f>(s, b, n); }                                                  \
+    ENTRY(head_##f##_prepare, 256, 2) { head_prepare<f>(s, b); }                                   \
+    ENTRY(head_##f##_prefill, 256, 2) { head_prefill<f>(s, b); }
 
 #define SAMPLE()                                                                                   \
     KERNEL __launch_bounds__(SAMPLE_THREADS)                                                       \

@@ -1,22 +1,31 @@
 #!/bin/sh
 # Builds test checkpoints, compiles them, and compares their logits with those recorded from Hugging
 # Face in float64: all at once, and one by one.
-#   tests/models/run.sh BUILDDIR [-d DEVICE] [-m MODE] CASE|DIR ...
+#   tests/models/run.sh BUILDDIR [-d DEVICE] [-m MODE] [-j JOBS] CASE|DIR ...
 # A CASE is a name of cases.txt; a DIR holds a checkpoint and its expected.safetensors.
 set -u
 build=$1
 shift
-device=cpu mode= target=cpu all=3e-3 each=1e-2
-while getopts d:m: option; do
+device=cpu mode= target=cpu all=3e-3 each=1e-2 jobs=1
+while getopts d:m:j: option; do
     case $option in
     d) device=$OPTARG target=cuda all=1e-2 each=3e-2 ;;
     m) mode="--mode $OPTARG" ;;
+    j) jobs=$OPTARG ;;
     *) exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
 work=$build/tests/models
 mkdir -p "$work"
+if [ "$jobs" -gt 1 ]; then # one case at a time in each of several of these
+    printf '%s\n' "$@" | xargs -P "$jobs" -I{} sh -c '"$0" "$@" >"$1/tests/models/$(basename {}).log" 2>&1' \
+        "$0" "$build" {}
+    for case; do cat "$work/$(basename "$case").log"; done | tee "$work/all.log" | grep -v ' passed, '
+    sed -n 's/ passed, / /; s/ failed, .* skipped$//p' "$work/all.log" |
+        awk '{ p += $1; f += $2 } END { print p + 0 " passed, " f + 0 " failed, 0 skipped"; exit f > 0 }'
+    exit
+fi
 passed=0 failed=0
 check() { # name, command ...
     name=$1

@@ -39,7 +39,7 @@ struct WarpRoom {
     uint32_t words[2][WARP][16];
 };
 
-Index blockIdx, gridDim, *current_thread;
+Index blockIdx, gridDim, blockDim, *current_thread;
 static Fiber fibers[MOST_THREADS];
 static uint8_t *stacks;
 static WarpRoom warps[MOST_THREADS / WARP];
@@ -261,6 +261,7 @@ void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t b
     launch_is_sample = is_sample[kernel];
     launch_arguments = arguments;
     gridDim = {(int)grid, (int)grid_y};
+    blockDim = {(int)block, 1};
     assert(shared <= gpu->shared_bytes_per_block);
     uint8_t *room = (uint8_t *)aligned_alloc(128, shared / 128 * 128 + 512);
     shared_bytes_start = room;

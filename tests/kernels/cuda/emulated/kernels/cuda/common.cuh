@@ -28,7 +28,7 @@ static inline float4 make_float4(float x, float y, float z, float w) { return {x
 
 struct Index { int x, y; };
 struct Lane; // one thread, in emulate.cc
-extern Index blockIdx, gridDim;
+extern Index blockIdx, gridDim, blockDim;
 extern Index *current_thread;
 #define threadIdx (*current_thread)
 

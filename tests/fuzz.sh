@@ -1,0 +1,33 @@
+#!/bin/sh
+# Runs one fuzzer for some seconds: tests/fuzz.sh BUILDDIR NAME SECONDS. A crash, hang or memory error
+# fails; the input is kept in BUILDDIR/fuzz.
+set -u
+build=$1 name=$2 seconds=$3
+if ! echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d && n > 9; }' |
+    clang -x c -fsanitize=fuzzer,address - -o /dev/null 2>/dev/null; then
+    echo "skipped: fuzzers need clang with its runtime libraries"
+    echo "0 passed, 0 failed, 1 skipped"
+    exit 0
+fi
+${MAKE:-make} -s "$build/fuzz/$name" || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+corpus=$build/fuzz/$name.corpus
+mkdir -p "$corpus"
+for d in examples/wikilm tests/models/converted/*; do
+    n=$(basename "$d")
+    case $name in
+    config) cp "$d/config.json" "$corpus/$n" ;;
+    tokenizer) cp tests/data/tokenizers/llama3/tokenizer.json "$corpus/" ;;
+    safetensors) head -c 6000 "$d/model.safetensors" >"$corpus/$n" ;;
+    esac
+done
+if ASAN_OPTIONS=detect_leaks=0 "$build/fuzz/$name" -detect_leaks=0 -timeout=10 -max_len=20000 \
+    -max_total_time="$seconds" -artifact_prefix="$build/fuzz/$name." -print_final_stats=1 "$corpus" 2>&1 |
+    tee "$build/fuzz/$name.log" | tail -n 40 | grep -E 'stat::number_of_executed|ERROR|SUMMARY'; then
+    :
+fi
+if grep -qE 'ERROR: |SUMMARY: ' "$build/fuzz/$name.log"; then
+    tail -n 30 "$build/fuzz/$name.log"
+    echo "0 passed, 1 failed, 0 skipped"
+    exit 1
+fi
+echo "1 passed, 0 failed, 0 skipped"
