@@ -28,6 +28,11 @@ $(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c $(B)/embedded.o
 	    $(if $(filter tokenizer,$*),-Wl$(comma)--wrap=die$(comma)--wrap=arena_alloc,$(FUZZ_WRAP)) \
 	    -o $@ $< $(FUZZ_$*) -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -lm
 
+# The bundled model for the CPU alone.
+$(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
+	@mkdir -p $(@D)
+	$(B)/exlc build examples/wikilm -o $@ --target cpu
+
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
 FUZZ_TESTS = $(foreach f,$(FUZZ),'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
@@ -37,11 +42,11 @@ CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep 
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
-TEST_PROGRAMS = $(B)/exlc $(B)/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run
+TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run
 
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) $(FUZZ_TESTS) $(call model_tests,$(QUICK)) \
-	    'command line: tests/cli.sh $(B) $(B)/wikilm'
+	    'command line: tests/cli.sh $(B) $(B)/tests/wikilm'
 
 # Rewrites the marked regions of templates/ after a change of what exlc emits.
 templates: $(B)/tests/unit/templates

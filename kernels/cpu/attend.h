@@ -2,8 +2,8 @@
 // position, and no further back than the layer's window.
 //
 // Few rows of a sequence: one row and KV head at a time, its HEADS / KV_HEADS queries together.
-// Many: up to QUERIES queries (rows x heads of one KV head) against blocks of KEYS keys, transposed,
-// so that both products are those of linear.h and softmax runs along lanes of queries.
+// Many: up to QUERIES queries (rows x heads of one KV head) against blocks of KEYS keys,
+// transposed, so that both products are those of linear.h and softmax runs along lanes of queries.
 #pragma once
 #include "qkv.h"
 
@@ -68,8 +68,7 @@ ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row
             most[g] = now;
             for (int i = 0; i < HEAD_VECTORS; i++) sum[g][i] *= shrink;
         }
-        for (int j = 0; j < n; j++)
-            UNROLL for (int i = 0; i < HEAD_VECTORS; i++)
+        for (int j = 0; j < n; j++) UNROLL for (int i = 0; i < HEAD_VECTORS; i++)
             {
                 Floats x = load_halves_part(v + j * HEAD_DIM + i * FLOATS, HEAD_DIM - i * FLOATS);
                 for (int g = 0; g < GROUP; g++) sum[g][i] += score[g][j] * x;
@@ -99,7 +98,7 @@ typedef struct {
 
 // Rows first .. first+rows-1 of a segment, heads first_head .. first_head+heads-1 of one KV head.
 ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int row, int rows,
-                       int kv_head, int first_head, int heads, Attention *t)
+                      int kv_head, int first_head, int heads, Attention *t)
 {
     const int l = (int)(layer - s->layers), sequence = b->sequence[row];
     const int first = b->position[row], last = b->position[row + rows - 1];
@@ -155,15 +154,15 @@ ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int ro
             Floats shrink = exponential(before - most);
             store(t->total + i, load(t->total + i) * shrink + total);
             store(t->most + i, most);
-            for (int d = 0; d < HEAD_DIM; d++)
-                store(t->a[d] + i, load(t->a[d] + i) * shrink);
+            for (int d = 0; d < HEAD_DIM; d++) store(t->a[d] + i, load(t->a[d] + i) * shrink);
         }
         multiply_panel(HEAD_DIM, t->v[0], 1, HEAD_DIM_PADDED, KEYS, (const float(*)[64])t->score,
                        t->a[0], QUERIES);
     }
 
     for (int i = 0; i < rows * heads; i++) {
-        float *to = s->a + (size_t)(row + i / heads) * Q_WIDTH + (first_head + i % heads) * HEAD_DIM;
+        float *to =
+            s->a + (size_t)(row + i / heads) * Q_WIDTH + (first_head + i % heads) * HEAD_DIM;
         float factor = 1.0f / t->total[i];
         for (int d = 0; d < HEAD_DIM; d++) to[d] = t->a[d][i] * factor;
     }
@@ -175,7 +174,7 @@ ALWAYS void attend(Worker *w, State *s, const Batch *b, const Layer *layer)
     int unit = 0; // counted over all segments; a worker does every count-th
     for (int i = 0; i < b->segments; i++) {
         const Segment *segment = &b->segment[i];
-        if (segment->rows <= FEW_ROWS) {
+        if (segment->rows <= ROUND_ROWS) {
             for (int r = 0; r < segment->rows; r++)
                 for (int kv_head = 0; kv_head < KV_HEADS; kv_head++)
                     if (unit++ % w->count == w->index)

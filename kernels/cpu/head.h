@@ -19,8 +19,7 @@ ALWAYS void head(Worker *w, State *s, const Batch *b, int format)
     }
 
     if (b->outputs <= FEW_ROWS) {
-        const int R = rounded_rows(b->outputs);
-        const bool shared = few_shared(w, R, DIM);
+        const bool shared = few_shared(b->outputs, DIM);
         float factor[FEW_ROWS];
         char *act = shared ? s->work : w->local;
         Range units = share(b->outputs ? blocks : 0, w->index, w->count);
@@ -28,11 +27,11 @@ ALWAYS void head(Worker *w, State *s, const Batch *b, int format)
         if (shared) slices = share(slices.end, w->index, w->count);
         if (shared || units.first < units.end) {
             norm_factors(&in, 0, b->outputs, factor);
-            few_prepare(format, s, linear, &in, factor, b->outputs, R, slices, act);
+            few_prepare(format, s, linear, &in, factor, b->outputs, slices, act);
         }
         if (shared) worker_barrier(w);
         for (int block = units.first; block < units.end; block++)
-            few_block(format, s, linear, DIM, VOCAB, block, act, b->outputs, R,
+            few_block(format, s, linear, DIM, VOCAB, block, act, b->outputs,
                       s->logits + block * BLOCK, VOCAB, false);
         worker_barrier(w);
         return;
@@ -52,10 +51,9 @@ ALWAYS void head(Worker *w, State *s, const Batch *b, int format)
         for (int i = units.first; i < units.end; i++) {
             int block = i / parts;
             Range tile = share(rows, i % parts, parts);
-            many_block(format, s, linear, DIM, VOCAB, block, s->work, rows, tile, tiles,
-                       tiles->tile[0],
-                       s->logits + (size_t)(row + tile.first) * VOCAB + block * BLOCK, VOCAB,
-                       false);
+            many_block(
+                format, s, linear, DIM, VOCAB, block, s->work, rows, tile, tiles, tiles->tile[0],
+                s->logits + (size_t)(row + tile.first) * VOCAB + block * BLOCK, VOCAB, false);
         }
         worker_barrier(w);
     }

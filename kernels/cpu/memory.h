@@ -3,12 +3,13 @@
 #pragma once
 #include "../types.h"
 
-#define FEW_ROWS 8        // up to this many rows a product decodes weights into registers
-#define MANY_ROWS 256     // beyond, rows are taken in blocks of at most this many
-#define TILE_ROWS 128     // and products in tiles of this many rows and 128 columns
+#define ROUND_ROWS 8        // rows that a product multiplies at once straight from packed weights
+#define FEW_ROWS 24         // up to this many rows that is the faster way
+#define MANY_ROWS 256       // beyond, rows are taken in blocks of at most this many
+#define TILE_ROWS 128       // and products in tiles of this many rows and 128 columns
 #define PRIVATE_VALUES 4096 // inputs that every worker prepares for itself rather than share
-#define QUERIES 64        // query vectors that attention handles together
-#define KEYS 64           // keys likewise; divides PAGE
+#define QUERIES 64          // query vectors that attention handles together
+#define KEYS 64             // keys likewise; divides PAGE
 
 #define LARGER(a, b) ((a) > (b) ? (a) : (b))
 #define SMALLER(a, b) ((a) < (b) ? (a) : (b))
@@ -30,7 +31,7 @@
 #define KV_BYTES(rows) (4 * WORK_ROWS(rows) * (size_t)(2 * KV_HEADS * HEAD_DIM))
 #define SUMS_BYTES                                                                                 \
     (4 * FEW_ROWS *                                                                                \
-     (size_t)LARGER(PADDED(HEADS *HEAD_DIM) + 2 * PADDED(KV_HEADS *HEAD_DIM),                      \
+     (size_t)LARGER(PADDED(HEADS * HEAD_DIM) + 2 * PADDED(KV_HEADS * HEAD_DIM),                    \
                     LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
 #define CPU_WORK_BYTES(max_rows, max_outputs)                                                      \
     (INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)) +        \

@@ -10,8 +10,7 @@ ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const L
     Input in = {from, width, NULL, NULL};
 
     if (b->rows <= FEW_ROWS) {
-        const int R = rounded_rows(b->rows);
-        const bool shared = few_shared(w, R, width);
+        const bool shared = few_shared(b->rows, width);
         const float factor[FEW_ROWS] = {0};
         const bool split = few_split(w, blocks);
         char *act = shared ? s->work : w->local;
@@ -19,12 +18,12 @@ ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const L
         Range slices = {0, blocks_of(width)};
         if (shared) slices = share(slices.end, w->index, w->count);
         if (shared || units.first < units.end)
-            few_prepare(format, s, linear, &in, factor, b->rows, R, slices, act);
+            few_prepare(format, s, linear, &in, factor, b->rows, slices, act);
         if (shared) worker_barrier(w);
         if (split) {
             float *sums = few_sums(s);
             for (int half = units.first; half < units.end; half++)
-                few_half(format, s, linear, width, half, act, b->rows, R, sums, PADDED(DIM));
+                few_half(format, s, linear, width, half, act, b->rows, sums, PADDED(DIM));
             worker_barrier(w);
             units = share(b->rows * blocks, w->index, w->count);
             for (int i = units.first; i < units.end; i++) {
@@ -37,8 +36,8 @@ ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const L
             return;
         }
         for (int block = units.first; block < units.end; block++)
-            few_block(format, s, linear, width, DIM, block, act, b->rows, R,
-                      s->x + block * BLOCK, DIM, true);
+            few_block(format, s, linear, width, DIM, block, act, b->rows, s->x + block * BLOCK, DIM,
+                      true);
         worker_barrier(w);
         return;
     }

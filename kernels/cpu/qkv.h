@@ -37,7 +37,7 @@ enum { PART_Q, PART_K, PART_V };
 
 // What follows the product for one head of a row.
 ONCE void finish_head(const State *s, const Batch *b, const Layer *layer, int part, int row,
-                       int head, float *v)
+                      int head, float *v)
 {
     uint64_t norm = part == PART_Q ? layer->q_norm : part == PART_K ? layer->k_norm : 0;
     if (norm) norm_head(v, (const float *)(s->weights + norm));
@@ -79,17 +79,17 @@ ALWAYS void finish_rows(Worker *w, const State *s, const Batch *b, const Layer *
 // The blocks `blocks` of one of the three products, few rows.
 ALWAYS void qkv_part(int format, int part, const State *s, const Batch *b, const Layer *layer,
                      const Linear *linear, Range blocks, const Input *in, const float *factor,
-                     bool prepared, char *act, int R, float *kv)
+                     bool prepared, char *act, float *kv)
 {
     const int width = part == PART_Q ? Q_WIDTH : KV_WIDTH;
     if (blocks.first >= blocks.end) return;
     if (!prepared)
-        few_prepare(format, s, linear, in, factor, b->rows, R, (Range){0, blocks_of(DIM)}, act);
+        few_prepare(format, s, linear, in, factor, b->rows, (Range){0, blocks_of(DIM)}, act);
     for (int block = blocks.first; block < blocks.end; block++) {
         float *y = part == PART_Q ? s->q : kv + (part == PART_V ? KV_WIDTH : 0);
         size_t stride = part == PART_Q ? Q_WIDTH : 2 * KV_WIDTH;
         y += block * BLOCK;
-        few_block(format, s, linear, DIM, width, block, act, b->rows, R, y, stride, false);
+        few_block(format, s, linear, DIM, width, block, act, b->rows, y, stride, false);
         if (HEADS_IN_BLOCKS)
             for (int r = 0; r < b->rows; r++)
                 finish_heads(s, b, layer, part, r, block * BLOCK / HEAD_DIM,
@@ -98,15 +98,15 @@ ALWAYS void qkv_part(int format, int part, const State *s, const Batch *b, const
 }
 
 // The same for halves, into sums.
-ALWAYS void qkv_halves(int format, const State *s, const Batch *b, const Linear *linear, Range halves,
-                       const Input *in, const float *factor, bool prepared, char *act, int R,
+ALWAYS void qkv_halves(int format, const State *s, const Batch *b, const Linear *linear,
+                       Range halves, const Input *in, const float *factor, bool prepared, char *act,
                        float *sums, size_t stride)
 {
     if (halves.first >= halves.end) return;
     if (!prepared)
-        few_prepare(format, s, linear, in, factor, b->rows, R, (Range){0, blocks_of(DIM)}, act);
+        few_prepare(format, s, linear, in, factor, b->rows, (Range){0, blocks_of(DIM)}, act);
     for (int half = halves.first; half < halves.end; half++)
-        few_half(format, s, linear, DIM, half, act, b->rows, R, sums, stride);
+        few_half(format, s, linear, DIM, half, act, b->rows, sums, stride);
 }
 
 // Units first .. end-1 of all, as those of a part whose units are start .. start+count-1.
@@ -123,18 +123,17 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
     Input in = {s->x, DIM, NULL, (const float *)(s->weights + layer->attn_norm)};
 
     if (b->rows <= FEW_ROWS) {
-        const int R = rounded_rows(b->rows);
-        const bool shared = few_shared(w, R, DIM);
+        const bool shared = few_shared(b->rows, DIM);
         float factor[FEW_ROWS];
         char *act_q = shared ? s->work : w->local;
-        char *act_k = act_q + few_bytes(format_q, R, DIM);
-        char *act_v = act_k + few_bytes(format_k, R, DIM);
+        char *act_k = act_q + few_bytes(format_q, b->rows, DIM);
+        char *act_v = act_k + few_bytes(format_k, b->rows, DIM);
         norm_factors(&in, 0, b->rows, factor);
         if (shared) {
             Range slices = share(blocks_of(DIM), w->index, w->count);
-            few_prepare(format_q, s, &layer->q, &in, factor, b->rows, R, slices, act_q);
-            few_prepare(format_k, s, &layer->k, &in, factor, b->rows, R, slices, act_k);
-            few_prepare(format_v, s, &layer->v, &in, factor, b->rows, R, slices, act_v);
+            few_prepare(format_q, s, &layer->q, &in, factor, b->rows, slices, act_q);
+            few_prepare(format_k, s, &layer->k, &in, factor, b->rows, slices, act_k);
+            few_prepare(format_v, s, &layer->v, &in, factor, b->rows, slices, act_v);
             worker_barrier(w);
         }
         if (few_split(w, blocks)) {
@@ -142,11 +141,11 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
             float *sums = few_sums(s);
             Range units = share(2 * blocks, w->index, w->count);
             qkv_halves(format_q, s, b, &layer->q, part_of(units, 0, 2 * nq), &in, factor, shared,
-                       act_q, R, sums, stride);
+                       act_q, sums, stride);
             qkv_halves(format_k, s, b, &layer->k, part_of(units, 2 * nq, 2 * nkv), &in, factor,
-                       shared, act_k, R, sums + nq * BLOCK, stride);
+                       shared, act_k, sums + nq * BLOCK, stride);
             qkv_halves(format_v, s, b, &layer->v, part_of(units, 2 * (nq + nkv), 2 * nkv), &in,
-                       factor, shared, act_v, R, sums + (nq + nkv) * BLOCK, stride);
+                       factor, shared, act_v, sums + (nq + nkv) * BLOCK, stride);
             worker_barrier(w);
             units = share(b->rows * blocks, w->index, w->count);
             for (int i = units.first; i < units.end; i++) {
@@ -174,11 +173,11 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
         }
         Range units = share(blocks, w->index, w->count);
         qkv_part(format_q, PART_Q, s, b, layer, &layer->q, part_of(units, 0, nq), &in, factor,
-                 shared, act_q, R, kv);
+                 shared, act_q, kv);
         qkv_part(format_k, PART_K, s, b, layer, &layer->k, part_of(units, nq, nkv), &in, factor,
-                 shared, act_k, R, kv);
+                 shared, act_k, kv);
         qkv_part(format_v, PART_V, s, b, layer, &layer->v, part_of(units, nq + nkv, nkv), &in,
-                 factor, shared, act_v, R, kv);
+                 factor, shared, act_v, kv);
         worker_barrier(w);
         if (!HEADS_IN_BLOCKS) {
             finish_rows(w, s, b, layer, 0, b->rows, kv);

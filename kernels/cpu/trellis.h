@@ -15,14 +15,14 @@
 #include "vector.h"
 
 #define SECTIONS (VECTOR / 16)
-#define GROUPS (4 / SECTIONS)  // vectors that cover the four k-tiles of a pass
-#define CHUNKS (2 * GROUPS)    // the same for a slice
+#define GROUPS (4 / SECTIONS)                   // vectors that cover the four k-tiles of a pass
+#define CHUNKS (2 * GROUPS)                     // the same for a slice
 #define SLICE_WORDS(bits) (CHUNKS * 4 * (bits)) // words of a transposed slice
 // A slice is BLOCK rows, two passes: activations are quantized and summed slice by slice.
 
 #define CODEBOOK_SCALE 0x1p56f // of activations, and of sums: summands are decoded times 2^-112
 #define MUL1_A 0.00676727294921875f
-#define MUL1_CENTER 510 // byte sums are taken relative to this
+#define MUL1_CENTER 510                            // byte sums are taken relative to this
 #define MUL1_REST (1534.0f * MUL1_A - 10.3828125f) // value of the center
 
 // How far apart in the run the two windows of a pair are.
@@ -36,10 +36,14 @@ ALWAYS int pair_window(int bits, int q, int half)
 {
     int u = half ? 0 : 4;
     switch (pair_distance(bits)) {
-    case 16: return u | (q & 3) | (q >> 2) << 3;
-    case 8: return u | (q & 3) | (q >> 2) << 4;
-    case 2: return u | (q & 1) | (q >> 1) << 3;
-    default: return u | (q & 1) << 1 | (q >> 1) << 3;
+    case 16:
+        return u | (q & 3) | (q >> 2) << 3;
+    case 8:
+        return u | (q & 3) | (q >> 2) << 4;
+    case 2:
+        return u | (q & 1) | (q >> 1) << 3;
+    default:
+        return u | (q & 1) << 1 | (q >> 1) << 3;
     }
 }
 
@@ -107,7 +111,8 @@ ALWAYS void transpose_pass(int bits, const uint8_t *pass, int group, size_t ahea
         for (int high = 0; high < 2; high++) {
             const uint8_t *from = pass + 512 * v + 256 * high + VECTOR * group;
             MM_INT row[4];
-            UNROLL for (int g = 0; g < 4; g++) {
+            UNROLL for (int g = 0; g < 4; g++)
+            {
                 row[g] = (MM_INT) * (const WordsAt *)(from + 64 * g);
                 if (ahead && VECTOR * group % 64 == 0) __builtin_prefetch(from + 64 * g + ahead);
                 if (bits == 4) row[g] = deal_halves(row[g]);
@@ -144,7 +149,8 @@ ALWAYS Words take_pair(int bits, const Words (*run)[2], Words previous, int q, i
 #undef WORD
 }
 
-// The product of the codebook, s * M (+ C), of both windows s of each lane: low and high half words.
+// The product of the codebook, s * M (+ C), of both windows s of each lane: low and high half
+// words.
 ALWAYS void multiply_pair(int codebook, Words pair, Halves *low, Halves *high)
 {
     const uint32_t m = codebook == CODEBOOK_MUL1  ? 0x83DCD12D
@@ -202,16 +208,20 @@ ALWAYS void pair_weights(int format, Words pair, Floats *low, Floats *high)
         *low = (Floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)pair));
         *high = (Floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)(pair >> 16)));
 #elif VECTOR == 32
-        const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
-                                               0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+        const __m256i order =
+            _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9,
+                             12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
         __m256i split = _mm256_permute4x64_epi64(_mm256_shuffle_epi8((__m256i)pair, order), 0xd8);
         *low = (Floats)_mm256_cvtph_ps(_mm256_castsi256_si128(split));
         *high = (Floats)_mm256_cvtph_ps(_mm256_extracti128_si256(split, 1));
 #else
-        for (int i = 0; i < 4; i++) {
-            (*low)[i] = half_to_float((uint16_t)pair[i]);
-            (*high)[i] = half_to_float((uint16_t)(pair[i] >> 16));
-        }
+        uint32_t lane[4];
+        uint16_t half[8];
+        memcpy(lane, &pair, sizeof lane);
+        for (int i = 0; i < 4; i++)
+            half[i] = (uint16_t)lane[i], half[4 + i] = (uint16_t)(lane[i] >> 16);
+        *low = load_halves(half);
+        *high = load_halves(half + 4);
 #endif
     } else {
         Halves a, b;
@@ -278,7 +288,8 @@ ALWAYS void prepare_slice(int format, char *slice, int R, int r, const float *v)
         const int16_t *from = a + 16 * tile;
         int chunk = tile / SECTIONS, section = tile % SECTIONS;
         int32_t sum = 0;
-        UNROLL for (int q = 0; q < 8; q++) {
+        UNROLL for (int q = 0; q < 8; q++)
+        {
             int16_t low = from[pair_row(bits, q, 0)], high = from[pair_row(bits, q, 1)];
             sum += low + high;
             uint32_t pair = (uint16_t)low | (uint32_t)(uint16_t)high << 16;
@@ -300,8 +311,9 @@ ALWAYS void prepare_slice(int format, char *slice, int R, int r, const float *v)
     scales[R + r] = scale * (float)all;
 }
 
-// z[r][n] = sum over k of x[r][k] W[k][n], for 64-column halves first .. end-1 of a column block and
-// R = 1, 2, 4 or 8 rows prepared in `act`. Each row goes through the same operations whatever R is.
+// z[r][n] = sum over k of x[r][k] W[k][n], for 64-column halves first .. end-1 of a column block
+// and R = 1, 2, 4 or 8 rows prepared in `act`. Each row goes through the same operations whatever R
+// is.
 ALWAYS void multiply_few(int format, int R, const char *act, int slices, const uint8_t *weights,
                          int first, int end, float (*z)[BLOCK])
 {
@@ -326,7 +338,8 @@ ALWAYS void multiply_few(int format, int R, const char *act, int slices, const u
                 Floats(*sum)[2] = sums[half][tile][high];
                 Ints count[8][2];
                 Floats real[8][2];
-                UNROLL for (int r = 0; r < R; r++) {
+                UNROLL for (int r = 0; r < R; r++)
+                {
                     if (integer)
                         count[r][0] = count[r][1] = ((const Ints *)(x + (size_t)R * 1024))[r];
                     else
@@ -352,15 +365,14 @@ ALWAYS void multiply_few(int format, int R, const char *act, int slices, const u
                                 Floats a, b;
                                 pair_weights(format, pair, &a, &b);
                                 const Floats *at = (const Floats *)x + (chunk * 8 + q) * 2 * R;
-                                UNROLL for (int r = 0; r < R; r++) real[r][column] +=
-                                    a * at[r];
-                                UNROLL for (int r = 0; r < R; r++) real[r][column] +=
-                                    b * at[R + r];
+                                UNROLL for (int r = 0; r < R; r++) real[r][column] += a * at[r];
+                                UNROLL for (int r = 0; r < R; r++) real[r][column] += b * at[R + r];
                             }
                         }
                     }
                 }
-                UNROLL for (int r = 0; r < R; r++) {
+                UNROLL for (int r = 0; r < R; r++)
+                {
                     if (integer) {
                         float scale = ((const float *)(x + (size_t)R * 1088))[r];
                         sum[r][0] += __builtin_convertvector(count[r][0], Floats) * scale;
@@ -389,12 +401,12 @@ ALWAYS void multiply_few(int format, int R, const char *act, int slices, const u
     }
 }
 
-// The weights of a pass: panel[k][n].
+// The weights of a pass, exact: panel[k][n].
 ALWAYS void decode_pass(int format, const uint8_t *pass, float (*panel)[PASS_COLUMNS])
 {
     const int bits = FORMAT_BITS(format);
-    const float scale = FORMAT_IS_EXL3(format) && FORMAT_CODEBOOK(format) != CODEBOOK_MUL1 ? 0x1p112f
-                                                                                           : 1.0f;
+    const float scale =
+        FORMAT_IS_EXL3(format) && FORMAT_CODEBOOK(format) != CODEBOOK_MUL1 ? 0x1p112f : 1.0f;
     Words words[4 * 16][2];
     for (int group = 0; group < GROUPS; group++) {
         transpose_pass(bits, pass, group, 0, words);
@@ -414,6 +426,7 @@ ALWAYS void decode_pass(int format, const uint8_t *pass, float (*panel)[PASS_COL
                     {
                         Floats4 part[SECTIONS];
                         two[h] *= scale;
+                        if (FORMAT_IS_EXL3(format)) two[h] = round_halves(two[h]);
                         memcpy(part, &two[h], VECTOR);
                         for (int section = 0; section < SECTIONS; section++)
                             *(Floats4 *)(panel[16 * (group * SECTIONS + section) +
@@ -428,27 +441,29 @@ ALWAYS void decode_pass(int format, const uint8_t *pass, float (*panel)[PASS_COL
 
 // One function per format and number of rows; only those that a program uses are kept.
 #define EVERY_FORMAT(F)                                                                            \
-    F(t1) F(t2) F(t3) F(t4) F(t5) F(t6) F(t7) F(t8) F(c1) F(c2) F(c3) F(c4) F(c5) F(c6) F(c7)      \
-    F(c8) F(m1) F(m2) F(m3) F(m4) F(m5) F(m6) F(m7) F(m8) F(f16) F(b16)
+    F(t1)                                                                                          \
+    F(t2)                                                                                          \
+    F(t3) F(t4) F(t5) F(t6) F(t7) F(t8) F(c1) F(c2) F(c3) F(c4) F(c5) F(c6) F(c7) F(c8) F(m1)      \
+        F(m2) F(m3) F(m4) F(m5) F(m6) F(m7) F(m8) F(f16) F(b16)
 
 #define FUNCTIONS(format)                                                                          \
     ONCE void multiply_1_##format(const char *act, int slices, const uint8_t *weights, int first,  \
-                                   int end, float (*z)[BLOCK])                                     \
+                                  int end, float(*z)[BLOCK])                                       \
     {                                                                                              \
         multiply_few(format, 1, act, slices, weights, first, end, z);                              \
     }                                                                                              \
     ONCE void multiply_2_##format(const char *act, int slices, const uint8_t *weights, int first,  \
-                                   int end, float (*z)[BLOCK])                                     \
+                                  int end, float(*z)[BLOCK])                                       \
     {                                                                                              \
         multiply_few(format, 2, act, slices, weights, first, end, z);                              \
     }                                                                                              \
     ONCE void multiply_4_##format(const char *act, int slices, const uint8_t *weights, int first,  \
-                                   int end, float (*z)[BLOCK])                                     \
+                                  int end, float(*z)[BLOCK])                                       \
     {                                                                                              \
         multiply_few(format, 4, act, slices, weights, first, end, z);                              \
     }                                                                                              \
     ONCE void multiply_8_##format(const char *act, int slices, const uint8_t *weights, int first,  \
-                                   int end, float (*z)[BLOCK])                                     \
+                                  int end, float(*z)[BLOCK])                                       \
     {                                                                                              \
         multiply_few(format, 8, act, slices, weights, first, end, z);                              \
     }                                                                                              \
@@ -456,7 +471,7 @@ ALWAYS void decode_pass(int format, const uint8_t *pass, float (*panel)[PASS_COL
     {                                                                                              \
         prepare_slice(format, slice, R, r, v);                                                     \
     }                                                                                              \
-    ONCE void decode_pass_##format(const uint8_t *pass, float (*panel)[PASS_COLUMNS])              \
+    ONCE void decode_pass_##format(const uint8_t *pass, float(*panel)[PASS_COLUMNS])               \
     {                                                                                              \
         decode_pass(format, pass, panel);                                                          \
     }
@@ -468,10 +483,14 @@ ALWAYS void multiply(int format, int R, const char *act, int slices, const uint8
 {
 #define CASE(name)                                                                                 \
     case name:                                                                                     \
-        if (R == 1) multiply_1_##name(act, slices, weights, first, end, z);                        \
-        else if (R == 2) multiply_2_##name(act, slices, weights, first, end, z);                   \
-        else if (R == 4) multiply_4_##name(act, slices, weights, first, end, z);                   \
-        else multiply_8_##name(act, slices, weights, first, end, z);                               \
+        if (R == 1)                                                                                \
+            multiply_1_##name(act, slices, weights, first, end, z);                                \
+        else if (R == 2)                                                                           \
+            multiply_2_##name(act, slices, weights, first, end, z);                                \
+        else if (R == 4)                                                                           \
+            multiply_4_##name(act, slices, weights, first, end, z);                                \
+        else                                                                                       \
+            multiply_8_##name(act, slices, weights, first, end, z);                                \
         break;
     switch (format) {
         EVERY_FORMAT(CASE)
@@ -482,7 +501,9 @@ ALWAYS void multiply(int format, int R, const char *act, int slices, const uint8
 ALWAYS void prepare(int format, char *slice, int R, int r, const float *v)
 {
 #define CASE(name)                                                                                 \
-    case name: prepare_slice_##name(slice, R, r, v); break;
+    case name:                                                                                     \
+        prepare_slice_##name(slice, R, r, v);                                                      \
+        break;
     switch (format) {
         EVERY_FORMAT(CASE)
     }
@@ -492,7 +513,9 @@ ALWAYS void prepare(int format, char *slice, int R, int r, const float *v)
 ALWAYS void decode_panel(int format, const uint8_t *pass, float (*panel)[PASS_COLUMNS])
 {
 #define CASE(name)                                                                                 \
-    case name: decode_pass_##name(pass, panel); break;
+    case name:                                                                                     \
+        decode_pass_##name(pass, panel);                                                           \
+        break;
     switch (format) {
         EVERY_FORMAT(CASE)
     }

@@ -26,19 +26,18 @@ ALWAYS void up(Worker *w, State *s, const Batch *b, int format_gate, int format_
     Input in = {s->x, DIM, NULL, (const float *)(s->weights + layer->ffn_norm)};
 
     if (b->rows <= FEW_ROWS) {
-        const int R = rounded_rows(b->rows);
-        const bool shared = few_shared(w, R, DIM);
+        const bool shared = few_shared(b->rows, DIM);
         float factor[FEW_ROWS];
         const bool split = few_split(w, blocks);
         char *act_gate = shared ? s->work : w->local;
-        char *act_up = act_gate + few_bytes(format_gate, R, DIM);
+        char *act_up = act_gate + few_bytes(format_gate, b->rows, DIM);
         Range units = share(split ? 4 * blocks : blocks, w->index, w->count);
         Range slices = {0, blocks_of(DIM)};
         if (shared) slices = share(slices.end, w->index, w->count);
         if (shared || units.first < units.end) {
             norm_factors(&in, 0, b->rows, factor);
-            few_prepare(format_gate, s, &layer->gate, &in, factor, b->rows, R, slices, act_gate);
-            few_prepare(format_up, s, &layer->up, &in, factor, b->rows, R, slices, act_up);
+            few_prepare(format_gate, s, &layer->gate, &in, factor, b->rows, slices, act_gate);
+            few_prepare(format_up, s, &layer->up, &in, factor, b->rows, slices, act_up);
         }
         if (shared) worker_barrier(w);
         if (split) {
@@ -46,10 +45,9 @@ ALWAYS void up(Worker *w, State *s, const Batch *b, int format_gate, int format_
             float *sums = few_sums(s);
             for (int i = units.first; i < units.end; i++)
                 if (i < 2 * blocks)
-                    few_half(format_gate, s, &layer->gate, DIM, i, act_gate, b->rows, R, sums,
-                             stride);
+                    few_half(format_gate, s, &layer->gate, DIM, i, act_gate, b->rows, sums, stride);
                 else
-                    few_half(format_up, s, &layer->up, DIM, i - 2 * blocks, act_up, b->rows, R,
+                    few_half(format_up, s, &layer->up, DIM, i - 2 * blocks, act_up, b->rows,
                              sums + PADDED(FFN_DIM), stride);
             worker_barrier(w);
             units = share(b->rows * blocks, w->index, w->count);
@@ -66,9 +64,9 @@ ALWAYS void up(Worker *w, State *s, const Batch *b, int format_gate, int format_
         }
         for (int block = units.first; block < units.end; block++) {
             float y[2][FEW_ROWS][BLOCK];
-            few_block(format_gate, s, &layer->gate, DIM, FFN_DIM, block, act_gate, b->rows, R,
-                      y[0][0], BLOCK, false);
-            few_block(format_up, s, &layer->up, DIM, FFN_DIM, block, act_up, b->rows, R, y[1][0],
+            few_block(format_gate, s, &layer->gate, DIM, FFN_DIM, block, act_gate, b->rows, y[0][0],
+                      BLOCK, false);
+            few_block(format_up, s, &layer->up, DIM, FFN_DIM, block, act_up, b->rows, y[1][0],
                       BLOCK, false);
             for (int r = 0; r < b->rows; r++)
                 activate(y[0][r], y[1][r], s->h + (size_t)r * FFN_DIM + block * BLOCK,
@@ -98,8 +96,8 @@ ALWAYS void up(Worker *w, State *s, const Batch *b, int format_gate, int format_
             // Each is finished in place.
             many_block(format_gate, s, &layer->gate, DIM, FFN_DIM, block, act_gate, rows, tile,
                        tiles, gate, gate, BLOCK, false);
-            many_block(format_up, s, &layer->up, DIM, FFN_DIM, block, act_up, rows, tile, tiles,
-                       up, up, BLOCK, false);
+            many_block(format_up, s, &layer->up, DIM, FFN_DIM, block, act_up, rows, tile, tiles, up,
+                       up, BLOCK, false);
             for (int r = tile.first; r < tile.end; r++)
                 activate(gate + (r - tile.first) * BLOCK, up + (r - tile.first) * BLOCK,
                          s->h + (size_t)(row + r) * FFN_DIM + block * BLOCK,

@@ -1,5 +1,5 @@
-// Vectors of the instruction set at hand: 64 bytes with AVX-512 (VNNI, VBMI2), 32 with AVX2, else 16.
-// The steps are written in terms of these types and compiled once per instruction set.
+// Vectors of the instruction set at hand: 64 bytes with AVX-512 (VNNI, VBMI2), 32 with AVX2,
+// else 16. The steps are written in terms of these types and compiled once per instruction set.
 #pragma once
 #include <immintrin.h>
 #include <stdbool.h>
@@ -207,8 +207,11 @@ ALWAYS Floats load_halves(const uint16_t *p)
 #elif VECTOR == 32
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 #else
-    return (Floats){half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]),
-                    half_to_float(p[3])};
+    // As half_to_float.
+    Words h = (Words)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128());
+    Words rest = (h & 0x7fff) << 13, special = (Words)((Ints)rest >= 0x0f800000);
+    Floats normal = (Floats)rest * 0x1p112f, large = (Floats)(rest + 0x70000000);
+    return (Floats)(((Words)normal & ~special) | ((Words)large & special) | (h & 0x8000) << 16);
 #endif
 }
 
@@ -219,6 +222,19 @@ ALWAYS Floats load_halves_part(const uint16_t *p, int n)
     uint16_t part[FLOATS] = {0};
     memcpy(part, p, (size_t)n * 2);
     return load_halves(part);
+}
+
+// Each lane rounded to the nearest fp16; normal numbers only.
+ALWAYS Floats round_halves(Floats v)
+{
+#if VECTOR == 64
+    return (Floats)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif VECTOR == 32
+    return (Floats)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+    Words bits = (Words)v;
+    return (Floats)((bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000);
+#endif
 }
 
 ALWAYS void store_halves(uint16_t *p, const float *x, int n)

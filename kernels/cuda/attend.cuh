@@ -1,10 +1,10 @@
 // attend: a = softmax(q k * scale) v over the cache, causal, optionally within a window.
 //
-// Decode form: an item is one row, one key head and one split of the keys; its query heads share the
-// reads. A fixed number of blocks loops over the items, which are found from the positions on the
-// device. Scores: keys are the A operand, query heads the 8 columns; outputs: channels of the values
-// are A, the weights of the heads B. Splits are counted in tokens, and the last one to arrive adds
-// them in their order.
+// Decode form: an item is one row, one key head and one split of the keys; its query heads share
+// the reads. A fixed number of blocks loops over the items, which are found from the positions on
+// the device. Scores: keys are the A operand, query heads the 8 columns; outputs: channels of the
+// values are A, the weights of the heads B. Splits are counted in tokens, and the last one to
+// arrive adds them in their order.
 #pragma once
 #include "kernels/cuda/linear.cuh"
 
@@ -24,8 +24,8 @@ DEVICE uint64_t key_place(const Batch &b, int l, int sequence, int kv_head, int 
     return (((page * LAYERS + l) * 2 * KV_HEADS + kv_head) * PAGE + t % PAGE) * HEAD_DIM;
 }
 
-// Operand words of 16 * N channels of a row, N = 1 or 2: lane c of a group takes the 4 N channels from
-// 4 N c, whose word pairs are the two halves of k of one instruction each.
+// Operand words of 16 * N channels of a row, N = 1 or 2: lane c of a group takes the 4 N channels
+// from 4 N c, whose word pairs are the two halves of k of one instruction each.
 #define CHUNK (HEAD_DIM % 32 == 0 ? 32 : 16)
 #define CHUNKS (HEAD_DIM / CHUNK)
 #define CHUNK_WORDS (CHUNK / 8)
@@ -51,8 +51,9 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     __shared__ float total[HEAD_TILES * 8], largest[HEAD_TILES * 8];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     uint8_t *values = shared_memory();
-    float *scores = (float *)(values + SPLIT * VALUE_STRIDE);          // (heads, SCORE_STRIDE)
-    uint16_t *weights = (uint16_t *)(scores + HEAD_TILES * 8 * SCORE_STRIDE); // (heads, WEIGHT_STRIDE)
+    float *scores = (float *)(values + SPLIT * VALUE_STRIDE); // (heads, SCORE_STRIDE)
+    uint16_t *weights =
+        (uint16_t *)(scores + HEAD_TILES * 8 * SCORE_STRIDE); // (heads, WEIGHT_STRIDE)
     // Keys from .. to of this split, counted from its start.
     const uint16_t *keys =
         s.cache + key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
@@ -107,8 +108,7 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
         for (int t = first_tile * 16 + lane; t < last_tile * 16 + 16; t += WARP)
             most = fmaxf(most, score[t]);
 #pragma unroll
-        for (int bit = 16; bit; bit /= 2)
-            most = fmaxf(most, shuffle_xor(most, bit));
+        for (int bit = 16; bit; bit /= 2) most = fmaxf(most, shuffle_xor(most, bit));
         for (int t = first_tile * 16 + lane; t < last_tile * 16 + 16; t += WARP) {
             uint16_t weight = float_half(exp2f(score[t] - most));
             weights[head * WEIGHT_STRIDE + t] = weight;
@@ -129,8 +129,7 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
                                             (d + lane / 8 % 2 * 8) * 2);
 #pragma unroll
             for (int h = 0; h < HEAD_TILES; h++) {
-                const uint16_t *weight =
-                    weights + (h * 8 + g) * WEIGHT_STRIDE + tile * 16 + 2 * c;
+                const uint16_t *weight = weights + (h * 8 + g) * WEIGHT_STRIDE + tile * 16 + 2 * c;
                 mma_half(sums[h], a[0], a[1], a[2], a[3], *(const uint32_t *)weight,
                          *(const uint32_t *)(weight + 8));
             }
@@ -142,7 +141,8 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
                 if (splits == 1)
                     s.a[(uint64_t)row * Q_DIM + (kv_head * GROUP + head) * HEAD_DIM + channel] =
                         sums[h][i] / total[head];
-                else partial[head * HEAD_DIM + channel] = sums[h][i];
+                else
+                    partial[head * HEAD_DIM + channel] = sums[h][i];
             }
     }
     if (splits > 1 && threadIdx.x < GROUP) {
@@ -184,15 +184,13 @@ DEVICE void attend(const State &s, const Batch &b, const Layer *layer)
     block_sync();
     if (threadIdx.x == 0) {
         end[0] = 0;
-        for (int row = 0; row < b.rows; row++)
-            end[row + 1] += end[row];
+        for (int row = 0; row < b.rows; row++) end[row + 1] += end[row];
     }
     block_sync();
 
     for (int item = blockIdx.x; item < end[b.rows]; item += gridDim.x) {
         int row = 0;
-        while (end[row + 1] <= item)
-            row++;
+        while (end[row + 1] <= item) row++;
         int splits = (end[row + 1] - end[row]) / KV_HEADS;
         int kv_head = (item - end[row]) % KV_HEADS, index = (item - end[row]) / KV_HEADS;
         int split = first_split[row] + index, position = b.position[row];
@@ -202,8 +200,7 @@ DEVICE void attend(const State &s, const Batch &b, const Layer *layer)
         attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
                     to < SPLIT ? to : SPLIT - 1, partial + (uint64_t)index * SPLIT_FLOATS);
         if (splits > 1) {
-            int32_t *counter =
-                work_at<int32_t>(s, work_of(s).counters) + row * KV_HEADS + kv_head;
+            int32_t *counter = work_at<int32_t>(s, work_of(s).counters) + row * KV_HEADS + kv_head;
             if (last_arrival(counter, splits)) attend_combine(s, row, kv_head, splits, partial);
         }
         block_sync(); // shared memory is free for the next item
@@ -245,7 +242,8 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
     }
     if (segment == b.segments) return;
     const Segment own = b.segment[segment];
-    int rows = own.rows - tile * QUERY_ROWS < QUERY_ROWS ? own.rows - tile * QUERY_ROWS : QUERY_ROWS;
+    int rows =
+        own.rows - tile * QUERY_ROWS < QUERY_ROWS ? own.rows - tile * QUERY_ROWS : QUERY_ROWS;
     int first_row = own.row + tile * QUERY_ROWS, position = own.position + tile * QUERY_ROWS;
     int last = position + rows - 1, first = first_key(window, position) / KEY_ROWS * KEY_ROWS;
 
@@ -337,10 +335,9 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
 #pragma unroll
             for (int d = 0; d < CHANNEL_GROUPS; d += 2) {
                 uint32_t r[4];
-                load_matrices_transposed(r, values +
-                                                (k * 16 + lane / 8 % 2 * 8 + lane % 8) *
-                                                    VALUE_STRIDE +
-                                                d * 16 + lane / 16 * 16);
+                load_matrices_transposed(
+                    r, values + (k * 16 + lane / 8 % 2 * 8 + lane % 8) * VALUE_STRIDE + d * 16 +
+                           lane / 16 * 16);
                 mma_half(sums[d], a0, a1, a2, a3, r[0], r[1]);
                 mma_half(sums[d + 1], a0, a1, a2, a3, r[2], r[3]);
             }

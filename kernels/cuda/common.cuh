@@ -91,8 +91,8 @@ template <uint32_t MASK, uint32_t FLIP> DEVICE uint32_t mask_flip(uint32_t a)
 
 // Powers of two that the compiler cannot see, so that a multiplication by one stays on the
 // multiplier instead of becoming a shift: 1 << i, and -65536 last.
-__constant__ uint32_t POWERS[18] = {1,    2,    4,    8,     16,    32,    64,        128, 256, 512,
-                                    1024, 2048, 4096, 8192, 16384, 32768, 65536, 0xffff0000u};
+__constant__ uint32_t POWERS[18] = {1,   2,    4,    8,    16,   32,    64,    128,   256,
+                                    512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 0xffff0000u};
 
 // --- warps ---------------------------------------------------------------------------------------
 
@@ -151,8 +151,8 @@ DEVICE void mma_half(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t
 }
 
 // A holds unsigned bytes, B signed ones.
-DEVICE void mma_bytes(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                      uint32_t b0, uint32_t b1)
+DEVICE void mma_bytes(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                      uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
                  "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
@@ -223,9 +223,9 @@ DEVICE void fetch_start(Fetch *f, uint8_t *to, const uint8_t *from, int bytes, i
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) {
         for (int i = 0; i * part_bytes < bytes; i++)
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(
-                             shared_address(&f->barrier[i]))
-                         : "memory");
+            asm volatile(
+                "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&f->barrier[i]))
+                : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         for (int i = 0; i * part_bytes < bytes; i++) {
@@ -241,8 +241,7 @@ DEVICE void fetch_start(Fetch *f, uint8_t *to, const uint8_t *from, int bytes, i
         }
     }
 #else
-    for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
-        copy_start(to + i, from + i, 1);
+    for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16) copy_start(to + i, from + i, 1);
     copy_commit();
 #endif
 }

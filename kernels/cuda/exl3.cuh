@@ -1,9 +1,10 @@
-// The EXL3 weight format: packed words -> windows -> products -> matrix-instruction operands, and the
-// 128-point Hadamard transform.
+// The EXL3 weight format: packed words -> windows -> products -> matrix-instruction operands, and
+// the 128-point Hadamard transform.
 //
-// A lane owns a run, 32 consecutive weights of one 16 x 16 tile (kernels/types.h): `words` holds its
-// K words newest first, then the newest word of the run before it. Window u, 0 the newest weight of
-// the run, is bits [K u, K u + 16) of that little-endian number, so every shift is a constant:
+// A lane owns a run, 32 consecutive weights of one 16 x 16 tile (kernels/types.h): `words` holds
+// its K words newest first, then the newest word of the run before it. Window u, 0 the newest
+// weight of the run, is bits [K u, K u + 16) of that little-endian number, so every shift is a
+// constant:
 //
 //     words[0]   | ...  u = 1 | u = 0 |      K = 4: u = 0 is bits 0..15, u = 1 bits 4..19, ...
 //     words[1]   |      u = 8 ........|
@@ -11,7 +12,8 @@
 //
 // product = window * multiplier + addend mod 2^32. As a weight it is
 //     MUL1         fp16(sum of its four bytes * A + B), or its bytes as four u8 summands
-//     MCG, 3INST   fp16(low half + high half) of (product & 0x8fff8fff) ^ 0x3b603b60, or both halves
+//     MCG, 3INST   fp16(low half + high half) of (product & 0x8fff8fff) ^ 0x3b603b60, or both
+//     halves
 //                  as two fp16 summands
 // What fits a unit of the chip best differs by K; all the ways below are exact and give equal bits.
 #pragma once
@@ -20,7 +22,9 @@
 template <int FORMAT> DEVICE uint32_t codebook_multiplier(void)
 {
     constexpr int codebook = FORMAT_CODEBOOK(FORMAT);
-    return codebook == CODEBOOK_3INST ? 89226354u : codebook == CODEBOOK_MCG ? 0xCBAC1FEDu : 0x83DCD12Du;
+    return codebook == CODEBOOK_3INST ? 89226354u
+           : codebook == CODEBOOK_MCG ? 0xCBAC1FEDu
+                                      : 0x83DCD12Du;
 }
 
 template <int FORMAT> DEVICE uint32_t codebook_addend(void)
@@ -47,8 +51,8 @@ DEVICE uint32_t half_at(uint32_t v, int byte)
     return permute(v, 0, byte == 0 ? 0x4410 : byte == 1 ? 0x4421 : 0x4432);
 }
 
-// Windows sorted by offset mod 8: a register taken at bit b serves the offsets b, b + 8 and b + 16 by
-// one byte permutation each. 1.3 ALU instructions a weight at K = 4 and 8.
+// Windows sorted by offset mod 8: a register taken at bit b serves the offsets b, b + 8 and b + 16
+// by one byte permutation each. 1.3 ALU instructions a weight at K = 4 and 8.
 template <int FORMAT> DEVICE void products_by_class(const uint32_t *words, uint32_t product[32])
 {
     constexpr int K = FORMAT_BITS(FORMAT);
@@ -113,8 +117,7 @@ template <int FORMAT> DEVICE void products_by_pair(const uint32_t *words, uint32
             int upper = u + 16 / K;
             uint32_t v = stream_word(words, at);
             product[upper] = half_at(v, 2) * multiplier + addend;
-            product[u] =
-                product[upper] * POWERS[17] + (v * multiplier + (addend + (addend << 16)));
+            product[u] = product[upper] * POWERS[17] + (v * multiplier + (addend + (addend << 16)));
         }
     }
 }
@@ -129,7 +132,7 @@ template <int FORMAT> DEVICE void products_balanced(const uint32_t *words, uint3
     for (int u = 0; u < 32; u++) {
         int i = K * u >> 5, shift = K * u & 31;
         uint32_t window = shift % 8 == 0 && shift <= 16 ? half_at(words[i], shift / 8)
-                          : shift < 16 ? half_at(words[i] * POWERS[16 - shift], 2)
+                          : shift < 16                  ? half_at(words[i] * POWERS[16 - shift], 2)
                                        : half_at(funnel(words[i], words[i + 1], shift), 0);
         product[u] = window * multiplier + addend;
     }
@@ -147,8 +150,8 @@ template <int FORMAT> DEVICE void products_from_top(const uint32_t *words, uint3
         for (int u = 0; u < 32; u++) {
             int shift = K * u - 16 * h;
             if (shift >= 0 && shift < 16) {
-                uint32_t window = shift % 8 == 0 ? half_at(v, shift / 8)
-                                                 : half_at(v * POWERS[16 - shift], 2);
+                uint32_t window =
+                    shift % 8 == 0 ? half_at(v, shift / 8) : half_at(v * POWERS[16 - shift], 2);
                 product[u] = window * multiplier + addend;
             }
         }
@@ -161,12 +164,17 @@ template <int FORMAT> DEVICE void run_products(const uint32_t *words, uint32_t p
     constexpr int K = FORMAT_BITS(FORMAT);
     constexpr bool bytes = FORMAT_CODEBOOK(FORMAT) == CODEBOOK_MUL1;
     if constexpr (16 % K != 0) {
-        if constexpr (bytes) products_balanced<FORMAT>(words, product);
-        else products_from_top<FORMAT>(words, product);
+        if constexpr (bytes)
+            products_balanced<FORMAT>(words, product);
+        else
+            products_from_top<FORMAT>(words, product);
     } else {
-        if constexpr (!bytes) products_by_pair<FORMAT>(words, product);
-        else if constexpr (K <= 2) products_by_mix<FORMAT>(words, product);
-        else products_by_class<FORMAT>(words, product);
+        if constexpr (!bytes)
+            products_by_pair<FORMAT>(words, product);
+        else if constexpr (K <= 2)
+            products_by_mix<FORMAT>(words, product);
+        else
+            products_by_class<FORMAT>(words, product);
     }
 }
 
@@ -218,15 +226,13 @@ DEVICE void hadamard(float v[4], int lane)
     for (int bit = 1; bit < WARP; bit *= 2) {
         float sign = lane & bit ? -1.0f : 1.0f;
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            v[i] = v[i] * sign + shuffle_xor(v[i], bit);
+        for (int i = 0; i < 4; i++) v[i] = v[i] * sign + shuffle_xor(v[i], bit);
     }
 }
 
 DEVICE float warp_sum(float v)
 {
 #pragma unroll
-    for (int bit = 16; bit; bit /= 2)
-        v += shuffle_xor(v, bit);
+    for (int bit = 16; bit; bit /= 2) v += shuffle_xor(v, bit);
     return v;
 }

@@ -3,9 +3,10 @@
 // fp16, which are the A operand; a tile is 128 columns (one Hadamard block) by 128 rows.
 //
 // A warp owns 16 columns of the block for all rows and all of k, so every weight is decoded once a
-// tile. Weights and activations of 64 k at a time come through shared memory, copied in the background.
-// Lane 4g + c has k-tile c of a stage: A and B share that order of k. The activations of a tile's 16
-// channels are stored as the pairs 0 4 1 5 2 6 3 7, so that an operand is two neighbouring words.
+// tile. Weights and activations of 64 k at a time come through shared memory, copied in the
+// background. Lane 4g + c has k-tile c of a stage: A and B share that order of k. The activations
+// of a tile's 16 channels are stored as the pairs 0 4 1 5 2 6 3 7, so that an operand is two
+// neighbouring words.
 #pragma once
 #include "kernels/cuda/linear.cuh"
 
@@ -20,8 +21,8 @@ DEVICE float *prepared_scale(const State &s, int index, int rows)
     return work_at<float>(s, work_of(s).scales) + (uint64_t)index * rows;
 }
 
-// One row of one linear layer's activations by a block of 256 threads, with a power of two taken out
-// that keeps any values inside fp16.
+// One row of one linear layer's activations by a block of 256 threads, with a power of two taken
+// out that keeps any values inside fp16.
 template <int FORMAT, int IN>
 DEVICE void prepare(const State &s, const Linear &w, const Source &from, int index, int row,
                     int rows)
@@ -44,8 +45,7 @@ DEVICE void prepare(const State &s, const Linear &w, const Source &from, int ind
     most = warp_max(most);
     if (lane == 0) warp_most[warp] = most;
     block_sync();
-    for (int i = 0; i < 8; i++)
-        most = most > warp_most[i] ? most : warp_most[i];
+    for (int i = 0; i < 8; i++) most = most > warp_most[i] ? most : warp_most[i];
     // Into [512, 1024): after the transform at most sqrt(128) times that.
     uint32_t exponent = most & 0x7f800000u;
     bool zero = exponent < 20u << 23;
@@ -58,12 +58,10 @@ DEVICE void prepare(const State &s, const Linear &w, const Source &from, int ind
         float v[4], scales[4];
         load4<IN>(x, k, v);
         input_scales<FORMAT, IN>(s, w, from, k, scales);
-        for (int i = 0; i < 4; i++)
-            v[i] *= factor * scales[i];
+        for (int i = 0; i < 4; i++) v[i] *= factor * scales[i];
         if (FORMAT_IS_EXL3(FORMAT)) {
             hadamard(v, lane);
-            for (int i = 0; i < 4; i++)
-                v[i] *= HADAMARD_SCALE;
+            for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE;
         }
         // Pairs p and p + 1 of their tile, p = 2 * (lane % 4).
         uint32_t *tile = (uint32_t *)(to + k / 16 * 16) + (lane % 4 * 4 % 8) + lane % 4 / 2;
@@ -75,7 +73,8 @@ DEVICE void prepare(const State &s, const Linear &w, const Source &from, int ind
 // Starts the copy of one stage: both halves of the weights, then the rows of activations, zeros
 // after the last row (those addresses are not read). Both pointers are this thread's own.
 template <int FORMAT, int IN>
-DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations, int rows)
+DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations,
+                        int rows)
 {
     constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), ROWS_AT_ONCE = DECODE_THREADS / 8;
     for (int i = 0; i < WEIGHTS; i += DECODE_THREADS * 16)
@@ -126,8 +125,7 @@ template <int FORMAT> DEVICE void decode_run(const uint8_t *pass, int tile, uint
             pair[i] = exact_pair<FORMAT>(product[31 - 2 * i], product[30 - 2 * i]);
     } else {
 #pragma unroll
-        for (int i = 0; i < 16; i++)
-            pair[i] = plain_pair<FORMAT>(run[i]);
+        for (int i = 0; i < 16; i++) pair[i] = plain_pair<FORMAT>(run[i]);
     }
 }
 

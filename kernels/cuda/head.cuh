@@ -77,7 +77,8 @@ template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b)
     grid_release();
     grid_wait();
     const float *tile = gemm_tile<FORMAT, DIM>(
-        s, s.ends.head, block, prepared<DIM>(s, 0, b.outputs) + (uint64_t)first * PADDED(DIM), rows);
+        s, s.ends.head, block, prepared<DIM>(s, 0, b.outputs) + (uint64_t)first * PADDED(DIM),
+        rows);
     for (int r = threadIdx.x / WARP; r < rows; r += DECODE_THREADS / WARP) {
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.outputs)[first + r], v);
@@ -96,5 +97,6 @@ DEVICE void final_norm(const State &s, const Batch &b)
     float factor =
         norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, threadIdx.x % WARP);
     for (int k = threadIdx.x; k < DIM; k += DECODE_THREADS)
-        s.hidden[((uint64_t)LAYERS * b.rows + row) * DIM + k] = s.x[row * DIM + k] * factor * norm[k];
+        s.hidden[((uint64_t)LAYERS * b.rows + row) * DIM + k] =
+            s.x[row * DIM + k] * factor * norm[k];
 }

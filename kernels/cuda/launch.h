@@ -1,6 +1,6 @@
-// Launches of every step on a GPU's stream: which form, which variant, how large a grid. Included by
-// forward.c and nothing else. Layers, tables and the arrays of the batch are device memory here and
-// are only passed on; all that is decided depends on the numbers of rows, segments and outputs.
+// Launches of every step on a GPU's stream: which form, which variant, how large a grid. Included
+// by forward.c and nothing else. Layers, tables and the arrays of the batch are device memory here
+// and are only passed on; all that is decided depends on the numbers of rows, segments and outputs.
 #pragma once
 #include "kernels/cuda/work.h"
 #include "kernels/sampling.h"
@@ -87,11 +87,11 @@ static void launch_decode(Gpu *gpu, const char *step, const State *s, const Batc
 
 // A prefill step: `inputs` distinct activations, then tiles of rows by `blocks` column blocks.
 static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Batch *b,
-                           const Layer *layer, int x, int y, int z, int inputs, int blocks, int rows)
+                           const Layer *layer, int x, int y, int z, int inputs, int blocks,
+                           int rows)
 {
     int formats[3] = {x, y, z}, bytes = 0;
-    for (int i = 0; i < 3 && formats[i]; i++)
-        bytes = most(bytes, PREFILL_SHARED_BYTES(formats[i]));
+    for (int i = 0; i < 3 && formats[i]; i++) bytes = most(bytes, PREFILL_SHARED_BYTES(formats[i]));
     launch_step(gpu, step_kernel(gpu, step, x, y, z, "_prepare"), s, b, layer, 0, rows, inputs,
                 DECODE_THREADS, 0);
     launch_step(gpu, step_kernel(gpu, step, x, y, z, "_prefill"), s, b, layer, 0,
@@ -125,8 +125,8 @@ static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, i
         launch_prefill(gpu, "qkv", s, b, layer, q, k, v, 3, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
                        b->rows);
     if (!HEADS_IN_BLOCKS)
-        launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows,
-                    (HEADS + 2 * KV_HEADS + 7) / 8, DECODE_THREADS, 0);
+        launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0,
+                    b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, DECODE_THREADS, 0);
 }
 
 static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)
@@ -147,7 +147,8 @@ static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int form
     if (decode_form(s, b))
         launch_decode(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, Q_DIM),
                       b->rows);
-    else launch_prefill(gpu, "out", s, b, layer, format, 0, 0, 1, BLOCKS(DIM), b->rows);
+    else
+        launch_prefill(gpu, "out", s, b, layer, format, 0, 0, 1, BLOCKS(DIM), b->rows);
 }
 
 static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate, int up,
@@ -156,7 +157,8 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
     if (decode_form(s, b))
         launch_decode(gpu, "up", s, b, layer, gate, up, 0,
                       BLOCKS(FFN_DIM) * (SLICES(gate, DIM) + SLICES(up, DIM)), b->rows);
-    else launch_prefill(gpu, "up", s, b, layer, gate, up, 0, 2, BLOCKS(FFN_DIM), b->rows);
+    else
+        launch_prefill(gpu, "up", s, b, layer, gate, up, 0, 2, BLOCKS(FFN_DIM), b->rows);
 }
 
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
@@ -165,7 +167,8 @@ static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int for
     if (decode_form(s, b))
         launch_decode(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, FFN_DIM),
                       b->rows);
-    else launch_prefill(gpu, "down", s, b, layer, format, 0, 0, 1, BLOCKS(DIM), b->rows);
+    else
+        launch_prefill(gpu, "down", s, b, layer, format, 0, 0, 1, BLOCKS(DIM), b->rows);
 }
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)
@@ -177,7 +180,8 @@ static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int for
     if (b->outputs <= DECODE_ROWS)
         launch_decode(gpu, "head", s, b, NULL, format, 0, 0, BLOCKS(VOCAB) * SLICES(format, DIM),
                       b->outputs);
-    else launch_prefill(gpu, "head", s, b, NULL, format, 0, 0, 1, BLOCKS(VOCAB), b->outputs);
+    else
+        launch_prefill(gpu, "head", s, b, NULL, format, 0, 0, 1, BLOCKS(VOCAB), b->outputs);
 }
 
 // sampling (outputs) and tokens (outputs) are device memory; a row whose logits hold a NaN gets -1.

@@ -9,8 +9,9 @@
 //   2. makes the activations of its slice: norm, suh, Hadamard, one scale a row;
 //   3. multiplies on matrix units: weights are the A operand, up to 8 columns of activations B;
 //   4. adds its warps' sums and writes one partial sum a (row, column).
-// The last unit of a column block to arrive adds the slices in their order and finishes the columns.
-// Every sum has a fixed order that depends on the format alone, and a row never on other rows.
+// The last unit of a column block to arrive adds the slices in their order and finishes the
+// columns. Every sum has a fixed order that depends on the format alone, and a row never on other
+// rows.
 #pragma once
 #include "kernels/cuda/exl3.cuh"
 #include "kernels/cuda/work.h"
@@ -55,8 +56,7 @@ template <int IN> DEVICE void load4(const float *p, int k, float v[4])
         v[0] = t.x, v[1] = t.y, v[2] = t.z, v[3] = t.w;
     } else {
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            v[i] = k + i < IN ? p[k + i] : 0;
+        for (int i = 0; i < 4; i++) v[i] = k + i < IN ? p[k + i] : 0;
     }
 }
 
@@ -72,8 +72,7 @@ DEVICE void load4_half(const uint16_t *p, float v[4])
 template <int IN> DEVICE float norm_factor(const float *squares, int row, int lane)
 {
     float sum = 0;
-    for (int i = lane; i < BLOCKS(IN); i += WARP)
-        sum += squares[(uint64_t)row * BLOCKS(IN) + i];
+    for (int i = lane; i < BLOCKS(IN); i += WARP) sum += squares[(uint64_t)row * BLOCKS(IN) + i];
     return 1.0f / sqrtf(warp_sum(sum) / IN + NORM_EPS);
 }
 
@@ -86,8 +85,7 @@ DEVICE void input_scales(const State &s, const Linear &w, const Source &from, in
     if (FORMAT_IS_EXL3(FORMAT)) {
         float suh[4];
         load4_half((const uint16_t *)(s.weights + w.suh) + k, suh);
-        for (int i = 0; i < 4; i++)
-            v[i] *= suh[i];
+        for (int i = 0; i < 4; i++) v[i] *= suh[i];
     }
 }
 
@@ -118,8 +116,7 @@ typedef struct {
 DEVICE uint32_t row_most(const SliceFacts *facts, int row, int blocks)
 {
     uint32_t most = 0;
-    for (int i = 0; i < blocks; i++)
-        most = most > facts->most[row][i] ? most : facts->most[row][i];
+    for (int i = 0; i < blocks; i++) most = most > facts->most[row][i] ? most : facts->most[row][i];
     return most;
 }
 
@@ -148,8 +145,7 @@ DEVICE void slice_activations(const Source &from, const float scales[4], int fir
             load4<IN>(from.x + (uint64_t)row * IN, inside ? k : PADDED(IN), v[i]);
             uint32_t most = 0;
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-                v[i][j] *= factor * scales[j];
+            for (int j = 0; j < 4; j++) v[i][j] *= factor * scales[j];
             if (FORMAT_IS_EXL3(FORMAT)) hadamard(v[i], lane);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
@@ -215,15 +211,18 @@ DEVICE void slice_activations(const Source &from, const float scales[4], int fir
 
 // --- products ------------------------------------------------------------------------------------
 
-template <int FORMAT> DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                      uint32_t a3, uint32_t b0, uint32_t b1)
+template <int FORMAT>
+DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                uint32_t b1)
 {
-    if constexpr (PLANES(FORMAT) == 2) mma_bytes(c, a0, a1, a2, a3, b0, b1);
-    else mma_half((float *)c, a0, a1, a2, a3, b0, b1);
+    if constexpr (PLANES(FORMAT) == 2)
+        mma_bytes(c, a0, a1, a2, a3, b0, b1);
+    else
+        mma_half((float *)c, a0, a1, a2, a3, b0, b1);
 }
 
-// One k-step of 64 rows times the 64 columns of a half, for one lane: vector v of its packed words is
-// at weights[32 v], the activations of its column(s) at b0 (and b1).
+// One k-step of 64 rows times the 64 columns of a half, for one lane: vector v of its packed words
+// is at weights[32 v], the activations of its column(s) at b0 (and b1).
 template <int FORMAT, bool WIDE>
 DEVICE void pass(const uint4 *weights, const uint8_t *column0, const uint8_t *column1,
                  int32_t sums0[4][4], int32_t sums1[4][4])
@@ -249,14 +248,12 @@ DEVICE void pass(const uint4 *weights, const uint8_t *column0, const uint8_t *co
     for (int t = 0; t < 4; t++) {
         uint32_t run[K + 1], product[32];
 #pragma unroll
-        for (int i = 0; i < K; i++)
-            run[i] = word[t * K + i];
+        for (int i = 0; i < K; i++) run[i] = word[t * K + i];
         run[K] = shuffle(run[0], (lane + 28) % WARP);
         run_products<FORMAT>(run, product);
         if (PLANES(FORMAT) == 1) {
 #pragma unroll
-            for (int i = 0; i < 32; i++)
-                product[i] = summands(product[i]);
+            for (int i = 0; i < 32; i++) product[i] = summands(product[i]);
         }
 #pragma unroll
         for (int m = 0; m < 8; m++) {
@@ -278,8 +275,7 @@ DEVICE void slice_products(Fetch *fetch, const uint8_t *weights, const uint8_t *
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int half = warp % 2, phase = warp / 2, g = lane / 4, c = lane % 4;
     // Lanes of unused columns may read any.
-    const uint8_t *column0 =
-        activations + (g < columns ? g : 0) * COLUMN_BYTES(FORMAT) + c * 16;
+    const uint8_t *column0 = activations + (g < columns ? g : 0) * COLUMN_BYTES(FORMAT) + c * 16;
     const uint8_t *column1 =
         activations + (8 + g < columns ? 8 + g : 0) * COLUMN_BYTES(FORMAT) + c * 16;
     const uint4 *own = (const uint4 *)(weights + half * PASS_BYTES(FORMAT_BITS(FORMAT))) + lane;
@@ -365,8 +361,9 @@ DEVICE void linear_unit(const State &s, const Linear &w, const Source &from, int
     __shared__ SliceFacts facts;
     constexpr int BITS = FORMAT_BITS(FORMAT), BLOCKS_IN = SLICE_ROWS(FORMAT) / BLOCK;
     int first = slice * SLICE_ROWS(FORMAT);
-    int steps = (PADDED(IN) - first < SLICE_ROWS(FORMAT) ? PADDED(IN) - first : SLICE_ROWS(FORMAT)) /
-                PASS_ROWS;
+    int steps =
+        (PADDED(IN) - first < SLICE_ROWS(FORMAT) ? PADDED(IN) - first : SLICE_ROWS(FORMAT)) /
+        PASS_ROWS;
     uint8_t *slice_weights = shared_memory();
     uint8_t *activations = slice_weights + SLICE_BYTES(FORMAT);
     int32_t *place = (int32_t *)activations;
@@ -380,8 +377,10 @@ DEVICE void linear_unit(const State &s, const Linear &w, const Source &from, int
     float scales[4];
     {
         int channel = first + threadIdx.x / WARP % BLOCKS_IN * BLOCK + 4 * (threadIdx.x % WARP);
-        if (channel < PADDED(IN)) input_scales<FORMAT, IN>(s, w, from, channel, scales);
-        else scales[0] = scales[1] = scales[2] = scales[3] = 0;
+        if (channel < PADDED(IN))
+            input_scales<FORMAT, IN>(s, w, from, channel, scales);
+        else
+            scales[0] = scales[1] = scales[2] = scales[3] = 0;
     }
     grid_wait();
 
@@ -419,8 +418,7 @@ DEVICE void linear_unit(const State &s, const Linear &w, const Source &from, int
                     high += from_phase[p * columns * SUM_STRIDE];
                     low += from_phase[p * columns * SUM_STRIDE + SUM_STRIDE];
                 }
-                for (int i = 0; i < BLOCKS_IN; i++)
-                    total += facts.sum[r][i];
+                for (int i = 0; i < BLOCKS_IN; i++) total += facts.sum[r][i];
                 sum = MUL1_SCALE * (256.0f * high + low) + MUL1_OFFSET * total;
             } else {
                 sum = 0;
@@ -473,8 +471,7 @@ DEVICE void finish_columns(const State &s, const Linear &w, int block, float v[4
         hadamard(v, lane);
         load4_half((const uint16_t *)(s.weights + w.svh) + column, svh);
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            v[i] *= HADAMARD_SCALE * svh[i];
+        for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * svh[i];
     }
     if (w.bias) {
         float4 t = *(const float4 *)(s.weights + w.bias + 4 * (uint64_t)column);
@@ -482,7 +479,8 @@ DEVICE void finish_columns(const State &s, const Linear &w, int block, float v[4
     }
 }
 
-// Stores values 4 * lane .. + 3 of block `block` of a vector of N, or sets x and its sum of squares.
+// Stores values 4 * lane .. + 3 of block `block` of a vector of N, or sets x and its sum of
+// squares.
 template <int N> DEVICE void store4(float *p, int column, const float v[4])
 {
     if (N % 4 == 0) {

@@ -7,8 +7,7 @@ DEVICE void add_to_x(const State &s, int row, int block, float v[4])
 {
     float x[4];
     load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), x);
-    for (int i = 0; i < 4; i++)
-        v[i] += x[i];
+    for (int i = 0; i < 4; i++) v[i] += x[i];
     store_x(s, row, block, v);
 }
 

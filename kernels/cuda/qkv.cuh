@@ -1,6 +1,7 @@
-// qkv: q, k, v = linear(rmsnorm(x)) + bias; per-head rmsnorm of q and k where the model has one; rope
-// on the first ROPE_DIM channels; q -> s.q, k and v -> the cache. A head inside a 128-column block is
-// finished where the block is; otherwise the raw columns go to memory and `finish` takes the heads.
+// qkv: q, k, v = linear(rmsnorm(x)) + bias; per-head rmsnorm of q and k where the model has one;
+// rope on the first ROPE_DIM channels; q -> s.q, k and v -> the cache. A head inside a 128-column
+// block is finished where the block is; otherwise the raw columns go to memory and `finish` takes
+// the heads.
 #pragma once
 #include "kernels/cuda/gemm.cuh"
 
@@ -17,18 +18,16 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     if (norm) {
         const float *weight = (const float *)(s.weights + norm);
         float sum = 0;
-        for (int i = lane; i < HEAD_DIM; i += WARP)
-            sum += c[i] * c[i];
+        for (int i = lane; i < HEAD_DIM; i += WARP) sum += c[i] * c[i];
         float factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
-        for (int i = lane; i < HEAD_DIM; i += WARP)
-            c[i] *= factor * weight[i];
+        for (int i = lane; i < HEAD_DIM; i += WARP) c[i] *= factor * weight[i];
         warp_sync();
     }
     uint64_t place = 0;
     if (!query) {
         int position = b.position[row], kv_head = (head - HEADS) % KV_HEADS;
-        uint64_t page = b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence +
-                                     position / PAGE];
+        uint64_t page =
+            b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
         place = (((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS + kv_head) * PAGE;
         place = (place + position % PAGE) * HEAD_DIM;
     }
@@ -42,8 +41,10 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
             const float *turn = s.rope + ((uint64_t)row * HALF + j) * 2;
             y = second ? y * turn[0] + other * turn[1] : y * turn[0] - other * turn[1];
         }
-        if (query) s.q[(uint64_t)row * Q_DIM + head * HEAD_DIM + i] = y;
-        else s.cache[place + i] = float_half(y);
+        if (query)
+            s.q[(uint64_t)row * Q_DIM + head * HEAD_DIM + i] = y;
+        else
+            s.cache[place + i] = float_half(y);
     }
 }
 
@@ -95,8 +96,8 @@ DEVICE void qkv_unit(const State &s, const Batch &b, const Layer *layer, int whi
     int block = unit / COUNT, slice = unit % COUNT, warp = threadIdx.x / WARP;
     float *partial = work_at<float>(s, work_of(s).large);
     uint64_t unit_floats = (uint64_t)b.rows * BLOCK;
-    linear_unit<FORMAT, DIM>(s, w, normed_source(s, layer->attn_norm, nullptr), block, slice, b.rows,
-                             group, partial + blockIdx.x * unit_floats);
+    linear_unit<FORMAT, DIM>(s, w, normed_source(s, layer->attn_norm, nullptr), block, slice,
+                             b.rows, group, partial + blockIdx.x * unit_floats);
     int counter = (which == 0 ? 0 : BLOCKS(Q_DIM) + (which - 1) * BLOCKS(KV_DIM)) + block;
     if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + counter, COUNT)) return;
     partial += (blockIdx.x - slice) * unit_floats;
@@ -112,7 +113,8 @@ DEVICE void qkv_unit(const State &s, const Batch &b, const Layer *layer, int whi
 template <int Q, int K, int V>
 DEVICE void qkv(const State &s, const Batch &b, const Layer *layer, int group)
 {
-    constexpr int Q_UNITS = BLOCKS(Q_DIM) * SLICES(Q, DIM), K_UNITS = BLOCKS(KV_DIM) * SLICES(K, DIM);
+    constexpr int Q_UNITS = BLOCKS(Q_DIM) * SLICES(Q, DIM),
+                  K_UNITS = BLOCKS(KV_DIM) * SLICES(K, DIM);
     int unit = blockIdx.x, which = unit < Q_UNITS ? 0 : unit < Q_UNITS + K_UNITS ? 1 : 2;
     unit -= which == 0 ? 0 : which == 1 ? Q_UNITS : Q_UNITS + K_UNITS;
     int format = which == 0 ? Q : which == 1 ? K : V;
@@ -132,8 +134,10 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
     grid_wait();
     Source from = normed_source(s, layer->attn_norm, nullptr);
     const Linear &w = *qkv_linear(layer, which);
-    if (FORMAT_IS_EXL3(format)) prepare<m1, DIM>(s, w, from, which, row, b.rows);
-    else prepare<f16, DIM>(s, w, from, which, row, b.rows);
+    if (FORMAT_IS_EXL3(format))
+        prepare<m1, DIM>(s, w, from, which, row, b.rows);
+    else
+        prepare<f16, DIM>(s, w, from, which, row, b.rows);
 }
 
 template <int FORMAT>
@@ -178,12 +182,12 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
     grid_release();
     grid_wait();
     if (head >= HEADS + 2 * KV_HEADS) return;
-    int first = head < HEADS              ? head * HEAD_DIM
-                : head < HEADS + KV_HEADS ? PADDED(Q_DIM) + (head - HEADS) * HEAD_DIM
-                : PADDED(Q_DIM) + PADDED(KV_DIM) + (head - HEADS - KV_HEADS) * HEAD_DIM;
+    int first = head < HEADS ? head * HEAD_DIM
+                : head < HEADS + KV_HEADS
+                    ? PADDED(Q_DIM) + (head - HEADS) * HEAD_DIM
+                    : PADDED(Q_DIM) + PADDED(KV_DIM) + (head - HEADS - KV_HEADS) * HEAD_DIM;
     const float *raw = work_at<const float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM + first;
-    for (int i = lane; i < HEAD_DIM; i += WARP)
-        room[warp][i] = raw[i];
+    for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
     warp_sync();
     finish_head(s, b, layer, row, head, room[warp]);
 }

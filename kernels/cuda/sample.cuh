@@ -1,7 +1,7 @@
 // sample: the next token of every output row, one block of 1024 threads a row. Greedy rows take the
 // best of the maxima that head left. Otherwise tokens have an integer weight 2^40 * exp((logit -
-// largest) / temperature), so that every sum is exact in any order; top-k and top-p are thresholds on
-// the logit, found by radix selection on its ordered bits, ties going to lower ids; min-p is a
+// largest) / temperature), so that every sum is exact in any order; top-k and top-p are thresholds
+// on the logit, found by radix selection on its ordered bits, ties going to lower ids; min-p is a
 // threshold on the weight. The draw walks the kept weights in the order of ids.
 #pragma once
 #include "kernels/cuda/head.cuh"
@@ -9,7 +9,8 @@
 
 #define SAMPLE_THREADS 1024
 #define SAMPLE_WARPS (SAMPLE_THREADS / WARP)
-#define SAMPLE_CHUNK ((VOCAB + SAMPLE_WARPS * WARP - 1) / (SAMPLE_WARPS * WARP) * WARP) // ids a warp
+#define SAMPLE_CHUNK                                                                               \
+    ((VOCAB + SAMPLE_WARPS * WARP - 1) / (SAMPLE_WARPS * WARP) * WARP) // ids a warp
 
 // Bits that order as the floats do.
 DEVICE uint32_t ordered_bits(float v)
@@ -47,9 +48,9 @@ typedef struct {
     uint32_t digit;
 } SampleRoom;
 
-// Finds the threshold above and at which the amounts first reach `target`: counts of tokens, or with
-// `weighted` their weights. Only tokens that `limit` keeps take part; when all together do not reach
-// the target, `limit` is the answer.
+// Finds the threshold above and at which the amounts first reach `target`: counts of tokens, or
+// with `weighted` their weights. Only tokens that `limit` keeps take part; when all together do not
+// reach the target, `limit` is the answer.
 DEVICE Threshold select_tokens(const float *logits, const Weighting *w, bool weighted,
                                uint64_t target, Threshold limit, SampleRoom *room)
 {
@@ -74,8 +75,7 @@ DEVICE Threshold select_tokens(const float *logits, const Weighting *w, bool wei
                     limit.ties * (weighted ? token_weight(w, ordered_float(limit.key)) : 1);
             int digit = 255;
             uint64_t sum = above;
-            while (digit > 0 && sum + room->bin[digit] < target)
-                sum += room->bin[digit--];
+            while (digit > 0 && sum + room->bin[digit] < target) sum += room->bin[digit--];
             room->before = sum;
             room->equal = room->bin[digit];
             room->digit = digit;
@@ -160,7 +160,8 @@ DEVICE void draw_token(const float *logits, const Weighting *w, Threshold kept, 
                 }
                 sum += running;
                 if (weight && target < sum && target >= sum - weight) *token = id;
-                uint64_t low = shuffle((uint32_t)sum, 31), high = shuffle((uint32_t)(sum >> 32), 31);
+                uint64_t low = shuffle((uint32_t)sum, 31),
+                         high = shuffle((uint32_t)(sum >> 32), 31);
                 running = high << 32 | low;
             }
         }

@@ -1,5 +1,6 @@
-// The entry points of every step, one macro a step: forward.cu names the variants a model needs. All
-// but sample take the same parameters; `n` is the group of rows of the decode form, or keep's layer.
+// The entry points of every step, one macro a step: forward.cu names the variants a model needs.
+// All but sample take the same parameters; `n` is the group of rows of the decode form, or keep's
+// layer.
 #pragma once
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/embed.cuh"
@@ -15,6 +16,7 @@
         name(const __grid_constant__ State s, const __grid_constant__ Batch b, const Layer *layer, \
              int n)
 
+// clang-format off
 #define EMBED(f)                                                                                   \
     ENTRY(embed_##f, 256, 2) { embed<f>(s, b); }
 
@@ -59,3 +61,4 @@
     {                                                                                              \
         sample(s, b, sampling, tokens);                                                            \
     }
+// clang-format on

@@ -31,8 +31,10 @@ DEVICE void up(const State &s, const Batch &b, const Layer *layer, int group)
     if constexpr (GATE == UP) {
         up_unit<UP>(s, b, layer, w, unit, group, own);
     } else {
-        if (gate) up_unit<GATE>(s, b, layer, w, unit, group, own);
-        else up_unit<UP>(s, b, layer, w, unit, group, own);
+        if (gate)
+            up_unit<GATE>(s, b, layer, w, unit, group, own);
+        else
+            up_unit<UP>(s, b, layer, w, unit, group, own);
     }
     if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + block, GATES + UPS)) return;
     const Linear gate_linear = layer->gate, up_linear = layer->up;
@@ -44,8 +46,7 @@ DEVICE void up(const State &s, const Batch &b, const Layer *layer, int group)
                    y);
         finish_columns<GATE>(s, gate_linear, block, v);
         finish_columns<UP>(s, up_linear, block, y);
-        for (int i = 0; i < 4; i++)
-            v[i] = silu(v[i]) * y[i];
+        for (int i = 0; i < 4; i++) v[i] = silu(v[i]) * y[i];
         store4<FFN_DIM>(s.h + (uint64_t)row * FFN_DIM, block * BLOCK + 4 * lane, v);
     }
 }
@@ -59,8 +60,10 @@ DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer)
     Source from = normed_source(s, layer->ffn_norm, nullptr);
     int which = blockIdx.y, format = which ? UP : GATE;
     const Linear &w = which ? layer->up : layer->gate;
-    if (FORMAT_IS_EXL3(format)) prepare<m1, DIM>(s, w, from, which, blockIdx.x, b.rows);
-    else prepare<f16, DIM>(s, w, from, which, blockIdx.x, b.rows);
+    if (FORMAT_IS_EXL3(format))
+        prepare<m1, DIM>(s, w, from, which, blockIdx.x, b.rows);
+    else
+        prepare<f16, DIM>(s, w, from, which, blockIdx.x, b.rows);
 }
 
 // Grid: (tiles of rows, column blocks). Gate first, its activation through h; the same lane then
@@ -80,20 +83,18 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer)
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
         finish_columns<GATE>(s, gate_linear, block, v);
-        for (int i = 0; i < 4; i++)
-            v[i] = silu(v[i]);
+        for (int i = 0; i < 4; i++) v[i] = silu(v[i]);
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
     }
     block_sync();
-    tile = gemm_tile<UP, DIM>(
-        s, up_linear, block, prepared<DIM>(s, 1, b.rows) + (uint64_t)first * PADDED(DIM), rows);
+    tile = gemm_tile<UP, DIM>(s, up_linear, block,
+                              prepared<DIM>(s, 1, b.rows) + (uint64_t)first * PADDED(DIM), rows);
     for (int r = warp; r < rows; r += DECODE_THREADS / WARP) {
         float v[4], h[4];
         tile_row(tile, r, prepared_scale(s, 1, b.rows)[first + r], v);
         finish_columns<UP>(s, up_linear, block, v);
         load4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, h);
-        for (int i = 0; i < 4; i++)
-            v[i] *= h[i];
+        for (int i = 0; i < 4; i++) v[i] *= h[i];
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
     }
 }

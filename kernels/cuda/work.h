@@ -15,8 +15,8 @@
 #define GROUP (HEADS / KV_HEADS) // query heads that share a key head
 #define BLOCKS(n) (PADDED(n) / BLOCK)
 
-// The decode form takes at most DECODE_ROWS rows, in groups of ROW_GROUP. A slice of k belongs to one
-// block of threads; its length depends on the format alone, because the order of sums does.
+// The decode form takes at most DECODE_ROWS rows, in groups of ROW_GROUP. A slice of k belongs to
+// one block of threads; its length depends on the format alone, because the order of sums does.
 #define DECODE_ROWS 64
 #define ROW_GROUP 8
 #define SLICE_ROWS(format) (FORMAT_BITS(format) > 4 && FORMAT_BITS(format) <= 8 ? 512 : 1024)
@@ -42,12 +42,12 @@ typedef struct {
 } Best;
 
 typedef struct {
-    uint64_t counters;  // int32: arrivals a column block (or row and key head); always left at zero
-    uint64_t squares;   // f32 (rows, BLOCKS(DIM)): sums of squares of x
-    uint64_t best;      // Best (outputs, BLOCKS(VOCAB))
-    uint64_t scales;    // f32 (3, rows): of the prefill form's fp16 activations
-    uint64_t raw;       // f32 (rows, RAW_DIM): q, k, v before norm and rope
-    uint64_t large;     // one of: partial sums, attention partials, fp16 activations
+    uint64_t counters; // int32: arrivals a column block (or row and key head); always left at zero
+    uint64_t squares;  // f32 (rows, BLOCKS(DIM)): sums of squares of x
+    uint64_t best;     // Best (outputs, BLOCKS(VOCAB))
+    uint64_t scales;   // f32 (3, rows): of the prefill form's fp16 activations
+    uint64_t raw;      // f32 (rows, RAW_DIM): q, k, v before norm and rope
+    uint64_t large;    // one of: partial sums, attention partials, fp16 activations
     uint64_t bytes;
 } Work;
 
@@ -60,7 +60,9 @@ typedef struct {
 // The decode rows a pass can have.
 WORK_INLINE uint64_t work_decode_rows(int max_rows)
 {
-    int most = MAX_BATCH < ROW_GROUP ? ROW_GROUP : MAX_BATCH < DECODE_ROWS ? MAX_BATCH : DECODE_ROWS;
+    int most = MAX_BATCH < ROW_GROUP     ? ROW_GROUP
+               : MAX_BATCH < DECODE_ROWS ? MAX_BATCH
+                                         : DECODE_ROWS;
     return max_rows < most ? max_rows : most;
 }
 
@@ -95,8 +97,8 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     return w;
 }
 
-// The block of threads a unit of the decode form belongs to: 8 warps, two halves of 64 columns times
-// four phases of the k-steps.
+// The block of threads a unit of the decode form belongs to: 8 warps, two halves of 64 columns
+// times four phases of the k-steps.
 #define DECODE_THREADS 256
 #define PHASES 4
 
@@ -108,24 +110,27 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define COLUMN_BYTES(format) (SLICE_ROWS(format) / PASS_ROWS * STEP_BYTES(format) + 64)
 // 16-bit weights go from memory to registers; the others through shared memory.
 #define SLICE_BYTES(format)                                                                        \
-    (FORMAT_IS_EXL3(format) ? SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)) : 0)
-// Shared memory of the decode form for groups of `rows` rows: the slice, then the activations, whose
-// place the sums of the phases take afterwards.
+    (FORMAT_IS_EXL3(format) ? SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)) \
+                            : 0)
+// Shared memory of the decode form for groups of `rows` rows: the slice, then the activations,
+// whose place the sums of the phases take afterwards.
 #define SUM_STRIDE (BLOCK + 4) // numbers from one column to the next, padded against conflicts
 #define DECODE_COLUMN_BYTES(format) WORK_MOST(COLUMN_BYTES(format), PHASES *SUM_STRIDE * 4)
 #define DECODE_SHARED_BYTES(format, rows)                                                          \
-    (SLICE_BYTES(format) + (rows) * PLANES(format) * DECODE_COLUMN_BYTES(format))
+    (SLICE_BYTES(format) + (rows)*PLANES(format) * DECODE_COLUMN_BYTES(format))
 
 // The prefill form: tiles of 128 columns by 128 rows, k in stages of 64.
 #define TILE_ROWS 128
-#define TILE_STRIDE (BLOCK + 4)              // floats of a row of the finished tile
-#define ACTIVATION_STRIDE (PASS_ROWS * 2 + 16) // bytes of a row of a stage, padded against conflicts
+#define TILE_STRIDE (BLOCK + 4) // floats of a row of the finished tile
+#define ACTIVATION_STRIDE                                                                          \
+    (PASS_ROWS * 2 + 16) // bytes of a row of a stage, padded against conflicts
 #define STAGE_BYTES(format) (2 * PASS_BYTES(FORMAT_BITS(format)) + TILE_ROWS * ACTIVATION_STRIDE)
 #define STAGES(format) (FORMAT_IS_EXL3(format) ? 3 : 2)
 #define PREFILL_SHARED_BYTES(format)                                                               \
-    WORK_MOST(STAGES(format) * STAGE_BYTES(format), TILE_ROWS *TILE_STRIDE * 4)
+    WORK_MOST(STAGES(format) * STAGE_BYTES(format), TILE_ROWS * TILE_STRIDE * 4)
 
-// Attention of the decode form: the values of a split, scores (f32), weights (fp16), per-head values.
+// Attention of the decode form: the values of a split, scores (f32), weights (fp16), per-head
+// values.
 #define VALUE_STRIDE (HEAD_DIM * 2 + 16) // bytes of a row, padded against conflicts
 #define HEAD_TILES ((GROUP + 7) / 8)     // query heads go by 8
 #define ATTEND_SHARED_BYTES                                                                        \

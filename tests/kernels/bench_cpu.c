@@ -1,5 +1,5 @@
-// Speed of the CPU kernels: decode and prefill of a small model with random weights (the geometry is
-// that of the example model, unless -D says otherwise). bench_cpu [workers]
+// Speed of the CPU kernels: decode and prefill of a small model with random weights (the geometry
+// is that of the example model, unless -D says otherwise). bench_cpu [workers]
 #define LAYERS 6
 #define DIM 512
 #define HEADS 8
@@ -50,7 +50,8 @@ static uint64_t place_norm(int width)
 
 static Linear place_linear(int format, int in, int out)
 {
-    Linear linear = {.weights = place(PADDED(out) / BLOCK * COLUMN_BLOCK_BYTES(FORMAT_BITS(format), in))};
+    Linear linear = {.weights =
+                         place(PADDED(out) / BLOCK * COLUMN_BLOCK_BYTES(FORMAT_BITS(format), in))};
     if (!FORMAT_IS_EXL3(format)) return linear;
     linear.suh = place(PADDED(in) * 2);
     linear.svh = place(PADDED(out) * 2);
@@ -115,19 +116,20 @@ static void measure(const char *what, int rows, int position, int outputs, int w
         segment[i] = (Segment){i * together, together, i, position};
     }
     for (int i = 0; i < PAGES * 8; i++) pages[i] = i;
-    batch = (Batch){rows, rows / together, outputs, PAGES, token, positions, sequence, output, segment,
-                    pages};
-    double best = 1e9, best_part[8];
+    batch = (Batch){rows,      rows / together, outputs, PAGES,   token,
+                    positions, sequence,        output,  segment, pages};
+    double best = 1e9, best_part[8] = {0};
     repeats = rows > 8 ? 2 : 30;
     for (int i = 0; i < 5; i++) {
         run_workers(workers, CPU_LOCAL_BYTES, run, NULL);
         if (seconds < best) best = seconds, memcpy(best_part, part, sizeof part);
     }
-    printf("%-8s %4d rows at %4d, %d workers: %8.0f tokens/s, %8.1f us (qkv %.1f attend %.1f out %.1f "
-           "up %.1f down %.1f head %.1f)\n",
-           what, rows, position, workers, rows / best, best * 1e6, best_part[0] * 1e6,
-           best_part[1] * 1e6, best_part[2] * 1e6, best_part[3] * 1e6,
-           best_part[4] * 1e6, best_part[5] * 1e6);
+    printf(
+        "%-8s %4d rows at %4d, %d workers: %8.0f tokens/s, %8.1f us (qkv %.1f attend %.1f out %.1f "
+        "up %.1f down %.1f head %.1f)\n",
+        what, rows, position, workers, rows / best, best * 1e6, best_part[0] * 1e6,
+        best_part[1] * 1e6, best_part[2] * 1e6, best_part[3] * 1e6, best_part[4] * 1e6,
+        best_part[5] * 1e6);
     for (int i = 0; i < DIM; i++)
         if (state.x[i] != state.x[i]) printf("NaN!\n"), exit(1);
 }
@@ -138,17 +140,20 @@ int main(int count, char **arguments)
     int workers = count > 1 ? atoi(arguments[1]) : 2;
     weights = aligned_alloc(256, 64 << 20);
     uint32_t seed = 1;
-    for (int i = 0; i < 16 << 20; i++) ((uint32_t *)weights)[i] = seed = seed * 1664525 + 1013904223;
+    for (int i = 0; i < 16 << 20; i++)
+        ((uint32_t *)weights)[i] = seed = seed * 1664525 + 1013904223;
     for (int l = 0; l < LAYERS; l++)
-        layers[l] = (Layer){
-            .attn_norm = place_norm(DIM), .ffn_norm = place_norm(DIM),
-            .q = place_linear(FORMAT, DIM, HEADS * HEAD_DIM),
-            .k = place_linear(FORMAT, DIM, KV_HEADS * HEAD_DIM),
-            .v = place_linear(FORMAT, DIM, KV_HEADS * HEAD_DIM),
-            .o = place_linear(FORMAT, HEADS * HEAD_DIM, DIM),
-            .gate = place_linear(FORMAT, DIM, FFN_DIM), .up = place_linear(FORMAT, DIM, FFN_DIM),
-            .down = place_linear(FORMAT, FFN_DIM, DIM)};
-    state = (State){.weights = weights, .layers = layers, .max_rows = MOST_ROWS, .max_outputs = MOST_ROWS};
+        layers[l] = (Layer){.attn_norm = place_norm(DIM),
+                            .ffn_norm = place_norm(DIM),
+                            .q = place_linear(FORMAT, DIM, HEADS * HEAD_DIM),
+                            .k = place_linear(FORMAT, DIM, KV_HEADS * HEAD_DIM),
+                            .v = place_linear(FORMAT, DIM, KV_HEADS * HEAD_DIM),
+                            .o = place_linear(FORMAT, HEADS * HEAD_DIM, DIM),
+                            .gate = place_linear(FORMAT, DIM, FFN_DIM),
+                            .up = place_linear(FORMAT, DIM, FFN_DIM),
+                            .down = place_linear(FORMAT, FFN_DIM, DIM)};
+    state = (State){
+        .weights = weights, .layers = layers, .max_rows = MOST_ROWS, .max_outputs = MOST_ROWS};
     state.ends.embed = place(VOCAB * DIM * 2);
     for (int i = 0; i < VOCAB * DIM; i++)
         ((uint16_t *)(weights + state.ends.embed))[i] &= 0xbfff; // small and finite

@@ -1,7 +1,8 @@
 // The CUDA steps against reference.h, for one set of constants: every format and form, odd shapes,
 // random page tables and windows. Runs on a GPU (argument: a cubin), or against the emulated one
 // without an argument. Prints the first wrong element of a step; exit 1 if there was one.
-// With TEST_TIMING it then prints how fast the decode form reads weights at the shapes of constants.h.
+// With TEST_TIMING it then prints how fast the decode form reads weights at the shapes of
+// constants.h.
 #include "kernels/cuda/launch.h"
 #include "reference.h"
 #include <stdio.h>
@@ -38,8 +39,7 @@ static uint32_t random_bits(void)
 static float random_float(void) // mean 0, deviation 1
 {
     float sum = 0;
-    for (int i = 0; i < 12; i++)
-        sum += random_bits() * 0x1p-32f;
+    for (int i = 0; i < 12; i++) sum += random_bits() * 0x1p-32f;
     return sum - 6;
 }
 
@@ -68,8 +68,7 @@ static uint64_t take(size_t bytes)
 static uint64_t random_vector(int count, float around, float spread)
 {
     uint64_t at = take(count * 4);
-    for (int i = 0; i < count; i++)
-        ((float *)(weights + at))[i] = around + spread * random_float();
+    for (int i = 0; i < count; i++) ((float *)(weights + at))[i] = around + spread * random_float();
     return at;
 }
 
@@ -108,8 +107,7 @@ static Linear random_linear(int format, int in, int out, int bias)
 static float *random_floats(size_t count, float scale)
 {
     float *v = malloc(count * 4);
-    for (size_t i = 0; i < count; i++)
-        v[i] = scale * random_float();
+    for (size_t i = 0; i < count; i++) v[i] = scale * random_float();
     return v;
 }
 
@@ -171,7 +169,8 @@ static void make_batch(int segments, const int *rows)
     b.rows = b.outputs = 0;
     b.segments = segments;
     for (int i = 0; i < segments; i++) {
-        int room = MAX_CONTEXT - rows[i] + 1, at = random_bits() % 4 == 0 ? 0 : random_bits() % room;
+        int room = MAX_CONTEXT - rows[i] + 1,
+            at = random_bits() % 4 == 0 ? 0 : random_bits() % room;
         segment[i] = (Segment){b.rows, rows[i], i, at};
         for (int j = 0; j < rows[i]; j++) {
             token[b.rows] = random_bits() % VOCAB;
@@ -186,8 +185,8 @@ static void make_batch(int segments, const int *rows)
     int next = 0;
     for (int i = 0; i < segments; i++)
         for (int p = 0; p < PER_SEQUENCE; p++) {
-            int own = p >= segment[i].position / PAGE &&
-                      p <= (segment[i].position + rows[i] - 1) / PAGE;
+            int own =
+                p >= segment[i].position / PAGE && p <= (segment[i].position + rows[i] - 1) / PAGE;
             page_table[i * PER_SEQUENCE + p] = own ? PAGES + next++ : (int)(random_bits() % PAGES);
         }
     put_batch();
@@ -198,8 +197,8 @@ static void make_batch(int segments, const int *rows)
 // --- comparing -----------------------------------------------------------------------------------
 
 // Elements may differ by `tolerance` of the root mean square of the reference.
-static void compare(const char *what, int rows, int columns, const float *got, const double *expected,
-                    double tolerance)
+static void compare(const char *what, int rows, int columns, const float *got,
+                    const double *expected, double tolerance)
 {
     size_t count = (size_t)rows * columns;
     double square = 0, error = 0;
@@ -210,13 +209,16 @@ static void compare(const char *what, int rows, int columns, const float *got, c
     double rms = sqrt(square / count) + 1e-30;
     checked++;
     for (size_t i = 0; i < count; i++)
-        if (!(fabs(got[i] - expected[i]) <= 6 * tolerance * rms + 2 * tolerance * fabs(expected[i]))) {
-            printf("%s, %d rows: [%zu][%zu] is %.7g, expected %.7g (relative error of all %.2e)\n", what,
-                   b.rows, i / columns, i % columns, got[i], expected[i], sqrt(error / square));
+        if (!(fabs(got[i] - expected[i]) <=
+              6 * tolerance * rms + 2 * tolerance * fabs(expected[i]))) {
+            printf("%s, %d rows: [%zu][%zu] is %.7g, expected %.7g (relative error of all %.2e)\n",
+                   what, b.rows, i / columns, i % columns, got[i], expected[i],
+                   sqrt(error / square));
             failed++;
             return;
         }
-    if (getenv("VERBOSE")) printf("%-24s %4d rows: relative error %.2e\n", what, b.rows, sqrt(error / square));
+    if (getenv("VERBOSE"))
+        printf("%-24s %4d rows: relative error %.2e\n", what, b.rows, sqrt(error / square));
 }
 
 static void set_x(void)
@@ -261,8 +263,7 @@ static double *normed_x(uint64_t norm, const int32_t *map, int rows)
 static double *widen(const float *v, size_t count)
 {
     double *w = malloc(count * sizeof *w);
-    for (size_t i = 0; i < count; i++)
-        w[i] = v[i];
+    for (size_t i = 0; i < count; i++) w[i] = v[i];
     return w;
 }
 
@@ -272,7 +273,8 @@ static void check_embed(void)
 {
     const float inverse[] = ROPE_INVERSE;
     launch_embed(gpu, &s, &b, EMBED_FORMAT);
-    float *x = get(s.x, (size_t)b.rows * DIM * 4), *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
+    float *x = get(s.x, (size_t)b.rows * DIM * 4),
+          *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
     double *ex = malloc((size_t)b.rows * DIM * 8), *er = malloc((size_t)b.rows * ROPE_DIM * 8);
     const uint16_t *table = (const uint16_t *)(weights + s.ends.embed);
     for (int r = 0; r < b.rows; r++) {
@@ -298,10 +300,12 @@ static void check_embed(void)
     free(x), free(rope), free(ex), free(er), free(hidden);
 }
 
-static float cache_at(const uint16_t *cache, int l, int row_sequence, int value, int kv, int t, int i)
+static float cache_at(const uint16_t *cache, int l, int row_sequence, int value, int kv, int t,
+                      int i)
 {
     size_t page = page_table[row_sequence * PER_SEQUENCE + t / PAGE];
-    size_t at = ((((page * LAYERS + l) * 2 + value) * KV_HEADS + kv) * PAGE + t % PAGE) * HEAD_DIM + i;
+    size_t at =
+        ((((page * LAYERS + l) * 2 + value) * KV_HEADS + kv) * PAGE + t % PAGE) * HEAD_DIM + i;
     return reference_half(cache[at]);
 }
 
@@ -358,8 +362,7 @@ static void check_attend(int l)
                             (double)cache_at(cache, l, sequence[r], 0, kv, t, i) * SOFTMAX_SCALE;
                 most = fmax(most, p[t]);
             }
-            for (int t = first; t <= last; t++)
-                total += p[t] = exp(p[t] - most);
+            for (int t = first; t <= last; t++) total += p[t] = exp(p[t] - most);
             for (int t = first; t <= last; t++)
                 for (int i = 0; i < HEAD_DIM; i++)
                     expected[(size_t)r * Q_DIM + h * HEAD_DIM + i] +=
@@ -378,13 +381,14 @@ static void check_residual(int down, int format, int l, const char *name)
     set_x();
     float *before = get(s.x, (size_t)b.rows * DIM * 4);
     put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
-    if (down) launch_down(gpu, &s, &b, format, s.layers + l);
-    else launch_out(gpu, &s, &b, format, s.layers + l);
+    if (down)
+        launch_down(gpu, &s, &b, format, s.layers + l);
+    else
+        launch_out(gpu, &s, &b, format, s.layers + l);
     float *got = get(s.x, (size_t)b.rows * DIM * 4);
     double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
-    for (int i = 0; i < b.rows * DIM; i++)
-        y[i] += before[i];
+    for (int i = 0; i < b.rows * DIM; i++) y[i] += before[i];
     char what[64];
     snprintf(what, sizeof what, "%s(%s)", down ? "down" : "out", name);
     compare(what, b.rows, DIM, got, y, FORMAT_IS_EXL3(format) && PLANES(format) == 1 ? 4e-4 : 4e-4);
@@ -398,8 +402,10 @@ static void check_residual(int down, int format, int l, const char *name)
         few.rows = few.segments = 1;
         one.x += (size_t)r * DIM, one.a += (size_t)r * in, one.h += (size_t)r * in;
         put(one.x, before + (size_t)r * DIM, DIM * 4);
-        if (down) launch_down(gpu, &one, &few, format, s.layers + l);
-        else launch_out(gpu, &one, &few, format, s.layers + l);
+        if (down)
+            launch_down(gpu, &one, &few, format, s.layers + l);
+        else
+            launch_out(gpu, &one, &few, format, s.layers + l);
         float *alone = get(one.x, DIM * 4);
         if (memcmp(alone, got + (size_t)r * DIM, DIM * 4) != 0) {
             printf("%s: row %d of %d differs when it is alone\n", what, r, b.rows);
@@ -419,8 +425,7 @@ static void check_up(int gate, int up, int l, const char *name)
     double *y = malloc((size_t)b.rows * FFN_DIM * 8), *z = malloc((size_t)b.rows * FFN_DIM * 8);
     reference_linear(weights, &layers[l].gate, gate, DIM, FFN_DIM, b.rows, x, y);
     reference_linear(weights, &layers[l].up, up, DIM, FFN_DIM, b.rows, x, z);
-    for (int i = 0; i < b.rows * FFN_DIM; i++)
-        y[i] = y[i] / (1 + exp(-y[i])) * z[i];
+    for (int i = 0; i < b.rows * FFN_DIM; i++) y[i] = y[i] / (1 + exp(-y[i])) * z[i];
     char what[64];
     snprintf(what, sizeof what, "up(%s)", name);
     compare(what, b.rows, FFN_DIM, got, y, 2e-3);
@@ -432,7 +437,8 @@ static void check_head(int format, const char *name)
     set_x();
     launch_head(gpu, &s, &b, format);
     float *got = get(s.logits, (size_t)b.outputs * VOCAB * 4);
-    double *x = normed_x(s.ends.norm, output, b.outputs), *y = malloc((size_t)b.outputs * VOCAB * 8);
+    double *x = normed_x(s.ends.norm, output, b.outputs),
+           *y = malloc((size_t)b.outputs * VOCAB * 8);
     reference_linear(weights, &s.ends.head, format, DIM, VOCAB, b.outputs, x, y);
     char what[64];
     snprintf(what, sizeof what, "head(%s)", name);
@@ -475,13 +481,11 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
     enum { DRAWS = 64, ROUNDS = 12 };
     if (s.max_outputs < DRAWS) return;
     float *logits = random_floats(VOCAB, 3), *all = malloc((size_t)DRAWS * VOCAB * 4);
-    for (int i = 0; coarse && i < VOCAB; i++)
-        logits[i] = rintf(logits[i]); // many ties
+    for (int i = 0; coarse && i < VOCAB; i++) logits[i] = rintf(logits[i]); // many ties
     Candidate sorted[VOCAB];
     static double p[VOCAB];
     double total = 0, sum = 0;
-    for (int i = 0; i < VOCAB; i++)
-        sorted[i] = (Candidate){logits[i], i};
+    for (int i = 0; i < VOCAB; i++) sorted[i] = (Candidate){logits[i], i};
     qsort(sorted, VOCAB, sizeof *sorted, by_logit);
     int kept = temperature <= 0 ? 1 : top_k > 0 && top_k < VOCAB ? top_k : VOCAB;
     for (int i = 0; i < kept; i++)
@@ -490,7 +494,8 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
     memset(p, 0, sizeof p);
     double kept_total = 0;
     for (; count < kept && (count == 0 || top_p >= 1 || sum < top_p * total); count++) {
-        double weight = temperature > 0 ? exp((sorted[count].logit - sorted[0].logit) / temperature) : 1;
+        double weight =
+            temperature > 0 ? exp((sorted[count].logit - sorted[0].logit) / temperature) : 1;
         sum += weight;
         if (weight >= min_p) kept_total += p[sorted[count].id] = weight;
     }
@@ -521,8 +526,8 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
         int32_t *tokens = get(device_tokens, DRAWS * 4);
         for (int i = 0; i < DRAWS; i++) {
             if (tokens[i] < 0 || tokens[i] >= VOCAB || p[tokens[i]] == 0) {
-                printf("sample(%g, %d, %g, %g): token %d is not among the %d kept\n", temperature, top_k,
-                       top_p, min_p, tokens[i], count);
+                printf("sample(%g, %d, %g, %g): token %d is not among the %d kept\n", temperature,
+                       top_k, top_p, min_p, tokens[i], count);
                 failed++;
                 free(tokens);
                 goto done;
@@ -535,8 +540,9 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
     for (int i = 0; i < 10 && i < count; i++) {
         double share = p[sorted[i].id] / kept_total, n = DRAWS * ROUNDS;
         if (fabs(hits[sorted[i].id] - share * n) > 5 * sqrt(n * share * (1 - share)) + 1) {
-            printf("sample(%g, %d, %g, %g): token %d drawn %d times of %g, expected %.1f\n", temperature,
-                   top_k, top_p, min_p, sorted[i].id, hits[sorted[i].id], n, share * n);
+            printf("sample(%g, %d, %g, %g): token %d drawn %d times of %g, expected %.1f\n",
+                   temperature, top_k, top_p, min_p, sorted[i].id, hits[sorted[i].id], n,
+                   share * n);
             failed++;
             break;
         }
@@ -555,7 +561,8 @@ static void check_nan(void)
     float nan = NAN;
     put(s.x + (size_t)output[0] * DIM + DIM / 2, &nan, 4);
     put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares +
-            (size_t)output[0] * BLOCKS(DIM) * 4, &nan, 4);
+            (size_t)output[0] * BLOCKS(DIM) * 4,
+        &nan, 4);
     launch_head(gpu, &s, &b, TEST_HEAD_FORMAT);
     Sampling how[TEST_ROWS] = {{0}};
     Sampling *device_how = device(sizeof how);
@@ -643,8 +650,7 @@ static void timing(void)
 {
     size_t room = (size_t)1536 << 20, at = 0;
     uint32_t *bits = malloc(room);
-    for (size_t i = 0; i < room / 4; i++)
-        bits[i] = random_bits();
+    for (size_t i = 0; i < room / 4; i++) bits[i] = random_bits();
     for (size_t i = 0; i < 65536 / 2; i++)
         ((uint16_t *)bits)[i] = half_of(0.01f); // scales at the start
     s.weights = device(room);
@@ -665,9 +671,11 @@ static void timing(void)
     }                                                                                              \
     put(s.layers, layers, sizeof layers);                                                          \
     for (int rows = 1; rows <= 8; rows *= 2) {                                                     \
-        double out = time_step("out", f, rows, 200) / 200, up = time_step("up", f, rows, 200) / 200; \
+        double out = time_step("out", f, rows, 200) / 200,                                         \
+               up = time_step("up", f, rows, 200) / 200;                                           \
         double down = time_step("down", f, rows, 200) / 200, k = FORMAT_BITS(f) / 8.0 * 1e-9;      \
-        printf("%-4s %d rows: %dx%d %6.2f us %5.0f   %dx2x%d %6.2f us %5.0f   %dx%d %6.2f us %5.0f\n", \
+        printf("%-4s %d rows: %dx%d %6.2f us %5.0f   %dx2x%d %6.2f us %5.0f   %dx%d %6.2f us "     \
+               "%5.0f\n",                                                                          \
                #f, rows, Q_DIM, DIM, out * 1e6, k * Q_DIM * DIM / out, DIM, FFN_DIM, up * 1e6,     \
                k * 2 * DIM * FFN_DIM / up, FFN_DIM, DIM, down * 1e6, k * FFN_DIM * DIM / down);    \
     }
@@ -708,8 +716,7 @@ int main(int count, char **arguments)
     b.pages_per_sequence = PER_SEQUENCE;
 
     uint16_t *cache = malloc(CACHE_HALVES * 2);
-    for (size_t i = 0; i < CACHE_HALVES; i++)
-        cache[i] = half_of(random_float());
+    for (size_t i = 0; i < CACHE_HALVES; i++) cache[i] = half_of(random_float());
     put(s.cache, cache, CACHE_HALVES * 2);
     free(cache);
     s.ends.embed = take((size_t)VOCAB * DIM * 2);
@@ -739,8 +746,7 @@ int main(int count, char **arguments)
     check_batch(4, (int[]){70, 1, 37, 22});
     check_batch(1, (int[]){150});
     int ones[33];
-    for (int i = 0; i < 33; i++)
-        ones[i] = 1;
+    for (int i = 0; i < 33; i++) ones[i] = 1;
     check_batch(33, ones);
 #endif
     check_sample(0, 0, 1, 0, 1);

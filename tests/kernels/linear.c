@@ -46,11 +46,12 @@ static uint64_t append(uint8_t *weights, uint64_t *used, const void *data, size_
 
 int main(void)
 {
-    static const int rows_list[] = {1, 2, 3, 8, 9, 33, 130, 300}, workers_list[] = {1, 2, 3};
+    static const int rows_list[] = {1, 2, 3, 8, 9, 21, 33, 130, 300}, workers_list[] = {1, 2, 3};
     uint8_t *weights = aligned_alloc(256, 64 << 20);
     float *a = malloc((size_t)MOST_ROWS * IN * 4), *x = malloc((size_t)MOST_ROWS * DIM * 4);
     double *wide = malloc((size_t)MOST_ROWS * IN * 8), *y = malloc((size_t)MOST_ROWS * DIM * 8);
-    float *before = malloc((size_t)MOST_ROWS * DIM * 4), *single = malloc((size_t)MOST_ROWS * DIM * 4);
+    float *before = malloc((size_t)MOST_ROWS * DIM * 4),
+          *single = malloc((size_t)MOST_ROWS * DIM * 4);
     void *work = aligned_alloc(64, (CPU_WORK_BYTES(MOST_ROWS, 1) + 63) / 64 * 64);
 
     for (size_t e = 0; e < sizeof entries / sizeof *entries; e++) {
@@ -78,8 +79,13 @@ int main(void)
             before[i] = (float)ref_random_normal();
             y[i] += before[i];
         }
-        c.state = (State){.weights = weights, .layers = &c.layer, .a = a, .x = x, .work = work,
-                          .max_rows = MOST_ROWS, .max_outputs = 1};
+        c.state = (State){.weights = weights,
+                          .layers = &c.layer,
+                          .a = a,
+                          .x = x,
+                          .work = work,
+                          .max_rows = MOST_ROWS,
+                          .max_outputs = 1};
         double worst_few = 0, worst_many = 0;
         for (size_t i = 0; i < sizeof rows_list / sizeof *rows_list; i++)
             for (size_t j = 0; j < sizeof workers_list / sizeof *workers_list; j++) {
@@ -89,7 +95,7 @@ int main(void)
                 memset(work, 0xff, CPU_WORK_BYTES(MOST_ROWS, 1));
                 run_workers(workers, CPU_LOCAL_BYTES, entries[e].run, &c);
                 double error = ref_error(x, y, (size_t)rows * DIM);
-                double *worst = rows <= 8 ? &worst_few : &worst_many;
+                double *worst = rows <= FEW_ROWS ? &worst_few : &worst_many;
                 *worst = error > *worst ? error : *worst;
                 CHECK_MSG(error < 3e-4, "%s, %d rows, %d workers: error %.3g", entries[e].name,
                           rows, workers, error);
@@ -101,10 +107,10 @@ int main(void)
                             break;
                         }
                 // The same bits with any number of workers; for few rows with any other rows.
-                if (j == 0 && (rows == 1 || rows > 8)) memcpy(single, x, (size_t)rows * DIM * 4);
-                CHECK_MSG(memcmp(single, x, (size_t)(rows <= 8 ? 1 : rows) * DIM * 4) == 0,
+                if (j == 0 && (rows == 1 || rows > FEW_ROWS))
+                    memcpy(single, x, (size_t)rows * DIM * 4);
+                CHECK_MSG(memcmp(single, x, (size_t)(rows <= FEW_ROWS ? 1 : rows) * DIM * 4) == 0,
                           "%s, %d rows, %d workers: other bits", entries[e].name, rows, workers);
-                if (rows == 8) memcpy(single, x, (size_t)rows * DIM * 4);
             }
         printf("%-3s %d x %d: error %.2e few rows, %.2e many\n", entries[e].name, IN, DIM,
                worst_few, worst_many);

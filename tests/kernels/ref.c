@@ -36,8 +36,12 @@ uint16_t ref_codebook(int codebook, uint16_t state)
 {
     uint32_t x = state;
     switch (codebook) {
-    case CODEBOOK_3INST: x = x * 89226354u + 64248484u; break;
-    case CODEBOOK_MCG: x *= 0xCBAC1FEDu; break;
+    case CODEBOOK_3INST:
+        x = x * 89226354u + 64248484u;
+        break;
+    case CODEBOOK_MCG:
+        x *= 0xCBAC1FEDu;
+        break;
     default: {
         x *= 0x83DCD12Du;
         uint32_t sum = (x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24);
@@ -192,7 +196,8 @@ void ref_rope(double *head, const float *inverse, int dim, int interleaved, doub
               int position)
 {
     for (int j = 0; j < dim / 2; j++) {
-        double *a = head + (interleaved ? 2 * j : j), *b = head + (interleaved ? 2 * j + 1 : j + dim / 2);
+        double *a = head + (interleaved ? 2 * j : j),
+               *b = head + (interleaved ? 2 * j + 1 : j + dim / 2);
         float angle = (float)position * inverse[j];
         double cosine = cos(angle) * factor, sine = sin(angle) * factor, u = *a, v = *b;
         *a = u * cosine - v * sine;
@@ -255,11 +260,10 @@ RefLinear ref_random(int format, int in, int out, int bias)
         for (size_t i = 0; i < count; i++) linear.trellis[i] = (uint16_t)ref_random_bits();
         linear.suh = malloc(rows * 2);
         linear.svh = malloc(columns * 2);
-        for (size_t i = 0; i < rows; i++)
-            linear.suh[i] = ref_round(ref_random_normal() / sqrt(in));
+        for (size_t i = 0; i < rows; i++) linear.suh[i] = ref_round(ref_random_normal() / sqrt(in));
         for (size_t i = 0; i < columns; i++)
-            linear.svh[i] = ref_round((ref_random_bits() & 1 ? 1 : -1) *
-                                      (0.5 + ref_random_bits() * 0x1p-32));
+            linear.svh[i] =
+                ref_round((ref_random_bits() & 1 ? 1 : -1) * (0.5 + ref_random_bits() * 0x1p-32));
     } else {
         linear.plain = malloc(rows * columns * 2);
         for (size_t i = 0; i < rows * columns; i++) {

@@ -6,12 +6,12 @@
 
 // A linear layer as a checkpoint stores it.
 typedef struct {
-    int format, in, out;     // kernels/types.h; widths before padding
-    uint16_t *trellis;       // EXL3: (PADDED(in) / 16, PADDED(out) / 16, 16 * bits)
-    uint16_t *suh, *svh;     // EXL3: fp16 (PADDED(in)), (PADDED(out))
-    uint16_t *plain;         // f16, b16: (PADDED(out), PADDED(in))
-    float *bias;             // (PADDED(out)) or NULL
-    double *dense;           // (in, out): W, from ref_dense
+    int format, in, out; // kernels/types.h; widths before padding
+    uint16_t *trellis;   // EXL3: (PADDED(in) / 16, PADDED(out) / 16, 16 * bits)
+    uint16_t *suh, *svh; // EXL3: fp16 (PADDED(in)), (PADDED(out))
+    uint16_t *plain;     // f16, b16: (PADDED(out), PADDED(in))
+    float *bias;         // (PADDED(out)) or NULL
+    double *dense;       // (in, out): W, from ref_dense
 } RefLinear;
 
 double ref_half(uint16_t bits);   // value of an fp16

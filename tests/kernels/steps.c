@@ -186,8 +186,11 @@ static void test_qkv(int workers)
                 found[(size_t)i * HEAD_DIM + d] = (float)ref_half(state.cache[at + d]);
             memcpy(before + at, state.cache + at, HEAD_DIM * 2);
         }
-        compare(part == Q_PART ? "q" : part == K_PART ? "k" : "v", part == Q_PART ? state.q : found,
-                y, batch.rows, heads * HEAD_DIM, part == Q_PART ? 3e-4 : 5e-4);
+        compare(part == Q_PART   ? "q"
+                : part == K_PART ? "k"
+                                 : "v",
+                part == Q_PART ? state.q : found, y, batch.rows, heads * HEAD_DIM,
+                part == Q_PART ? 3e-4 : 5e-4);
         free(y), free(found);
     }
     CHECK_MSG(memcmp(before, state.cache, halves * 2) == 0, "cache changed elsewhere");
@@ -263,7 +266,8 @@ static void test_embed(int workers)
     }
     run_workers(workers, CPU_LOCAL_BYTES, run_embed, &state);
     compare("embed", state.x, x, batch.rows, DIM, 1e-12);
-    compare("keep", state.hidden + (size_t)LAYER_INDEX * batch.rows * DIM, x, batch.rows, DIM, 1e-12);
+    compare("keep", state.hidden + (size_t)LAYER_INDEX * batch.rows * DIM, x, batch.rows, DIM,
+            1e-12);
     compare("rope", state.rope, rope, batch.rows, ROPE_DIM, 1e-6);
     free(x), free(rope);
 }
@@ -280,9 +284,14 @@ static void test_batch(const int (*list)[2], int segments, int workers)
         int j = (int)(ref_random_bits() % (unsigned)(i + 1)), t = table[i];
         table[i] = table[j], table[j] = t;
     }
-    batch = (Batch){.segments = segments, .pages_per_sequence = PAGES_EACH, .token = token,
-                    .position = position, .sequence = sequence, .output = output,
-                    .segment = segment, .page_table = table};
+    batch = (Batch){.segments = segments,
+                    .pages_per_sequence = PAGES_EACH,
+                    .token = token,
+                    .position = position,
+                    .sequence = sequence,
+                    .output = output,
+                    .segment = segment,
+                    .page_table = table};
     for (int i = 0; i < segments; i++) {
         int s = SEQUENCES - 1 - i;
         segment[i] = (Segment){row, list[i][0], s, list[i][1]};
@@ -302,8 +311,8 @@ static void test_batch(const int (*list)[2], int segments, int workers)
             for (int n = 0; n < 2 * KV_HEADS; n++) {
                 int first = WINDOW ? segment[i].position - WINDOW + 1 : 0;
                 if (t < first) continue;
-                uint16_t *at = state.cache + cache_offset(LAYER_INDEX, n % 2, segment[i].sequence,
-                                                          n / 2, t);
+                uint16_t *at =
+                    state.cache + cache_offset(LAYER_INDEX, n % 2, segment[i].sequence, n / 2, t);
                 for (int d = 0; d < HEAD_DIM; d++) at[d] = ref_round(ref_random_normal());
             }
     state.work = aligned_alloc(64, (CPU_WORK_BYTES(MOST_ROWS, MOST_ROWS) + 63) / 64 * 64);
@@ -348,8 +357,8 @@ int main(void)
     layer->up = append_linear(UP_PART, formats[UP_PART], DIM, FFN_DIM, BIAS);
     layer->down = append_linear(DOWN_PART, formats[DOWN_PART], FFN_DIM, DIM, BIAS);
 
-    state = (State){.weights = weights, .layers = layers, .max_rows = MOST_ROWS,
-                    .max_outputs = MOST_ROWS};
+    state = (State){
+        .weights = weights, .layers = layers, .max_rows = MOST_ROWS, .max_outputs = MOST_ROWS};
     state.ends.embed = append(embedding, sizeof embedding);
     state.ends.norm = append(final_norm, sizeof final_norm);
     state.ends.head = append_linear(HEAD_PART, formats[HEAD_PART], DIM, VOCAB, 0);
@@ -369,6 +378,7 @@ int main(void)
         test_batch((const int[][2]){{9, 250}}, 1, workers);
         test_batch((const int[][2]){{130, 0}, {1, 511}, {33, 300}, {8, 100}, {2, 1100}}, 5,
                    workers);
+        test_batch((const int[][2]){{18, 40}, {3, 7}}, 2, workers);
         test_batch((const int[][2]){{300, 213}, {12, 31}}, 2, workers);
     }
     for (int part = 0; part < PARTS; part++) ref_free(&linears[part]);

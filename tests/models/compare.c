@@ -395,6 +395,30 @@ static int print_ids(const File *expected, size_t row)
     return 0;
 }
 
+// The two best logits at position `row` of a program's output, with their distance as a share of the
+// position's rms: "ID ID SHARE".
+static int print_best(const File *got, size_t row)
+{
+    Tensor logits = need(got, "logits", "F32", 2);
+    size_t vocab = logits.shape[1], best = 0, second = 1;
+    if (row >= logits.shape[0] || vocab < 2) die("%s: no row %zu", got->path, row);
+    const unsigned char *data = logits.data + 4 * row * vocab;
+    double squares = 0;
+    if (f32_at(data, 1) > f32_at(data, 0)) best = 1, second = 0;
+    for (size_t i = 0; i < vocab; i++) {
+        double v = (double)f32_at(data, i);
+        squares += v * v;
+        if (i < 2) continue;
+        if (v > (double)f32_at(data, best))
+            second = best, best = i;
+        else if (v > (double)f32_at(data, second))
+            second = i;
+    }
+    double gap = (double)f32_at(data, best) - (double)f32_at(data, second);
+    printf("%zu %zu %.6f\n", best, second, gap / sqrt(squares / (double)vocab));
+    return 0;
+}
+
 static _Noreturn void usage(void)
 {
     fputs("usage: compare EXPECTED GOT [--row R] [--all LIMIT] [--each LIMIT] [--hidden]\n"
@@ -432,6 +456,12 @@ int main(int argc, char **argv)
         row = parse_row(argv[3]);
         read_file(&expected, argv[2]);
         return print_ids(&expected, row);
+    }
+    if (!strcmp(argv[1], "best")) {
+        if (argc != 4) usage();
+        row = parse_row(argv[3]);
+        read_file(&got, argv[2]);
+        return print_best(&got, row);
     }
     for (int i = 3; i < argc; i++) {
         const char *option = argv[i];

@@ -1,5 +1,5 @@
-// runtime/gpu.h on the CPU: the device's memory is the host's, a launch runs its blocks one after the
-// other in a random order, the threads of a block as fibers (emulated/kernels/cuda/common.cuh).
+// runtime/gpu.h on the CPU: the device's memory is the host's, a launch runs its blocks one after
+// the other in a random order, the threads of a block as fibers (emulated/kernels/cuda/common.cuh).
 // For x86-64.
 #include "kernels/cuda/steps.cuh"
 #include <dlfcn.h>
@@ -102,8 +102,10 @@ const uint32_t *emulate_exchange(const uint32_t *mine, int count)
 
 static void perform(const Copy &c)
 {
-    if (c.real) memcpy(c.to, c.from, c.bytes);
-    else memset(c.to, 0, c.bytes);
+    if (c.real)
+        memcpy(c.to, c.from, c.bytes);
+    else
+        memset(c.to, 0, c.bytes);
 }
 
 void emulate_copy(void *to, const void *from, int real)
@@ -123,8 +125,7 @@ void emulate_copy_wait(int left)
 {
     auto &groups = me()->groups;
     while ((int)groups.size() > left) {
-        for (auto &c : groups[0])
-            perform(c);
+        for (auto &c : groups[0]) perform(c);
         groups.erase(groups.begin());
     }
 }
@@ -171,8 +172,7 @@ static void run_block(int threads)
     alive = threads;
     block_meeting.arrived = 0;
     memset(fetch_pending, 0, sizeof fetch_pending);
-    for (int i = 0; i < threads / WARP; i++)
-        warps[i].meeting.arrived = 0;
+    for (int i = 0; i < threads / WARP; i++) warps[i].meeting.arrived = 0;
     for (int i = 0; i < threads; i++) {
         Fiber *f = &fibers[i];
         f->index = {i, 0};
@@ -211,7 +211,8 @@ int gpu_open(Gpu **out, int, const GpuImage *, Error *)
     Gpu *gpu = (Gpu *)calloc(1, sizeof *gpu);
     strcpy(gpu->name, "emulated");
     gpu->sm_count = 3;
-    gpu->shared_bytes_per_block = getenv("EMULATE_SHARED") ? atoi(getenv("EMULATE_SHARED")) : 232448;
+    gpu->shared_bytes_per_block =
+        getenv("EMULATE_SHARED") ? atoi(getenv("EMULATE_SHARED")) : 232448;
     stacks = (uint8_t *)aligned_alloc(64, (size_t)MOST_THREADS * STACK);
     random_state = getenv("EMULATE_SEED") ? atoi(getenv("EMULATE_SEED")) * 2 + 1 : 1;
     *out = gpu;
@@ -240,9 +241,7 @@ void gpu_read(Gpu *, void *to, GpuPointer from, size_t bytes)
 {
     memcpy(to, (void *)from, bytes);
 }
-void gpu_wait(Gpu *)
-{
-}
+void gpu_wait(Gpu *) {}
 static void *functions[512];
 static bool is_sample[512];
 static int function_count;
@@ -254,8 +253,8 @@ int gpu_kernel(Gpu *, const char *name)
     functions[function_count] = f;
     return function_count++;
 }
-void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block, uint32_t shared,
-                int, void **arguments)
+void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
+                uint32_t shared, int, void **arguments)
 {
     launch_function = functions[kernel];
     launch_is_sample = is_sample[kernel];

@@ -31,7 +31,8 @@ static double reference_codebook(int codebook, uint32_t window)
                                             : window * 0x83DCD12Du;
     if (codebook == CODEBOOK_MUL1) {
         uint32_t sum = (p & 255) + (p >> 8 & 255) + (p >> 16 & 255) + (p >> 24);
-        return reference_round_half((1024.0 + sum) * reference_half(0x1eee) + reference_half(0xc931));
+        return reference_round_half((1024.0 + sum) * reference_half(0x1eee) +
+                                    reference_half(0xc931));
     }
     p = (p & 0x8fff8fffu) ^ 0x3b603b60u;
     return reference_round_half(reference_half(p & 0xffff) + reference_half(p >> 16));
@@ -47,7 +48,8 @@ static double reference_weight(const uint8_t *packed, int format, int in, int k,
     int l = 4 * (column % 8) + row % 8 / 2, j = row % 2 + 2 * (row / 8) + 4 * (column / 8);
     int p = 8 * l + j, g = p / 32, u = p % 32;
 #define RUN_WORD(run, i)                                                                           \
-    (((const uint32_t *)pass)[((t * bits + (i)) / 4 * 32 + 4 * (run) + c) * 4 + (t * bits + (i)) % 4])
+    (((const uint32_t *)                                                                           \
+          pass)[((t * bits + (i)) / 4 * 32 + 4 * (run) + c) * 4 + (t * bits + (i)) % 4])
     if (bits == 16) {
         uint32_t h = RUN_WORD(g, u / 2) >> 16 * (u % 2) & 0xffff;
         if (codebook == CODEBOOK_F16) return reference_half(h);
@@ -73,8 +75,7 @@ static void reference_hadamard(double *v)
                 double a = v[i], b = v[i + step];
                 v[i] = a + b, v[i + step] = a - b;
             }
-    for (int i = 0; i < 128; i++)
-        v[i] /= sqrt(128);
+    for (int i = 0; i < 128; i++) v[i] /= sqrt(128);
 }
 
 // y (rows, out) = linear(x (rows, in)).
@@ -82,23 +83,22 @@ static void reference_linear(const uint8_t *weights, const Linear *l, int format
                              int rows, const double *x, double *y)
 {
     int inP = PADDED(in), outP = PADDED(out), exl3 = FORMAT_IS_EXL3(format);
-    const uint16_t *suh = (const uint16_t *)(weights + l->suh), *svh = (const uint16_t *)(weights + l->svh);
-    double *xh = calloc((size_t)rows * inP, sizeof *xh), *z = calloc((size_t)rows * outP, sizeof *z);
+    const uint16_t *suh = (const uint16_t *)(weights + l->suh),
+                   *svh = (const uint16_t *)(weights + l->svh);
+    double *xh = calloc((size_t)rows * inP, sizeof *xh),
+           *z = calloc((size_t)rows * outP, sizeof *z);
     for (int r = 0; r < rows; r++) {
         for (int k = 0; k < in; k++)
             xh[r * inP + k] = x[(size_t)r * in + k] * (exl3 ? reference_half(suh[k]) : 1);
-        for (int k = 0; exl3 && k < inP; k += 128)
-            reference_hadamard(xh + (size_t)r * inP + k);
+        for (int k = 0; exl3 && k < inP; k += 128) reference_hadamard(xh + (size_t)r * inP + k);
     }
     for (int k = 0; k < inP; k++)
         for (int n = 0; n < outP; n++) {
             double w = reference_weight(weights + l->weights, format, in, k, n);
-            for (int r = 0; r < rows; r++)
-                z[(size_t)r * outP + n] += w * xh[(size_t)r * inP + k];
+            for (int r = 0; r < rows; r++) z[(size_t)r * outP + n] += w * xh[(size_t)r * inP + k];
         }
     for (int r = 0; r < rows; r++) {
-        for (int n = 0; exl3 && n < outP; n += 128)
-            reference_hadamard(z + (size_t)r * outP + n);
+        for (int n = 0; exl3 && n < outP; n += 128) reference_hadamard(z + (size_t)r * outP + n);
         for (int n = 0; n < out; n++)
             y[(size_t)r * out + n] = z[(size_t)r * outP + n] * (exl3 ? reference_half(svh[n]) : 1) +
                                      (l->bias ? ((const float *)(weights + l->bias))[n] : 0);
@@ -110,10 +110,8 @@ static void reference_linear(const uint8_t *weights, const Linear *l, int format
 static void reference_norm(const float *x, const float *weight, int count, double *y)
 {
     double sum = 0;
-    for (int i = 0; i < count; i++)
-        sum += (double)x[i] * x[i];
-    for (int i = 0; i < count; i++)
-        y[i] = x[i] / sqrt(sum / count + NORM_EPS) * weight[i];
+    for (int i = 0; i < count; i++) sum += (double)x[i] * x[i];
+    for (int i = 0; i < count; i++) y[i] = x[i] / sqrt(sum / count + NORM_EPS) * weight[i];
 }
 
 // Norm and rope of one head, in place.
@@ -121,10 +119,8 @@ static void reference_head(double *v, const float *weight, const float *rope)
 {
     if (weight) {
         double sum = 0;
-        for (int i = 0; i < HEAD_DIM; i++)
-            sum += v[i] * v[i];
-        for (int i = 0; i < HEAD_DIM; i++)
-            v[i] *= weight[i] / sqrt(sum / HEAD_DIM + NORM_EPS);
+        for (int i = 0; i < HEAD_DIM; i++) sum += v[i] * v[i];
+        for (int i = 0; i < HEAD_DIM; i++) v[i] *= weight[i] / sqrt(sum / HEAD_DIM + NORM_EPS);
     }
     for (int j = 0; rope && j < ROPE_DIM / 2; j++) {
         int a = ROPE_INTERLEAVED ? 2 * j : j, b = ROPE_INTERLEAVED ? 2 * j + 1 : j + ROPE_DIM / 2;
