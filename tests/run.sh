@@ -12,9 +12,10 @@ for test; do
     start=$(date +%s)
     sh -c "${test#*: }" >"$log" 2>&1 </dev/null
     status=$?
-    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$' "$log" | tail -n 1)
-    set -- $(echo "${line:-0 passed, 1 failed, 0 skipped}" | tr -dc '0-9 ')
-    p=$1 f=$2 s=${3:-0}
+    totals=$(awk '/^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$/ { n++; p += $1; f += $3; s += $5 }
+                  END { print n ? p : 0, n ? f : 1, s + 0 }' "$log")
+    p=${totals%% *} s=${totals##* } f=${totals#* }
+    f=${f% *}
     if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     printf '%-28s %5d passed, %d failed, %d skipped  (%d s)\n' "$name" "$p" "$f" "$s" \

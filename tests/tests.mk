@@ -44,14 +44,52 @@ model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONV
 
 TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run
 
+# What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
-	@tests/run.sh $(UNIT_TESTS) $(FUZZ_TESTS) $(call model_tests,$(QUICK)) \
-	    'command line: tests/cli.sh $(B) $(B)/tests/wikilm'
+	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(FUZZ_TESTS) \
+	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm'
+
+# The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
+test-long: $(TEST_PROGRAMS)
+	@tests/run.sh $(UNIT_TESTS) 'kernels: tests/kernels/run.sh full' \
+	    'kernels with sanitizers: SAN=address,undefined OPT=1 tests/kernels/run.sh full' \
+	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
+	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
+	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
+	    'quality: tests/quality.sh $(B)/tests/wikilm cpu'
+	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
+	@$(MAKE) --no-print-directory SAN=1 test-units
+test-fuzz: $(B)/exlc
+	@tests/run.sh $(FUZZ_TESTS)
+test-units: $(UNIT) $(B)/tests/archs/run
+	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
+
+# Python peers, in a virtual environment of their own.
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/make_checkpoint
+	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy
+	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
+	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
+	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
+	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
+$(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
+	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -lpcre2-8 -lutf8proc -lm
+
+# Every kernel and the whole program on the GPU that is here. build/exlc may come from elsewhere.
+GPU_SM = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+test-gpu: $(TEST_PROGRAMS)
+	$(B)/exlc build examples/wikilm -o $(B)/wikilm-gpu --target cpu,cuda --sm $(GPU_SM)
+	tests/kernels/cuda/build.sh $(B)/cuda $(patsubst 90,90a,$(patsubst 100,100a,$(GPU_SM)))
+	@SM=$(GPU_SM) tests/run.sh 'gpu: $(B)/tests/unit/gpu' 'kernels: $(B)/cuda/run' \
+	    $(foreach m,graph steps,'models $m: tests/models/run.sh $(B) -d cuda -m $m $(CASES) $(CONVERTED:/=)') \
+	    'CPU and CUDA agree: tests/agree.sh $(B) $(B)/wikilm-gpu' \
+	    'quality: tests/quality.sh $(B)/wikilm-gpu cuda' \
+	    $(foreach t,memcheck racecheck,'$t: tests/sanitize.sh $(B) $t')
 
 # Rewrites the marked regions of templates/ after a change of what exlc emits.
 templates: $(B)/tests/unit/templates
 	$< update
 	$(MAKE) --no-print-directory all
 
-.PHONY: test test-long test-clients test-gpu templates
+.PHONY: test test-long test-fuzz test-units test-clients test-gpu templates
 -include $(UNIT:=.d)

@@ -5,8 +5,8 @@
 // Many rows (prefill): inputs are prepared as floats, weights decoded pass by pass into a panel of
 // 64 x 64 floats, which all rows of a tile are multiplied with.
 //
-// One core of a Sapphire Rapids at 2 GHz, m4: 13-16 G weights/s (AVX-512, one row), 6 G with eight
-// rows; panels 6.7 G weights/s, products with them 67 G multiply-adds/s, of 66-73 possible.
+// One core of a Sapphire Rapids, m4, AVX-512: 13-16 G weights/s with one row, 6 G with eight; panels
+// 6.7 G weights/s, products with them 62-67 G multiply-adds/s.
 #pragma once
 #include "../../runtime/program.h"
 #include "memory.h"

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Compiles and runs the kernel tests of the CPU: run.sh [quick|full] [instruction sets]
-# CC and SAN (e.g. address,undefined) as for make; output under build/kernels.
+# CC and SAN (e.g. address,undefined) as for make; output under ${BUILD:-build}/kernels.
 cd "$(dirname "$0")/../.." || exit 1
 mode=${1:-quick}
 [ $# -gt 0 ] && shift
 sets=${*:-"generic avx2 avx512"}
-here=tests/kernels out=build/kernels cc=${CC:-cc}
+here=tests/kernels out=${BUILD:-build}/kernels cc=${CC:-cc}
 flags="-std=gnu11 -D_GNU_SOURCE -O${OPT:-3} -g -Wall -Wextra -Werror -ffp-contract=fast"
 [ -n "$SAN" ] && flags="$flags -fsanitize=$SAN -fno-sanitize-recover=all"
 mkdir -p $out
