@@ -124,7 +124,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("dirs", nargs="+")
     args = parser.parse_args()
-    sys.exit(1 if sum(compare(args.driver, d, args.count, args.seed) for d in args.dirs) else 0)
+    failed = sum(compare(args.driver, d, args.count, args.seed) > 0 for d in args.dirs)
+    print(f"{len(args.dirs) - failed} passed, {failed} failed, 0 skipped")
+    sys.exit(1 if failed else 0)
 
 
 main()

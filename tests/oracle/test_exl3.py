@@ -215,4 +215,4 @@ if __name__ == "__main__":
     tests = [f for name, f in sorted(globals().items()) if name.startswith("test_")]
     for test in tests:
         test()
-    print(f"test_exl3: {len(tests)} passed")
+    print(f"{len(tests)} passed, 0 failed, 0 skipped")
