@@ -17,7 +17,7 @@ COMPILER = $(patsubst compiler/%.c,$(B)/compiler/%.o,$(wildcard compiler/*.c))
 RUNTIME = $(patsubst runtime/%.c,$(B)/runtime/%.o,$(wildcard runtime/*.c))
 PASSES = $(filter-out $(B)/compiler/main.o,$(COMPILER))
 STATIC_LIBS = pcre2-8 utf8proc xxhash
-EXLC_LIBS = -lcjson $(LUA_LIBS) -lxxhash -ldl -lm -lpthread
+EXLC_LIBS = -lcjson $(LUA_LIBS) -lxxhash -l:libpcre2-8.a -l:libutf8proc.a -ldl -lm -lpthread
 LUA_LIBS = $(shell pkg-config --libs lua5.4 2>/dev/null || echo -llua5.4)
 LUA_CFLAGS = $(shell pkg-config --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)
 
@@ -27,7 +27,7 @@ CARRIED = compiler/prelude.lua $(wildcard archs/*.lua templates/* kernels/*.h ke
 
 all: $(B)/exlc
 
-$(B)/exlc: $(COMPILER) $(B)/embedded.o
+$(B)/exlc: $(COMPILER) $(B)/embedded.o $(B)/runtime/tokenize.o $(B)/runtime/tokens.o
 	$(CC) $(SANITIZE) -o $@ $^ $(EXLC_LIBS)
 
 $(B)/compiler/%.o: compiler/%.c
@@ -41,7 +41,7 @@ $(B)/runtime/%.o: runtime/%.c
 # The runtime and the libraries inside it, as one archive.
 $(B)/libruntime.a: $(RUNTIME) $(B)/licenses.o
 	@rm -f $@
-	( echo create $@; \
+	@( echo create $@; \
 	  for o in $^; do echo addmod $$o; done; \
 	  for l in $(STATIC_LIBS); do echo addlib $$($(CC) -print-file-name=lib$$l.a); done; \
 	  echo save; echo end ) | ar -M
@@ -49,16 +49,16 @@ $(B)/libruntime.a: $(RUNTIME) $(B)/licenses.o
 # Notices of what is inside, as the packages state them.
 $(B)/licenses.txt: LICENSE
 	@mkdir -p $(@D)
-	( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libcjson-dev liblua5.4-dev; do \
+	@( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libcjson-dev liblua5.4-dev; do \
 	    f=/usr/share/doc/$$p/copyright; [ -r $$f ] || continue; \
 	    printf '\n---- %s ----\n\n' $$p; cat $$f; done ) > $@
 $(B)/licenses.o: $(B)/licenses.txt
-	printf '.section .rodata\n.globl licenses_text\nlicenses_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< \
+	@printf '.section .rodata\n.globl licenses_text\nlicenses_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< \
 	    | $(CC) -c -x assembler - -o $@
 
 # One symbol pair and one table row a file, sorted by name.
 $(B)/embedded.o: $(CARRIED) $(B)/libruntime.a $(B)/licenses.txt compiler/embed.sh
-	compiler/embed.sh $(B)/libruntime.a=libruntime.a $(B)/licenses.txt=licenses.txt \
+	@compiler/embed.sh $(B)/libruntime.a=libruntime.a $(B)/licenses.txt=licenses.txt \
 	    $(foreach f,$(CARRIED),$(f)=$(f)) > $(B)/embedded.S
 	$(CC) -c $(B)/embedded.S -o $@
 
@@ -86,7 +86,7 @@ $(B)/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
 
 run: deps
 	@$(MAKE) --no-print-directory $(B)/wikilm
-	$(B)/wikilm run -p "The city of Paris" -n 128 --seed 1
+	$(B)/wikilm run -p "The city of Paris" -n 128 --temperature 0.8 --seed 1
 
 # --- tests ----------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 // exlc: the command line. `build` calls the passes one after another.
 #include "exlc.h"
+#include "../runtime/tokenize.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ static const char usage_text[] =
     "      --random-weights SEED --bits K [--codebook mul1|mcg|3inst] [--head-bits K]\n"
     "                                     weights made at start; DIR needs only config.json\n"
     "  exlc inspect DIR [--json]          what the model is, and what is unsupported\n"
+    "  exlc tokenize DIR [--no-special] [--decode]   text on stdin to ids, or the other way\n"
     "  exlc --version | --help | --licenses\n"
     "\n"
     "Exit status: 0 fine, 1 failed (one line on stderr), 2 wrong usage.\n";
@@ -213,6 +215,28 @@ static int inspect(int argc, char **argv)
     return 0;
 }
 
+static int tokenize(int argc, char **argv)
+{
+    const char *dir = NULL;
+    int decode = 0, no_special = 0;
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--decode") == 0) decode = 1;
+        else if (strcmp(argv[i], "--no-special") == 0) no_special = 1;
+        else if (*argv[i] == '-') usage("unknown option %s", argv[i]);
+        else if (dir) usage("a second directory: %s", argv[i]);
+        else dir = argv[i];
+    }
+    if (!dir) usage("tokenize needs a model directory%s", "");
+    Buffer tables = {0};
+    compile_tokenizer(dir, &tables);
+    if (!tables.bytes) die(dir, "no tokenizer.json");
+    Error err;
+    if (tokenize_input(tables.data, tables.bytes, decode, no_special, &err) != 0)
+        die(dir, "%s", err.text);
+    if (fflush(stdout) != 0) die("standard output", "%s", strerror(errno));
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "--help";
@@ -227,8 +251,9 @@ int main(int argc, char **argv)
     }
     if (strcmp(command, "build") == 0) return build(argc, argv);
     if (strcmp(command, "inspect") == 0) return inspect(argc, argv);
-    static const char *const later[] = {"tokenize", "template", "bench-kernels", "quantize"};
-    for (int i = 0; i < 4; i++)
+    if (strcmp(command, "tokenize") == 0) return tokenize(argc, argv);
+    static const char *const later[] = {"template", "bench-kernels", "quantize"};
+    for (int i = 0; i < 3; i++)
         if (strcmp(command, later[i]) == 0) die(command, "not there yet");
     usage("unknown command %s", command);
 }

@@ -1,6 +1,7 @@
 // The commands that make text: run, chat, tokenize.
 #include "batch.h"
 #include "options.h"
+#include "tokenize.h"
 #include "tokens.h"
 #include <math.h>
 #include <stdlib.h>
@@ -278,64 +279,12 @@ int command_chat(const Options *o)
     return 0;
 }
 
-// All of standard input.
-static char *read_input(size_t *bytes)
-{
-    char *data = NULL;
-    size_t room = 0;
-    *bytes = 0;
-    for (;;) {
-        if (*bytes + 65536 > room) {
-            room = room ? room * 2 : 1 << 17;
-            data = realloc(data, room);
-            if (!data) fail("out of memory");
-        }
-        size_t n = fread(data + *bytes, 1, 65536, stdin);
-        if (n == 0) break;
-        *bytes += n;
-    }
-    data[*bytes] = 0;
-    return data;
-}
-
 int command_tokenize(const Options *o)
 {
-    Tokens *t = open_tokens();
     Error err;
-    size_t bytes;
-    char *input = read_input(&bytes);
-    TokenList ids = {0};
-    if (!o->decode) {
-        int flags = TOKENS_PARSE_SPECIAL | (o->no_special ? 0 : TOKENS_ADD_SPECIAL);
-        if (tokens_encode(t, input, bytes, flags, &ids, &err) != 0) fail("%s", err.text);
-        for (size_t i = 0; i < ids.count; i++) printf("%s%d", i ? " " : "", ids.id[i]);
-        putchar('\n');
-    } else {
-        for (char *p = input; *p;) {
-            char *end;
-            long id = strtol(p, &end, 10);
-            if (end == p) {
-                if (p[strspn(p, " \t\r\n,")] == 0) break;
-                fail("stdin: '%.20s' is no token id", p);
-            }
-            if (id < 0 || id >= tokens_count(t))
-                fail("stdin: id %ld, expected 0 to %d", id, tokens_count(t) - 1);
-            if (ids.count == ids.room) {
-                ids.room = ids.room ? ids.room * 2 : 1024;
-                ids.id = realloc(ids.id, 4 * ids.room);
-                if (!ids.id) fail("out of memory");
-            }
-            ids.id[ids.count++] = (int32_t)id;
-            p = end + (*end == ',');
-        }
-        TokenText text = {0};
-        if (tokens_decode(t, ids.id, ids.count, o->no_special, &text, &err) != 0)
-            fail("%s", err.text);
-        fwrite(text.data, 1, text.bytes, stdout);
-        free(text.data);
-    }
-    free(ids.id);
-    free(input);
-    tokens_close(t);
+    if (!model_info.tokenizer) fail("the model directory had no tokenizer.json");
+    if (tokenize_input(model_info.tokenizer, model_info.tokenizer_bytes, o->decode, o->no_special,
+                       &err) != 0)
+        fail("%s", err.text);
     return 0;
 }

@@ -130,6 +130,8 @@ check "n 0 draws nothing" [ -z "$($program run -p "$text" -n 0 --device cpu)" ]
 printf 'Grüße, 世界! \360\237\230\200' >"$work/text"
 check "tokens and back" sh -c "$program tokenize --no-special <$work/text | $program tokenize --decode |
     cmp -s - $work/text"
+check "exlc tokenizes alike" sh -c "[ \"\$($build/exlc tokenize examples/wikilm <$work/text)\" = \
+    \"\$($program tokenize <$work/text)\" ]"
 check "tokenize adds BOS" sh -c "$program tokenize <$work/text | grep -q '^0 '"
 
 # Damaged programs say so.
