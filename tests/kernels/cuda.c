@@ -755,7 +755,7 @@ int main(int count, char **arguments)
     check_sample(1.3f, 0, 0.8f, 0.05f, 1);
     check_sample(1, 5, 1, 0, 1);
     check_sample(2, 0, 0.5f, 0, 0);
-    printf("%s: %d checks, %d failed\n", gpu->name, checked, failed);
+    printf("%s\n%d passed, %d failed, 0 skipped\n", gpu->name, checked - failed, failed);
 #ifdef TEST_TIMING
     if (count > 1 && !failed) timing();
 #endif
