@@ -52,7 +52,7 @@ $(B)/licenses.txt: LICENSE
 	@( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libcjson-dev liblua5.4-dev; do \
 	    f=/usr/share/doc/$$p/copyright; [ -r $$f ] || continue; \
 	    printf '\n---- %s ----\n\n' $$p; cat $$f; done ) > $@
-$(B)/licenses.o: $(B)/licenses.txt
+$(B)/licenses.o: $(B)/licenses.txt Makefile
 	@printf '.section .rodata\n.globl licenses_text\nlicenses_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< \
 	    | $(CC) -c -x assembler - -o $@
 

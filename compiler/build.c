@@ -37,7 +37,6 @@ static void build_images(const BuildOptions *options, const char *dir, int verbo
         if (device && count < 64) files[count++] = (SourceFile){*name, embedded_text(*name, &bytes)};
     }
     // One process per image: NVRTC is single-threaded per program and images are independent.
-    pid_t children[16];
     double start = seconds();
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     int running = 0, failed = 0;
@@ -48,9 +47,14 @@ static void build_images(const BuildOptions *options, const char *dir, int verbo
         }
         if (failed) break;
         fflush(NULL);
-        children[i] = fork();
-        if (children[i] < 0) die("fork", "%s", strerror(errno));
-        if (children[i] == 0) {
+        pid_t child = fork();
+        if (child < 0) die("fork", "%s", strerror(errno));
+        if (child == 0) {
+            leave_files_to_parent();
+            if (i != 0) { // all fail alike: one line is enough
+                int log = open(arena_format("%s/log", dir), O_WRONLY | O_CREAT | O_APPEND, 0666);
+                if (log >= 0) dup2(log, 2);
+            }
             Buffer image = {0};
             compile_device(files, count, "forward.cu", options->sms[i], (const char *[]){NULL},
                            &image);
@@ -62,7 +66,10 @@ static void build_images(const BuildOptions *options, const char *dir, int verbo
         running++;
     }
     for (int status; running > 0 && wait(&status) > 0; running--) failed |= status != 0;
-    if (failed) die("forward.cu", "device code was not compiled");
+    if (failed) {
+        remove_work_directories();
+        exit(1);
+    }
     if (verbose)
         fprintf(stderr, "device code for %d targets: %.1f s\n", options->sm_count,
                 seconds() - start);
@@ -161,7 +168,7 @@ static void append_file(FILE *to, const char *to_path, const char *from_path)
     for (;;) {
         ssize_t n = copy_file_range(from, NULL, fileno(to), NULL, 1 << 30, 0);
         if (n == 0) break;
-        if (n < 0 && (errno == EXDEV || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) {
+        if (n < 0 && errno != EINTR && errno != ENOSPC && errno != EIO && errno != EDQUOT) {
             static char block[1 << 20];
             while ((n = read(from, block, sizeof block)) > 0)
                 if (fwrite(block, 1, (size_t)n, to) != (size_t)n) break;
@@ -194,6 +201,7 @@ static void finish_output(Output *o)
 {
     mode_t mask = umask(0);
     umask(mask);
+    if (ferror(o->file)) die(o->path, "cannot write");
     if (fflush(o->file) != 0 || fsync(fileno(o->file)) != 0 ||
         fchmod(fileno(o->file), (mode_t)o->mode & ~mask) != 0 || fclose(o->file) != 0 ||
         rename(o->temporary, o->path) != 0)
@@ -229,7 +237,6 @@ void build_program(const Plan *plan, const Packed *packed, const BuildOptions *o
         append_file(program.file, path, arena_format("%s/weights.bin", dir));
         fwrite(&trailer, 1, sizeof trailer, program.file);
     }
-    if (ferror(program.file)) die(path, "%s", strerror(errno));
     if (side.file) finish_output(&side);
     finish_output(&program);
 }

@@ -229,10 +229,13 @@ static void eos_ids(const Plan *plan, Buffer *b, int *count)
     if (*count == 0) buffer_print(b, "-1");
 }
 
-static double generation_number(const Plan *plan, const char *key, double otherwise)
+static double generation_number(const Plan *plan, const char *key, double otherwise, double high)
 {
     const cJSON *value = json_get(plan->graph->checkpoint->generation, key);
-    return cJSON_IsNumber(value) ? value->valuedouble : otherwise;
+    if (!value || cJSON_IsNull(value)) return otherwise;
+    if (!cJSON_IsNumber(value) || !(value->valuedouble >= 0 && value->valuedouble <= high))
+        die("generation_config.json", "%s is no number from 0 to %g", key, high);
+    return value->valuedouble;
 }
 
 static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOptions *options,
@@ -303,7 +306,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         buffer_print(&b, "    {0, NULL, NULL},\n};\n\n");
     }
     const cJSON *do_sample = json_get(ck->generation, "do_sample");
-    double temperature = generation_number(plan, "temperature", 1.0);
+    double temperature = generation_number(plan, "temperature", 1, 100);
     if (!cJSON_IsTrue(do_sample)) temperature = 0;
     const cJSON *bos = json_get(ck->config, "bos_token_id");
 
@@ -328,9 +331,9 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
                      tokenizer_bytes);
     buffer_print(&b, "    .eos = eos, .eos_count = %d, .bos = %d,\n", eos_count,
                  cJSON_IsNumber(bos) ? bos->valueint : -1);
-    buffer_print(&b, "    .temperature = %g, .top_k = %d, .top_p = %g, .min_p = %g,\n", temperature,
-                 (int)generation_number(plan, "top_k", 50), generation_number(plan, "top_p", 1),
-                 generation_number(plan, "min_p", 0));
+    buffer_print(&b, "    .temperature = %.9g, .top_k = %d, .top_p = %.9g, .min_p = %.9g,\n",
+                 temperature, (int)generation_number(plan, "top_k", 50, 1 << 30),
+                 generation_number(plan, "top_p", 1, 1), generation_number(plan, "min_p", 0, 1));
     if (options->cpu) buffer_print(&b, "    .cpu = cpu_targets,\n");
     if (options->cuda)
         buffer_print(&b, "    .driver_min = \"%s\", .images = images, .forward_gpu = forward_gpu,\n"
@@ -348,6 +351,9 @@ static Buffer variables_region(const Plan *plan, const BuildOptions *options)
     buffer_print(&b, "SM =");
     for (int i = 0; i < options->sm_count; i++) buffer_print(&b, " %d", options->sms[i]);
     buffer_print(&b, "\nCUDA =%s\n", options->cuda ? " 1" : "");
+    buffer_print(&b, "SIDE =%s\n",
+                 options->embed_weights || plan->graph->checkpoint->random_seed ? ""
+                                                                                : " model.weights");
     buffer_print(&b, "EMBEDDED =%s\n",
                  options->embed_weights && !plan->graph->checkpoint->random_seed ? " weights.bin"
                                                                                  : "");
@@ -362,23 +368,24 @@ const char *build_identity(const Plan *plan, const Packed *packed)
                         (unsigned long long)packed->bytes);
 }
 
-void emit_program(const Plan *plan, const Packed *packed, const BuildOptions *options,
-                  const char *dir)
+void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
+                  const BuildOptions *options, const char *dir)
 {
     const Checkpoint *ck = plan->graph->checkpoint;
-    Buffer tables = {0};
-    compile_tokenizer(ck->dir, &tables);
-    if (tables.bytes) emit_file(dir, "tokenizer.bin", tables.data, tables.bytes);
+    if (tables->bytes) emit_file(dir, "tokenizer.bin", tables->data, tables->bytes);
 
     Fill fills[] = {{.region = "title"},     {.region = "constants"}, {.region = "layers"},
                     {.region = "kernels"},   {.region = "model"},     {.region = "variables"}};
-    buffer_print(&fills[0].text, "// %s (%s), by exlc %s from archs/%s.\n", ck->name,
+    char *name = arena_copy(ck->name, strlen(ck->name));
+    for (char *c = name; *c; c++)
+        if ((unsigned char)*c < 32 || *c == '\\') *c = '?'; // it stands in a comment
+    buffer_print(&fills[0].text, "// %s (%s), by exlc %s from archs/%s.\n", name,
                  plan->graph->architecture, EXLC_VERSION, plan->graph->arch_file);
     fills[1].text = constants_region(plan, options);
     fills[2].text = layers_region(plan);
     fills[3].text = kernels_region(plan);
     fills[4].text =
-        model_region(plan, packed, options, tables.bytes, build_identity(plan, packed));
+        model_region(plan, packed, options, tables->bytes, build_identity(plan, packed));
     fills[5].text = variables_region(plan, options);
     int count = sizeof fills / sizeof *fills;
     static const char *const templates[] = {"constants.h", "model.c", "forward.inc"};

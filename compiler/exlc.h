@@ -1,6 +1,6 @@
 // Every type and function of the compiler, grouped by file, in pipeline order:
-//   read_checkpoint -> trace_arch -> fuse_ops -> choose_variants -> place_memory -> pack_weights
-//   -> emit_program -> build_program.
+//   read_checkpoint -> trace_arch -> fuse_ops -> choose_variants -> pack_weights -> emit_program
+//   -> build_program.
 // A pass dies (util.h) with one line on input it does not understand.
 #pragma once
 #include "../kernels/types.h"
@@ -191,6 +191,8 @@ typedef struct {
 
 // 1 when libnvrtc can be opened (CUDA_HOME, the loader's path, /usr/local/cuda*, pip's folders).
 int nvrtc_present(void);
+// 1 when this NVRTC compiles for a compute capability (0: PTX).
+int nvrtc_knows(int sm);
 // The least driver for what this NVRTC makes (CUDA compatibility guide: the minor versions of one
 // major version share a driver branch); NULL when there is none.
 const char *nvrtc_driver(void);
@@ -204,16 +206,17 @@ void compile_device(const SourceFile *files, int file_count, const char *main, i
 
 typedef struct {
     int cpu, cuda;
-    int sms[16], sm_count; // ends with 0, the PTX
+    int sms[16], sm_count; // compute capabilities; 0 is PTX
     int max_context, max_batch;
     int embed_weights; // 0: beside the program
     const char *driver_min; // NVIDIA driver that the images need
 } BuildOptions;
 
 // Writes the program's sources, the kernels and headers they include, the runtime archive, the
-// tokenizer's tables and a Makefile into dir, which exists. needs: runs, packed offsets.
-void emit_program(const Plan *plan, const Packed *packed, const BuildOptions *options,
-                  const char *dir);
+// tokenizer's tables (of compile_tokenizer; may be empty) and a Makefile into dir, which exists.
+// needs: runs, packed offsets.
+void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
+                  const BuildOptions *options, const char *dir);
 
 // The 32 hex digits that tie a program to its weights.
 const char *build_identity(const Plan *plan, const Packed *packed);

@@ -1,6 +1,8 @@
 // exlc inspect: one page on a model directory, as text or JSON. A directory with only config.json
 // is described with weights of 4 bits and a head of 6, the converter's defaults.
 #include "exlc.h"
+#include <sys/wait.h>
+#include <unistd.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,6 +52,36 @@ static Groups group_weights(const Plan *plan)
 
 // --- the tokenizer -------------------------------------------------------------------------------
 
+// Why the tokenizer cannot be compiled, or NULL: a child process tries, and its last words are read.
+static const char *tokenizer_refusal(const char *dir)
+{
+    int ends[2];
+    if (pipe(ends) != 0) return NULL;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0) return NULL;
+    if (pid == 0) {
+        Buffer tables = {0};
+        dup2(ends[1], 2);
+        leave_files_to_parent();
+        compile_tokenizer(dir, &tables);
+        _exit(0);
+    }
+    close(ends[1]);
+    char text[1024];
+    size_t n = 0;
+    for (ssize_t got; n < sizeof text - 1 && (got = read(ends[0], text + n, sizeof text - 1 - n)) > 0;)
+        n += (size_t)got;
+    close(ends[0]);
+    int status;
+    waitpid(pid, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return NULL;
+    text[n] = 0;
+    text[strcspn(text, "\n")] = 0;
+    const char *message = strncmp(text, "exlc: ", 6) == 0 ? text + 6 : text;
+    return *message ? arena_copy(message, strlen(message)) : "a tokenizer that cannot be compiled";
+}
+
 // What there is: "tokenizer.json, BPE"; *unsupported is set when it cannot be compiled.
 static const char *describe_tokenizer(const char *dir, const char **unsupported)
 {
@@ -62,7 +94,7 @@ static const char *describe_tokenizer(const char *dir, const char **unsupported)
         const char *name = cJSON_IsString(type)                          ? type->valuestring
                            : json_get(json_get(json, "model"), "merges") ? "BPE"
                                                                          : "unknown";
-        if (strcmp(name, "BPE") != 0) *unsupported = arena_format("a tokenizer of type %s", name);
+        *unsupported = tokenizer_refusal(dir);
         return arena_format("tokenizer.json, %s", name);
     }
     static const char *const others[] = {"tokenizer.model", "vocab.json", "tekken.json"};

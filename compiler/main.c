@@ -12,12 +12,12 @@ static const char usage_text[] =
     "\n"
     "  exlc build DIR -o FILE [options]   compile the model directory DIR\n"
     "      --target cpu|cuda|cpu,cuda     default: both when libnvrtc is found, else cpu\n"
-    "      --sm LIST|all                  of 80,86,89,90,100,120; default: all\n"
+    "      --sm LIST|all                  of 80,86,89,90,100,120; default: all, and PTX\n"
     "      --weights embed|side           inside FILE (default) or beside it as FILE.weights\n"
     "      --max-batch N                  most sequences at once (default 16)\n"
     "      --max-context N                most tokens of one sequence (default: the model's)\n"
     "      --cache-bits LIST              16\n"
-    "      --emit DIR                     keep the generated program there\n"
+    "      --emit DIR                     keep the generated program in DIR, which is new or empty\n"
     "      --dump graph|steps|variants|memory   print a stage and stop\n"
     "      -v                             say what is done\n"
     "      --random-weights SEED --bits K [--codebook mul1|mcg|3inst] [--head-bits K]\n"
@@ -75,7 +75,9 @@ static void parse_sms(BuildOptions *o, const char *text)
     for (char *word = strtok(copy, ","); word; word = strtok(NULL, ",")) {
         int known = 0;
         for (int i = 0; i < SM_COUNT; i++) {
-            if (strcmp(word, "all") == 0 || atoi(word) == all_sms[i]) chosen[i] = known = 1;
+            char name[8];
+            snprintf(name, sizeof name, "%d", all_sms[i]);
+            if (strcmp(word, "all") == 0 || strcmp(word, name) == 0) chosen[i] = known = 1;
         }
         if (!known) usage("--sm %s: expected all or a list of 80,86,89,90,100,120", word);
     }
@@ -110,7 +112,7 @@ static BuildArguments parse_build(int argc, char **argv)
         else if (strcmp(o, "--bits") == 0) b.bits = (int)integer_of(&a, 1, 8);
         else if (strcmp(o, "--head-bits") == 0) b.head_bits = (int)integer_of(&a, 1, 8);
         else if (strcmp(o, "--random-weights") == 0) b.seed = integer_of(&a, 1, INT32_MAX);
-        else if (strncmp(o, "--dump", 6) == 0) {
+        else if (strcmp(o, "--dump") == 0 || strncmp(o, "--dump=", 7) == 0) {
             b.dump = o[6] == '=' ? o + 7 : value_of(&a);
             if (strcmp(b.dump, "graph") && strcmp(b.dump, "steps") && strcmp(b.dump, "variants") &&
                 strcmp(b.dump, "memory"))
@@ -152,6 +154,15 @@ static BuildArguments parse_build(int argc, char **argv)
     }
     if (!b.dir) usage("build needs a model directory%s", "");
     if (!b.output && !b.dump && !b.emit) usage("build needs -o FILE%s", "");
+    if (b.output && (!*b.output || b.output[strlen(b.output) - 1] == '/'))
+        usage("-o '%s': expected the name of a file", b.output);
+    if (b.emit) {
+        char *plain = strdup(b.emit);
+        for (size_t n = strlen(plain); n > 1 && plain[n - 1] == '/'; n--) plain[n - 1] = 0;
+        if (!*plain) usage("--emit '%s': expected the name of a directory", plain);
+        b.emit = plain;
+    }
+    if (b.sm_given && b.target_given && !b.options.cuda) usage("--sm goes with --target cuda%s", "");
     if (!!b.seed != !!b.bits) usage("--random-weights and --bits go together%s", "");
     return b;
 }
@@ -164,9 +175,18 @@ static int build(int argc, char **argv)
     if (options->cuda && !nvrtc_present())
         die("libnvrtc", "not found; --target cuda needs it (CUDA_HOME or the loader's path names it)");
     if (options->cuda) options->driver_min = nvrtc_driver();
-    if (options->cuda && !b.sm_given) parse_sms(options, "all");
+    if (options->cuda && !b.sm_given) {
+        parse_sms(options, "all");
+        options->sms[options->sm_count++] = 0; // PTX for later GPUs
+    }
     if (!options->cuda) options->sm_count = 0;
-    if (options->cuda && !b.sm_given) options->sms[options->sm_count++] = 0; // PTX for later GPUs
+    int known = 0;
+    for (int i = 0; i < options->sm_count; i++) {
+        if (nvrtc_knows(options->sms[i])) options->sms[known++] = options->sms[i];
+        else if (b.sm_given) die("libnvrtc", "this version does not know sm_%d", options->sms[i]);
+        else warn("libnvrtc", "this version does not know sm_%d, which is left out", options->sms[i]);
+    }
+    options->sm_count = known;
 
     if (b.output) { // fail before the work, not after it
         struct stat st;
@@ -184,17 +204,28 @@ static int build(int argc, char **argv)
     if (b.dump && strcmp(b.dump, "variants") == 0) return print_plan(plan, stdout, 1), 0;
     if (b.dump) return print_memory(plan, stdout), 0;
 
+    int head_dim = graph->facts.head_dim;
+    if (options->cuda && (head_dim % 16 || head_dim > 256)) {
+        if (b.target_given)
+            die("config.json", "head_dim %d: on CUDA a multiple of 16 up to 256 is expected", head_dim);
+        warn("config.json", "head_dim %d has no CUDA kernels: for the CPU alone", head_dim);
+        options->cuda = options->sm_count = 0;
+    }
     if (!options->max_batch) options->max_batch = 16;
     if (!options->max_context) options->max_context = graph->facts.max_position;
-    const char *work = work_directory(b.output ? b.output : b.emit), *dir = work;
-    if (b.emit) {
-        if (mkdir(b.emit, 0777) != 0 && errno != EEXIST) die(b.emit, "%s", strerror(errno));
-        dir = b.emit;
-    }
+    if (b.emit && mkdir(b.emit, 0777) == 0) rmdir(b.emit); // it must be possible
+    else if (b.emit && rmdir(b.emit) != 0)
+        die(b.emit, "%s; expected a directory that is empty or not there", strerror(errno));
+    const char *work = b.output ? work_directory(b.output) : NULL;
+    const char *dir = b.emit ? work_directory(b.emit) : work;
+    Buffer tables = {0};
+    compile_tokenizer(ck->dir, &tables);
     Packed *packed = pack_weights(plan, ck->random_seed ? NULL : arena_format("%s/weights.bin", dir));
-    emit_program(plan, packed, options, dir);
+    emit_program(plan, packed, &tables, options, dir);
     build_program(plan, packed, options, dir, work, b.output, b.verbose);
-    remove_work_directory();
+    if (b.emit && (chmod(dir, 0755) != 0 || rename(dir, b.emit) != 0))
+        die(b.emit, "%s", strerror(errno));
+    remove_work_directories();
     return 0;
 }
 
@@ -233,8 +264,14 @@ static int tokenize(int argc, char **argv)
     Error err;
     if (tokenize_input(tables.data, tables.bytes, decode, no_special, &err) != 0)
         die(dir, "%s", err.text);
-    if (fflush(stdout) != 0) die("standard output", "%s", strerror(errno));
     return 0;
+}
+
+// Results that could not be written are no results.
+static int finish(int status)
+{
+    if (fflush(stdout) != 0 || ferror(stdout)) die("standard output", "cannot write");
+    return status;
 }
 
 int main(int argc, char **argv)
@@ -242,16 +279,16 @@ int main(int argc, char **argv)
     const char *command = argc > 1 ? argv[1] : "--help";
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) command = "--help";
-    if (strcmp(command, "--help") == 0) return fputs(usage_text, stdout), argc > 1 ? 0 : 2;
+    if (strcmp(command, "--help") == 0) return fputs(usage_text, stdout), finish(argc > 1 ? 0 : 2);
     if (strcmp(command, "--version") == 0) return puts("exlc " EXLC_VERSION), 0;
     if (strcmp(command, "--licenses") == 0) {
         size_t bytes;
         const char *text = embedded_text("licenses.txt", &bytes);
         return text && fwrite(text, 1, bytes, stdout) == bytes ? 0 : 1;
     }
-    if (strcmp(command, "build") == 0) return build(argc, argv);
-    if (strcmp(command, "inspect") == 0) return inspect(argc, argv);
-    if (strcmp(command, "tokenize") == 0) return tokenize(argc, argv);
+    if (strcmp(command, "build") == 0) return finish(build(argc, argv));
+    if (strcmp(command, "inspect") == 0) return finish(inspect(argc, argv));
+    if (strcmp(command, "tokenize") == 0) return finish(tokenize(argc, argv));
     static const char *const later[] = {"template", "bench-kernels", "quantize"};
     for (int i = 0; i < 3; i++)
         if (strcmp(command, later[i]) == 0) die(command, "not there yet");

@@ -255,8 +255,9 @@ static void print_arch(int sm, char *arch, size_t room)
         snprintf(arch, room, "sm_%d%s", sm, sm == 90 || sm == 100 ? "a" : "");
 }
 
-static void check_arch(int sm, const char *arch)
+int nvrtc_knows(int sm)
 {
+    if (!nvrtc_present()) return 0;
     int count = 0, *known;
     nvrtc.nvrtcGetNumSupportedArchs(&count);
     known = calloc((size_t)count + 1, sizeof *known);
@@ -264,9 +265,7 @@ static void check_arch(int sm, const char *arch)
     int found = 0;
     for (int i = 0; known && i < count; i++) found |= known[i] == (sm ? sm : 80);
     free(known);
-    if (!found)
-        die(nvrtc.path, "NVRTC %d.%d does not know %s%s", nvrtc.major, nvrtc.minor, arch,
-            sm == 100 || sm == 120 ? ", 12.8 and newer do" : "");
+    return found;
 }
 
 void compile_device(const SourceFile *files, int file_count, const char *main, int sm,
@@ -277,7 +276,9 @@ void compile_device(const SourceFile *files, int file_count, const char *main, i
             nvrtc.reason, NVRTC_LEAST);
     char arch[32], arch_option[64];
     print_arch(sm, arch, sizeof arch);
-    check_arch(sm, arch);
+    if (!nvrtc_knows(sm))
+        die(nvrtc.path, "NVRTC %d.%d does not know %s%s", nvrtc.major, nvrtc.minor, arch,
+            sm == 100 || sm == 120 ? ", 12.8 and newer do" : "");
     snprintf(arch_option, sizeof arch_option, "--gpu-architecture=%s", arch);
 
     char *main_text = NULL;

@@ -21,7 +21,8 @@ static void remove_unfinished(void)
         if (unfinished[i]) unlink(unfinished[i]);
 }
 
-static char *work_path;
+static char *work_paths[2];
+static int files_are_the_parents;
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *where)
 {
@@ -30,10 +31,17 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return 0;
 }
 
-void remove_work_directory(void)
+void remove_work_directories(void)
 {
-    if (work_path) nftw(work_path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-    work_path = NULL;
+    for (int i = 0; i < 2; i++) {
+        if (work_paths[i]) nftw(work_paths[i], remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+        work_paths[i] = NULL;
+    }
+}
+
+void leave_files_to_parent(void)
+{
+    files_are_the_parents = 1;
 }
 
 char *work_directory(const char *path)
@@ -43,7 +51,9 @@ char *work_directory(const char *path)
     char *dir = arena_format("%.*s.%s.XXXXXX", folder, path, path + folder);
     if (!mkdtemp(dir)) die(path, "cannot create a directory beside it: %s", strerror(errno));
     char *whole = realpath(dir, NULL);
-    work_path = whole ? whole : dir;
+    int slot = work_paths[0] != NULL;
+    if (work_paths[slot]) die(path, "too many work directories");
+    work_paths[slot] = whole ? whole : dir;
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) die("pipe", "%s", strerror(errno));
     fflush(NULL);
@@ -56,11 +66,11 @@ char *work_directory(const char *path)
         close(ends[1]);
         char c;
         while (read(ends[0], &c, 1) < 0 && errno == EINTR) continue;
-        remove_work_directory();
+        remove_work_directories();
         _exit(0);
     }
     close(ends[0]); // ends[1] stays open until this process is gone
-    return work_path;
+    return work_paths[slot];
 }
 
 static void on_signal(int number)
@@ -113,8 +123,9 @@ void die(const char *where, const char *fmt, ...)
     va_start(args, fmt);
     print_line(where, fmt, args);
     va_end(args);
+    if (files_are_the_parents) _exit(1);
     remove_unfinished();
-    remove_work_directory();
+    remove_work_directories();
     exit(1);
 }
 

@@ -17,10 +17,13 @@ void remember_file(const char *path);
 void forget_file(const char *path);
 
 // A new directory beside `path`, for work on it. It goes with everything in it when this process
-// ends, however it ends: a small child process waits for that, so even a kill leaves nothing.
+// ends, however it ends: a small child process waits for that, so even a kill leaves nothing. At
+// most two of them.
 char *work_directory(const char *path);
-// Deletes the directory now. Called by die() too.
-void remove_work_directory(void);
+// Deletes them now. Called by die() too.
+void remove_work_directories(void);
+// In a child process: die() prints and exits, but the parent's files stay.
+void leave_files_to_parent(void);
 
 // Arena: zeroed memory that lives until exit. Never returns NULL.
 void *arena_alloc(size_t bytes);

@@ -5,8 +5,7 @@
 
 int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err)
 {
-    *b = (Batcher){.device = d, .options = *o, .max_context = o->pages_per_sequence * PAGE};
-    if (b->max_context > model_info.max_context) b->max_context = model_info.max_context;
+    *b = (Batcher){.device = d, .options = *o, .max_context = o->max_context};
     size_t rows = (size_t)o->max_rows, slots = (size_t)o->max_sequences;
     b->sequences = calloc(slots, sizeof *b->sequences);
     b->free_pages = calloc((size_t)o->pages, sizeof *b->free_pages);

@@ -170,6 +170,7 @@ static int open_gpu(Device *d, const Weights *w, Error *err)
     if (gpu_alloc_host(d->gpu, d->rows_bytes, &d->rows_host, err) != 0 ||
         gpu_alloc_host(d->gpu, table, (void **)&d->page_table, err) != 0 ||
         gpu_alloc_host(d->gpu, 4 * (size_t)o->max_outputs, (void **)&d->tokens, err) != 0 ||
+        !memset(d->page_table, 0, table) ||
         !(d->rows_gpu = (GpuPointer)take_gpu(d, d->rows_bytes, err)) ||
         !(d->pages_gpu = (GpuPointer)take_gpu(d, table, err)) ||
         !(d->tokens_gpu = (GpuPointer)take_gpu(d, 4 * (size_t)o->max_outputs, err)))

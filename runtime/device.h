@@ -15,6 +15,7 @@ typedef struct {
     int threads;       // CPU; 0: all
     int max_rows;      // of one pass
     int max_outputs;   // rows with logits in one pass
+    int max_context;   // tokens of one sequence
     int max_sequences, pages_per_sequence, pages; // pages of PAGE tokens each
     int keep_hidden;   // keep the residual stream after every layer
     LaunchMode mode;
@@ -39,6 +40,6 @@ const float *device_logits(Device *d);                     // (outputs, vocab)
 const float *device_hidden(Device *d);                     // (layers + 1, rows, dim)
 void device_wait(Device *d);
 
-// Measures how fast the device reads memory that is in no cache, bytes per second; 0 when there is
-// no memory left to try it on.
+// Measures how fast the device reads memory that is in no cache, bytes per second; 0 when a GPU
+// has no memory left to try it on.
 double device_read_rate(Device *d);

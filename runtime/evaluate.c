@@ -3,6 +3,7 @@
 #include "tokens.h"
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,8 +48,10 @@ static int limit_rows(int rows)
 
 static void map_pages(Model *m)
 {
-    for (int i = 0; i < m->options.pages_per_sequence && i < m->options.pages; i++)
-        device_set_page(m->device, 0, i, i);
+    if (m->options.pages < m->options.pages_per_sequence)
+        fail("--cache-tokens %d: %d are needed", m->options.pages * PAGE,
+             m->options.pages_per_sequence * PAGE);
+    for (int i = 0; i < m->options.pages_per_sequence; i++) device_set_page(m->device, 0, i, i);
 }
 
 // --- logits --------------------------------------------------------------------------------------
@@ -71,19 +74,31 @@ static int32_t *parse_ids(const char *text, int *count)
             if (!ids) fail("out of memory");
         }
         ids[(*count)++] = (int32_t)id;
+        if (*end && !end[1]) usage_error("--ids ends in a comma");
         p = *end ? end + 1 : end;
     }
     if (!*count) usage_error("--ids: no token ids");
     return ids;
 }
 
+// The unfinished output file, for whatever ends the process before it is renamed.
+static char temporary[4200];
+
+static void remove_temporary(void)
+{
+    if (*temporary) unlink(temporary);
+}
+
+static void on_signal(int number)
+{
+    remove_temporary();
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
 static void put(FILE *f, const char *path, const void *data, size_t bytes)
 {
-    if (fwrite(data, 1, bytes, f) != bytes) {
-        int error = errno;
-        unlink(path);
-        fail("%s: %s", path, strerror(error));
-    }
+    if (fwrite(data, 1, bytes, f) != bytes) fail("%s: %s", path, strerror(errno));
 }
 
 int command_logits(const Options *o)
@@ -106,7 +121,7 @@ int command_logits(const Options *o)
     size_t states = o->hidden ? (size_t)m->layers + 1 : 0;
     float *hidden = states ? malloc(4 * states * tokens * dim) : NULL;
     if (states && !hidden) fail("out of memory");
-    char *header = malloc(256 + states * 128), temporary[4200];
+    char *header = malloc(256 + states * 128);
     if (!header) fail("out of memory");
     size_t at = 4 * tokens * vocab;
     int n = sprintf(header, "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}",
@@ -122,24 +137,29 @@ int command_logits(const Options *o)
 
     snprintf(temporary, sizeof temporary, "%.4096s.tmp%d", o->output, (int)getpid());
     FILE *f = fopen(temporary, "wb");
-    if (!f) fail("%s: %s", o->output, strerror(errno));
-    put(f, temporary, &header_bytes, 8);
-    put(f, temporary, header, header_bytes);
+    if (!f) {
+        *temporary = 0;
+        fail("%s: %s", o->output, strerror(errno));
+    }
+    atexit(remove_temporary);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    signal(SIGHUP, on_signal);
+    put(f, o->output, &header_bytes, 8);
+    put(f, o->output, header, header_bytes);
     for (int from = 0; from < count; from += chunk) {
         int rows = count - from < chunk ? count - from : chunk;
         run_rows(&model, ids, from, rows);
-        put(f, temporary, device_logits(model.device), 4 * (size_t)rows * vocab);
+        put(f, o->output, device_logits(model.device), 4 * (size_t)rows * vocab);
         const float *h = states ? device_hidden(model.device) : NULL;
         for (size_t l = 0; l < states; l++)
             memcpy(hidden + (l * tokens + (size_t)from) * dim, h + l * (size_t)rows * dim,
                    4 * (size_t)rows * dim);
     }
-    if (states) put(f, temporary, hidden, 4 * states * tokens * dim);
-    if (fflush(f) != 0 || fclose(f) != 0 || rename(temporary, o->output) != 0) {
-        int error = errno;
-        unlink(temporary);
-        fail("%s: %s", o->output, strerror(error));
-    }
+    if (states) put(f, o->output, hidden, 4 * states * tokens * dim);
+    if (fflush(f) != 0 || fclose(f) != 0 || rename(temporary, o->output) != 0)
+        fail("%s: %s", o->output, strerror(errno));
+    *temporary = 0;
     free(header);
     free(hidden);
     free(ids);
@@ -195,10 +215,13 @@ static int eval_ppl(const Options *o)
     free(text);
 
     const ModelInfo *m = &model_info;
+    if (o->context_count > 1) usage_error("eval takes one --context");
     int context = o->context_count ? o->context : 512;
     if (context < 2 || context > m->max_context)
         fail("--context %d: expected 2 to %d", context, m->max_context);
     int bos = tokens_bos(t) >= 0 ? tokens_bos(t) : m->bos;
+    check_ids(ids.id, ids.count);
+    if (bos >= m->vocab) fail("BOS %d is beyond the vocabulary of %d", bos, m->vocab);
     if (bos < 0) fail("the model names no BOS token, which eval puts before every window");
     size_t windows = ids.count / (size_t)(context - 1);
     if (o->windows && (size_t)o->windows < windows) windows = (size_t)o->windows;

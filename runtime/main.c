@@ -30,14 +30,21 @@ static void print_usage(FILE *out)
 
 extern const char licenses_text[];
 
+static int finish(int status)
+{
+    if (fflush(stdout) != 0 || ferror(stdout)) fail("standard output: cannot write");
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_DFL);
     const char *command = argc > 1 ? argv[1] : "";
-    for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) command = "--help";
-    if (!*command || strcmp(command, "--help") == 0) return print_usage(stdout), 0;
-    if (strcmp(command, "--licenses") == 0) return fputs(licenses_text, stdout), 0;
+    for (int i = 1; i < argc; i++) // a value may look like it
+        if (strcmp(argv[i], "--help") == 0 && (i < 2 || strcmp(argv[i - 1], "-p") != 0))
+            command = "--help";
+    if (!*command || strcmp(command, "--help") == 0) return print_usage(stdout), finish(0);
+    if (strcmp(command, "--licenses") == 0) return fputs(licenses_text, stdout), finish(0);
 
     static const struct {
         const char *name;
@@ -56,9 +63,7 @@ int main(int argc, char **argv)
         if (o.argument_count != commands[i].arguments)
             usage_error("%s: %s", command,
                         o.argument_count ? o.arguments[o.argument_count - 1] : "which one?");
-        int status = commands[i].run(&o);
-        if (fflush(stdout) != 0 || ferror(stdout)) fail("standard output: cannot write");
-        return status;
+        return finish(commands[i].run(&o));
     }
     if (strcmp(command, "serve") == 0 || strcmp(command, "template") == 0)
         fail("%s is not there yet", command);

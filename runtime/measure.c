@@ -112,11 +112,17 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
             fail("--batch %d --context %d does not fit the cache", batch, context);
         free(tokens);
     }
-    for (int drawing = 0; drawing < batch;) drawing += batch_step(&b->batcher, drawn);
+    for (int drawing = 0; drawing < batch;) {
+        int n = batch_step(&b->batcher, drawn);
+        for (int j = 0; j < n; j++)
+            if (drawn[j].token < 0) fail("the logits are not numbers");
+        drawing += n;
+    }
     for (int i = -warm; i < gen; i++) {
         double start = seconds();
         int n = batch_step(&b->batcher, drawn);
         if (i >= 0) times[i] = seconds() - start;
+        if (n != batch) fail("a pass drew %d tokens for %d sequences", n, batch);
         for (int j = 0; j < n; j++)
             if (drawn[j].token < 0) fail("the logits are not numbers");
     }

@@ -113,7 +113,7 @@ Options parse_options(int argc, char **argv, int first)
             "-p", "-n", "-o", "--ids", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
             "--stop", "--device", "--threads", "--max-context", "--max-batch", "--cache-tokens",
             "--cache-bits", "--chunk", "--mode", "--text", "--windows", "--context", "--prompt",
-            "--batch", "--gen", "--system", "--gpu", "--reference"};
+            "--batch", "--gen"};
         for (size_t v = 0; v < sizeof valued / sizeof *valued; v++) known |= !strcmp(a, valued[v]);
         if (!known) usage_error("unknown option %s", a);
         if (i + 1 == argc) usage_error("%s needs a value", a);
@@ -140,9 +140,6 @@ Options parse_options(int argc, char **argv, int first)
         else if (!strcmp(a, "--prompt")) o.prompt_count = whole_list(a, v, 1, 1 << 24, o.prompts);
         else if (!strcmp(a, "--batch")) o.batch_count = whole_list(a, v, 1, 1024, o.batches);
         else if (!strcmp(a, "--gen")) o.gen = (int)whole(a, v, 1, 1 << 20);
-        else if (!strcmp(a, "--system")) o.system = v;
-        else if (!strcmp(a, "--gpu")) o.gpu = v;
-        else if (!strcmp(a, "--reference")) o.reference = v;
         else if (!strcmp(a, "--context")) {
             o.context_count = whole_list(a, v, 0, 1 << 24, o.contexts);
             o.context = o.contexts[0];
@@ -170,6 +167,7 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
         usage_error("--max-batch %d: this program was built for at most %d", batch, m->max_batch);
     DeviceOptions d = {.cuda = cuda, .ordinal = o->ordinal, .threads = o->threads, .mode = o->mode,
                        .keep_hidden = keep_hidden};
+    d.max_context = context;
     d.pages_per_sequence = (context + PAGE - 1) / PAGE;
     d.max_sequences = batch;
     int64_t pages = o->cache_tokens ? ((int64_t)o->cache_tokens + PAGE - 1) / PAGE

@@ -10,7 +10,7 @@ typedef struct {
     // limits
     int max_context, max_batch, cache_tokens, cache_bits, chunk;
     // text and sampling; NAN and -1 mean not given
-    const char *prompt, *system, *ids, *output, *text, *reference, *gpu;
+    const char *prompt, *ids, *output, *text;
     const char *stop[16];
     int stop_count, n, chat, raw, top_k, seed_given;
     float temperature, top_p, min_p;
@@ -47,6 +47,8 @@ uint64_t memory_bytes(const DeviceOptions *o);
 
 // The tokenizer of the program; exits when it has none.
 struct Tokens *open_tokens(void);
+// Exits when an id has no row in the model's embedding.
+void check_ids(const int32_t *ids, size_t count);
 
 // Commands; each returns the exit status.
 int command_run(const Options *o);

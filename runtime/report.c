@@ -77,7 +77,7 @@ int command_info(const Options *o)
     print_bytes("weights", m->weights_bytes);
     printf("%-22s %llu bytes\n", "cache per token", (unsigned long long)cache);
     printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages * PAGE,
-           sizes.max_sequences, sizes.pages_per_sequence * PAGE);
+           sizes.max_sequences, sizes.max_context);
     print_bytes(cuda ? "GPU memory" : "memory", memory);
     printf("%-22s %s%s%s\n", "targets", m->cpu ? "cpu" : "", m->cpu && m->images ? ", " : "",
            m->images ? "cuda" : "");
@@ -126,7 +126,12 @@ int command_selftest(const Options *o)
             Batch b = {.rows = n, .segments = 1, .outputs = n, .token = token + from,
                        .position = position + from, .sequence = sequence, .output = output,
                        .segment = &segment};
-            device_forward(model.device, &b, NULL);
+            // Single rows draw, so that on a GPU they are replayed from a graph, greedily and not.
+            Sampling draw = {.temperature = from % 2 ? 1.0f : 0, .top_k = 20, .top_p = 0.9f,
+                             .min_p = 0.01f, .seed = 1, .draw = (uint64_t)from};
+            device_forward(model.device, &b, n == 1 ? &draw : NULL);
+            if (n == 1 && device_tokens(model.device)[0] < 0)
+                fail("selftest: a drawn token is not in the vocabulary");
             const float *logits = device_logits(model.device);
             float *kept = first + (size_t)from * (size_t)m->vocab;
             size_t values = (size_t)n * (size_t)m->vocab;

@@ -25,6 +25,13 @@ Tokens *open_tokens(void)
     return t;
 }
 
+void check_ids(const int32_t *ids, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= model_info.vocab)
+            fail("token %d is beyond the model's vocabulary of %d", ids[i], model_info.vocab);
+}
+
 // Given options over generation_config.json; a fresh seed when none is given.
 static Sampling choose_sampling(const Options *o)
 {
@@ -166,9 +173,7 @@ int command_run(const Options *o)
                       &ids, &err) != 0)
         fail("%s", err.text);
     if (!ids.count) fail("the prompt has no tokens, and the tokenizer adds none");
-    for (size_t i = 0; i < ids.count; i++)
-        if (ids.id[i] >= model_info.vocab)
-            fail("token %d is beyond the model's vocabulary of %d", ids.id[i], model_info.vocab);
+    check_ids(ids.id, ids.count);
     int n = o->n < 0 ? 256 : o->n;
 
     // No more cache than this run can fill.
@@ -178,7 +183,6 @@ int command_run(const Options *o)
         fail("the prompt has %zu tokens, the context %d", ids.count, context);
     if ((int64_t)ids.count + n > context) n = context - (int)ids.count;
     if (!sized.max_context) sized.max_context = (int)ids.count + n;
-    if (!sized.chunk) sized.chunk = o->cuda ? 2048 : 512;
     Model model = open_model(&sized, 0, 0, 0);
     Batcher b;
     if (batch_open(&b, model.device, &model.options, &err) != 0) fail("%s", err.text);
@@ -247,8 +251,12 @@ int command_chat(const Options *o)
             continue;
         }
         int n = o->n < 0 ? 256 : o->n;
+        check_ids(ids.id, ids.count);
+        if (!ids.count) continue;
         if (sequence < 0) {
-            int more = b.max_context - (int)ids.count;
+            int room = b.max_context < b.options.pages * PAGE ? b.max_context
+                                                              : b.options.pages * PAGE;
+            int more = room - (int)ids.count;
             sequence = more < 0 ? BATCH_TOO_LONG
                                 : batch_admit(&b, ids.id, (int)ids.count, more, &sampling);
         } else if (batch_room(&b, sequence) < (int)ids.count) {
@@ -261,7 +269,8 @@ int command_chat(const Options *o)
         }
         free(ids.id);
         if (sequence < 0) {
-            fprintf(stderr, "too long for the context of %d tokens\n", b.max_context);
+            fprintf(stderr, "too long for the context of %d tokens and a cache of %d\n",
+                    b.max_context, b.options.pages * PAGE);
             continue;
         }
         Output out = {.options = o};

@@ -26,7 +26,9 @@ while read -r prompt; do
         last=$(($(echo "$ids" | tr ',' '\n' | wc -l) - 1))
         best=$("$build/compare" best "$build/agree.safetensors" $last)
         echo "'$prompt' ($mode) parts after $(echo $common | wc -w) tokens; best two and their distance: $best"
-        if [ "$(echo "$best" | awk '{ print ($3 < 0.03) }')" = 1 ]; then
+        set -- $gpu
+        shift $(echo $common | wc -w)
+        if [ $# -gt 0 ] && [ "$(echo "$best" | awk -v t="$1" '{ print ($3 < 0.03 && (t == $1 || t == $2)) }')" = 1 ]; then
             passed=$((passed + 1))
         else
             failed=$((failed + 1))

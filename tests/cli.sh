@@ -66,12 +66,15 @@ model
 printf '{' >"$work/model/config.json"
 refuses 1 "config.json" $build/exlc build "$work/model" -o "$work/p" --target cpu
 model
+refuses 2 "name of a file" $build/exlc build "$work/model" -o "$work/" --target cpu
+refuses 2 "expected all or a list" $build/exlc build "$work/model" -o "$work/p" --sm 90x
+refuses 1 "not there" $build/exlc build "$work/model" --emit "$work/model" --target cpu
 refuses 1 "no-such-dir" $build/exlc build "$work/model" -o "$work/no-such-dir/p" --target cpu
 refuses 1 "directory" $build/exlc build "$work/model" -o "$work/model" --target cpu
 check "nothing is left of refused builds" [ ! -e "$work/p" ]
 check "no work directory is left" sh -c "! ls -d $work/.p.* 2>/dev/null"
 
-# A build that is killed leaves nothing, at whatever moment.
+# A build that is killed leaves nothing.
 for signal in TERM KILL; do
     $build/exlc build "$work/model" -o "$work/killed" --target cpu 2>/dev/null &
     pid=$!
@@ -86,6 +89,8 @@ done
 $build/exlc build "$work/model" --target cpu --emit "$work/one" 2>"$work/err"
 $build/exlc build "$work/model" --target cpu --emit "$work/two" 2>>"$work/err"
 check "emitted programs are equal" diff -rq -x '*.o' -x program "$work/one" "$work/two"
+check "the stack is not executable" sh -c "readelf -lW $program | grep GNU_STACK | grep -q 'RW '"
+check "a full disk is told" sh -c "! $program --help >/dev/full 2>$work/err && ! $build/exlc --help >/dev/full 2>>$work/err"
 check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu11 -O1 -I.' >/dev/null 2>&1 && \
     $work/one/model run -p 'The city' -n 4 >/dev/null"
 
@@ -103,6 +108,7 @@ refuses 1 "expected 0 to 4095" $program logits --ids 4096 -o "$work/o"
 refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
 refuses 1 "no-such" $program eval ppl --text "$work/no-such"
 refuses 1 "not there yet" $program serve
+refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
 refuses 2 "from 16 to 16" $program bench --cache-bits 4
 printf '\377\376' >"$work/bad"
 check "invalid UTF-8 is refused" sh -c "! $program tokenize <$work/bad >/dev/null 2>$work/err"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs test programs and adds up their closing lines "N passed, N failed, N skipped".
-#   tests/run.sh [-l LOGDIR] 'name: command' ...
+#   tests/run.sh 'name: command' ...
 # A program that ends without such a line, or with a status that contradicts it, counts as a failure.
 set -u
 logs=build/tests/logs

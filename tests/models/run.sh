@@ -19,10 +19,17 @@ shift $((OPTIND - 1))
 work=$build/tests/models
 mkdir -p "$work"
 if [ "$jobs" -gt 1 ]; then # one case at a time in each of several of these
-    printf '%s\n' "$@" | xargs -P "$jobs" -I{} sh -c '"$0" "$@" >"$1/tests/models/$(basename {}).log" 2>&1' \
-        "$0" "$build" {}
-    for case; do cat "$work/$(basename "$case").log"; done | tee "$work/all.log" | grep -v ' passed, '
-    sed -n 's/ passed, / /; s/ failed, .* skipped$//p' "$work/all.log" |
+    on=; [ "$device" = cpu ] || on="-d $device"
+    for case; do rm -f "$work/$(basename "$case").log"; done
+    printf '%s\n' "$@" | xargs -P "$jobs" -I{} sh -c \
+        '"$0" "$@" >"$1/tests/models/$(basename {}).log" 2>&1' "$0" "$build" $on ${mode:+-m ${mode#--mode }} {}
+    for case; do # a run without its closing line has failed
+        log=$work/$(basename "$case").log
+        grep -v ' passed, ' "$log"
+        grep ' passed, .* skipped$' "$log" || echo "$case died: 0 passed, 1 failed, 0 skipped"
+    done >"$work/all.log"
+    grep -v ' passed, ' "$work/all.log"
+    sed -n 's/^.*died: //; s/ passed, \([0-9]*\) failed, .* skipped$/ \1/p' "$work/all.log" |
         awk '{ p += $1; f += $2 } END { print p + 0 " passed, " f + 0 " failed, 0 skipped"; exit f > 0 }'
     exit
 fi
