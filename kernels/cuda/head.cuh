@@ -74,7 +74,7 @@ template <int BITS, int FORMAT>
 DEVICE void head_tile(const State &s, Ring *ring, const Tile &t, int outputs)
 {
     float sums[WIDE_ROWS / 2];
-    multiply_tile<BITS, FORMAT, DIM>(ring, t.rows, sums);
+    multiply_tile<BITS, FORMAT, FORMAT, FORMAT, DIM>(ring, 0, t.rows, sums);
     for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
         const float *tile = tile_part(ring, sums, part);
         for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {

@@ -46,7 +46,7 @@ template <int BITS, int FORMAT, int IN>
 DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t, int rows)
 {
     float sums[WIDE_ROWS / 2];
-    multiply_tile<BITS, FORMAT, IN>(ring, t.rows, sums);
+    multiply_tile<BITS, FORMAT, FORMAT, FORMAT, IN>(ring, 0, t.rows, sums);
     for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
         const float *tile = tile_part(ring, sums, part);
         for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {

@@ -136,20 +136,20 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 }
 
 #if WGMMA
-template <int BITS, int FORMAT>
+template <int BITS, int Q, int K, int V>
 DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int which, Ring *ring,
                      const Tile &t)
 {
     const Linear w = *qkv_linear(layer, which);
     float sums[WIDE_ROWS / 2];
-    multiply_tile<BITS, FORMAT, DIM>(ring, t.rows, sums);
+    multiply_tile<BITS, Q, K, V, DIM>(ring, which, t.rows, sums);
     for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
         float *tile = tile_part(ring, sums, part);
         for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
             int row = t.first + part * WIDE_PART_ROWS + r;
             float v[4];
             tile_row(tile, r, prepared_scale(s, which, b.rows)[row], v);
-            finish_columns<FORMAT>(s, w, t.block, v);
+            finish_either<Q, K, V>(which, s, w, t.block, v);
             finish_qkv(s, b, layer, which, t.block, row, v, tile + r * TILE_STRIDE);
         }
     }
@@ -187,12 +187,7 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int 
         begin_multiplying();
         for (int item = first_item(); item < items; item = next_item(item)) {
             Tile t = qkv_item(item, b.rows, tile_rows, &which);
-            int format = which == 0 ? Q : which == 1 ? K : V;
-            if (format == Q) qkv_tile<BITS, Q>(s, b, layer, which, &ring, t);
-            if constexpr (K != Q)
-                if (format == K) qkv_tile<BITS, K>(s, b, layer, which, &ring, t);
-            if constexpr (V != Q && V != K)
-                if (format == V) qkv_tile<BITS, V>(s, b, layer, which, &ring, t);
+            qkv_tile<BITS, Q, K, V>(s, b, layer, which, &ring, t);
         }
     }
     ring_close();

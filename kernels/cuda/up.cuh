@@ -63,13 +63,13 @@ DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer)
 
 #if WGMMA
 // One of the two products of a tile into h: silu(gate), or h times up, by the same lane.
-template <int BITS, int FORMAT>
+template <int BITS, int GATE, int UP>
 DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, const Tile &t,
                     int rows)
 {
     const Linear w = which ? layer->up : layer->gate;
     float sums[WIDE_ROWS / 2];
-    multiply_tile<BITS, FORMAT, DIM>(ring, t.rows, sums);
+    multiply_tile<BITS, GATE, UP, UP, DIM>(ring, which, t.rows, sums);
     for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
         const float *tile = tile_part(ring, sums, part);
         for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
@@ -77,7 +77,7 @@ DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, c
             int column = t.block * BLOCK + 4 * (threadIdx.x % WARP);
             float *h = s.h + (uint64_t)row * FFN_DIM, v[4], gate[4];
             tile_row(tile, r, prepared_scale(s, which, rows)[row], v);
-            finish_columns<FORMAT>(s, w, t.block, v);
+            finish_either<GATE, UP, UP>(which, s, w, t.block, v);
             if (which) load4<FFN_DIM>(h, column, gate);
             for (int i = 0; i < 4; i++) v[i] = which ? v[i] * gate[i] : silu(v[i]);
             store4<FFN_DIM>(h, column, v);
@@ -109,12 +109,8 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int t
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
             Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
 #pragma unroll 1
-            for (int which = 0; which < 2; which++) {
-                if (GATE == UP || which == 0)
-                    up_tile<BITS, GATE>(s, layer, which, &ring, t, b.rows);
-                else
-                    up_tile<BITS, UP>(s, layer, which, &ring, t, b.rows);
-            }
+            for (int which = 0; which < 2; which++)
+                up_tile<BITS, GATE, UP>(s, layer, which, &ring, t, b.rows);
         }
     }
     ring_close();

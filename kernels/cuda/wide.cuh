@@ -136,25 +136,33 @@ DEVICE void ring_fill(Ring *r, const State &s, uint64_t weights, int bits, const
 
 // --- multiplying ---------------------------------------------------------------------------------
 
-// Waits for the next stage and decodes this warp's weights of it.
-template <int BITS, int FORMAT> DEVICE void stage_decode(const Ring *r, uint32_t pair[16])
+// Waits for the next stage and decodes this warp's weights of it: linear layer 0, 1 or 2, of format
+// A, B or C. The compiler keeps wgmma in the background in one loop a kernel only, so the formats
+// branch here.
+template <int BITS, int A, int B, int C>
+DEVICE void stage_decode(const Ring *r, int which, uint32_t pair[16])
 {
-    int warp = threadIdx.x / WARP;
+    int half = threadIdx.x / WARP / 4, tile = threadIdx.x / WARP % 4;
+    const uint8_t *weights = ring_stage<BITS>(r) + WIDE_ACTIVATION_BYTES;
     barrier_wait(r->full + r->stage, r->parity);
-    decode_run<FORMAT>(ring_stage<BITS>(r) + WIDE_ACTIVATION_BYTES +
-                           warp / 4 * PASS_BYTES(FORMAT_BITS(FORMAT)),
-                       warp % 4, pair);
+    if ((A == B && A == C) || which == 0)
+        decode_run<A>(weights + half * PASS_BYTES(FORMAT_BITS(A)), tile, pair);
+    else if (B == C || which == 1)
+        decode_run<B>(weights + half * PASS_BYTES(FORMAT_BITS(B)), tile, pair);
+    else
+        decode_run<C>(weights + half * PASS_BYTES(FORMAT_BITS(C)), tile, pair);
 }
 
-// Starts the products of the next stage, the only ones of a group.
+// Starts the products of the next stage, the only ones of a group; added to sums, or not.
 template <int BITS, int N>
-DEVICE void stage_multiply(const Ring *r, const uint32_t pair[16], float *sums)
+DEVICE void stage_multiply(const Ring *r, const uint32_t pair[16], float *sums, int add)
 {
     uint64_t b = matrix_descriptor(ring_stage<BITS>(r));
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        wgmma<N>(sums, pair[4 * i], pair[4 * i + 2], pair[4 * i + 1], pair[4 * i + 3], b + 2 * i);
+        wgmma<N>(sums, pair[4 * i], pair[4 * i + 2], pair[4 * i + 1], pair[4 * i + 3], b + 2 * i,
+                 i || add);
     wgmma_commit();
 }
 
@@ -165,42 +173,42 @@ DEVICE void stage_release(const Ring *r, int stage)
     if (lane < 2) barrier_arrive(r->empty + stage, lane);
 }
 
-template <int BITS, int FORMAT, int IN, int N> DEVICE void multiply_rows(Ring *r, float *sums)
+template <int BITS, int A, int B, int C, int IN, int N>
+DEVICE void multiply_rows(Ring *r, int which, float *sums)
 {
     constexpr int STEPS = PADDED(IN) / PASS_ROWS; // even
     uint32_t even[16], odd[16];
     int before = 0;
-    stage_decode<BITS, FORMAT>(r, even);
+    stage_decode<BITS, A, B, C>(r, which, even);
 #pragma unroll 1
     for (int step = 0; step < STEPS; step += 2) {
-        stage_multiply<BITS, N>(r, even, sums);
+        stage_multiply<BITS, N>(r, even, sums, step);
         wgmma_wait<1>();
         if (step) stage_release(r, before);
         before = r->stage;
         ring_next<BITS>(r);
-        stage_decode<BITS, FORMAT>(r, odd);
+        stage_decode<BITS, A, B, C>(r, which, odd);
 
-        stage_multiply<BITS, N>(r, odd, sums);
+        stage_multiply<BITS, N>(r, odd, sums, 1);
         wgmma_wait<1>();
         stage_release(r, before);
         before = r->stage;
         ring_next<BITS>(r);
-        if (step + 2 < STEPS) stage_decode<BITS, FORMAT>(r, even);
+        if (step + 2 < STEPS) stage_decode<BITS, A, B, C>(r, which, even);
     }
     wgmma_wait<0>();
     stage_release(r, before);
 }
 
-// The product of a tile: this warp's 16 columns by up to 256 rows, as wgmma leaves them.
-template <int BITS, int FORMAT, int IN>
-DEVICE void multiply_tile(Ring *r, int rows, float sums[WIDE_ROWS / 2])
+// The product of a tile of linear layer `which`: this warp's 16 columns by up to 256 rows, as wgmma
+// leaves them.
+template <int BITS, int A, int B, int C, int IN>
+DEVICE void multiply_tile(Ring *r, int which, int rows, float sums[WIDE_ROWS / 2])
 {
-#pragma unroll
-    for (int i = 0; i < WIDE_ROWS / 2; i++) sums[i] = 0;
     if (rows > WIDE_ROWS / 2)
-        multiply_rows<BITS, FORMAT, IN, WIDE_ROWS>(r, sums);
+        multiply_rows<BITS, A, B, C, IN, WIDE_ROWS>(r, which, sums);
     else
-        multiply_rows<BITS, FORMAT, IN, WIDE_ROWS / 2>(r, sums);
+        multiply_rows<BITS, A, B, C, IN, WIDE_ROWS / 2>(r, which, sums);
 }
 
 // Lays rows 64 * part .. + 63 of a tile down in shared memory, in sync.
@@ -223,6 +231,17 @@ DEVICE float *tile_part(const Ring *r, const float sums[WIDE_ROWS / 2], int part
         }
     consumers_sync();
     return r->part;
+}
+
+// finish_columns of linear layer 0, 1 or 2, of format A, B or C, which matters little.
+template <int A, int B, int C>
+DEVICE void finish_either(int which, const State &s, const Linear &w, int block, float v[4])
+{
+    constexpr bool a = FORMAT_IS_EXL3(A), b = FORMAT_IS_EXL3(B), c = FORMAT_IS_EXL3(C);
+    if ((a && b && c) || (which == 0 ? a : which == 1 ? b : c))
+        finish_columns<m1>(s, w, block, v);
+    else
+        finish_columns<f16>(s, w, block, v);
 }
 
 // Rows of a part; none where the tile is not real.
