@@ -295,6 +295,7 @@ static int load_image(Gpu *gpu, const GpuImage *images, Error *err)
                 "this driver\n",
                 gpu->ordinal, gpu->name, gpu->sm, built_for);
     }
+    gpu->image_sm = image->sm;
     gpu->overlap = gpu->sm >= 90 && image->sm >= 90;
 
     int options[2] = {JIT_ERROR_LOG_BUFFER, JIT_ERROR_LOG_BUFFER_SIZE_BYTES};

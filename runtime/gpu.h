@@ -16,6 +16,7 @@ struct Gpu {
     int driver_version;        // 13000 for 13.0
     size_t memory_bytes, shared_bytes_per_block, shared_bytes_per_sm, l2_bytes;
     int cooperative; // cooperative launch works
+    int image_sm;    // compute capability the loaded image was built for; 0: PTX
     // private
     int device, overlap, capturing; // overlap: kernels can wait for their predecessors themselves
     void *context, *module, *stream, *copy_stream;

@@ -1,6 +1,7 @@
 // The prefill form of a linear layer: many rows. `prepare` writes the transformed activations once
 // per distinct input scale as fp16; gemm multiplies them with weights decoded in registers to exact
-// fp16, which are the A operand; a tile is 128 columns (one Hadamard block) by 128 rows.
+// fp16, which are the A operand; a tile is 128 columns (one Hadamard block) by 128 rows, on sm_90a
+// up to 256 (wide.cuh).
 //
 // A warp owns 16 columns of the block for all rows and all of k, so every weight is decoded once a
 // tile. Weights and activations of 64 k at a time come through shared memory, copied in the
@@ -9,11 +10,13 @@
 // neighbouring words.
 #pragma once
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
-// fp16 activations of linear `index` of a step: (rows, PADDED(in)).
+// fp16 activations of linear `index` of a step: (rows, PADDED(in)); on sm_90a (PADDED(in) / 64,
+// rows / 8, 8, 64).
 template <int IN> DEVICE uint16_t *prepared(const State &s, int index, int rows)
 {
-    return work_at<uint16_t>(s, work_of(s).large) + (uint64_t)index * rows * PADDED(IN);
+    return work_at<uint16_t>(s, work_of(s).large) + (uint64_t)index * ROWS_UP(rows) * PADDED(IN);
 }
 
 DEVICE float *prepared_scale(const State &s, int index, int rows)
@@ -21,70 +24,121 @@ DEVICE float *prepared_scale(const State &s, int index, int rows)
     return work_at<float>(s, work_of(s).scales) + (uint64_t)index * rows;
 }
 
-// One row of one linear layer's activations by a block of 256 threads, with a power of two taken
-// out that keeps any values inside fp16.
-template <int FORMAT, int IN>
-DEVICE void prepare(const State &s, const Linear &w, const Source &from, int index, int row,
-                    int rows)
+// Stores channels k .. k + 3 of a row of prepared activations, k = 4 * lane of a block of 128.
+template <int IN>
+DEVICE void store_prepared(uint16_t *prepared, int row, int rows, int k, const float v[4])
 {
-    __shared__ uint32_t warp_most[8];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int source_row = from.map ? from.map[row] : row;
-    const float *x = from.x + (uint64_t)source_row * IN;
-    float factor = from.norm ? norm_factor<IN>(from.squares, source_row, lane) : 1;
-    uint32_t most = 0;
-    for (int k = warp * BLOCK + 4 * lane; k < PADDED(IN); k += 8 * BLOCK) {
-        float v[4], scales[4];
-        load4<IN>(x, k, v);
-        input_scales<FORMAT, IN>(s, w, from, k, scales);
-        for (int i = 0; i < 4; i++) {
-            uint32_t size = float_bits(v[i] * factor * scales[i]) & 0x7fffffffu;
-            most = most > size ? most : size;
-        }
-    }
-    most = warp_max(most);
-    if (lane == 0) warp_most[warp] = most;
-    block_sync();
-    for (int i = 0; i < 8; i++) most = most > warp_most[i] ? most : warp_most[i];
-    // Into [512, 1024): after the transform at most sqrt(128) times that.
-    uint32_t exponent = most & 0x7f800000u;
-    bool zero = exponent < 20u << 23;
-    float inverse = zero ? 0 : bits_float((254u << 23) - (exponent - (9u << 23)));
-    if (threadIdx.x == 0)
-        prepared_scale(s, index, rows)[row] = zero ? 0 : bits_float(exponent - (9u << 23));
-
-    uint16_t *to = prepared<IN>(s, index, rows) + (uint64_t)row * PADDED(IN);
-    for (int k = warp * BLOCK + 4 * lane; k < PADDED(IN); k += 8 * BLOCK) {
-        float v[4], scales[4];
-        load4<IN>(x, k, v);
-        input_scales<FORMAT, IN>(s, w, from, k, scales);
-        for (int i = 0; i < 4; i++) v[i] *= factor * scales[i];
-        if (FORMAT_IS_EXL3(FORMAT)) {
-            hadamard(v, lane);
-            for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE;
-        }
+    uint32_t low = pack_half(v[0], v[1]), high = pack_half(v[2], v[3]);
+    if (WGMMA) {
+        // Of 64 channels, 16 c + 8 h + 2 i + e goes to place 16 i + 8 h + 2 c + e, in the order of
+        // matrix_descriptor.
+        int c = k / 16 % 4, part = k / 8 % 2 + 2 * (k / 2 % 4);
+        uint8_t *to = (uint8_t *)prepared +
+                      ((uint64_t)(k / 64) * (ROWS_UP(rows) / 8) + row / 8) * 1024 + row % 8 * 128;
+        *(uint32_t *)(to + (part ^ row % 8) * 16 + c * 4) = low;
+        *(uint32_t *)(to + ((part + 2) ^ row % 8) * 16 + c * 4) = high;
+    } else {
         // Pairs p and p + 1 of their tile, p = 2 * (lane % 4).
-        uint32_t *tile = (uint32_t *)(to + k / 16 * 16) + (lane % 4 * 4 % 8) + lane % 4 / 2;
-        tile[0] = pack_half(v[0] * inverse, v[1] * inverse);
-        tile[2] = pack_half(v[2] * inverse, v[3] * inverse);
+        int lane = threadIdx.x % WARP;
+        uint32_t *tile = (uint32_t *)(prepared + (uint64_t)row * PADDED(IN) + k / 16 * 16) +
+                         (lane % 4 * 4 % 8) + lane % 4 / 2;
+        tile[0] = low;
+        tile[2] = high;
     }
 }
 
-// Starts the copy of one stage: both halves of the weights, then the rows of activations, zeros
-// after the last row (those addresses are not read). Both pointers are this thread's own.
-template <int FORMAT, int IN>
-DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations,
-                        int rows)
+// One row of the activations of COUNT linear layers by a block of 256 threads, each with a power of
+// two taken out that keeps any values inside fp16. Bit i of EXL3 says that layer i is quantized.
+template <int IN, int COUNT, int EXL3>
+DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row, int rows)
 {
-    constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), ROWS_AT_ONCE = DECODE_THREADS / 8;
-    for (int i = 0; i < WEIGHTS; i += DECODE_THREADS * 16)
-        if (i + (int)threadIdx.x * 16 < WEIGHTS)
-            copy_start(stage + i + threadIdx.x * 16, weights + i, 1);
-    int row = threadIdx.x / 8;
-    uint8_t *to = stage + WEIGHTS + row * ACTIVATION_STRIDE + threadIdx.x % 8 * 16;
+    constexpr int PASSES = (BLOCKS(IN) + 7) / 8;
+    constexpr bool KEEP = PASSES <= 16; // the row stays in registers
+    __shared__ uint32_t warp_most[COUNT][8];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = warp * BLOCK + 4 * lane;
+    int source_row = from.map ? from.map[row] : row;
+    const float *x = from.x + (uint64_t)source_row * IN;
+    float factor = from.norm ? norm_factor<IN>(from.squares, source_row, lane) : 1;
+    const uint16_t *suh[COUNT];
+    float kept[KEEP ? PASSES : 1][4];
+    uint32_t most[COUNT] = {};
 #pragma unroll
-    for (int i = 0; i < TILE_ROWS; i += ROWS_AT_ONCE)
-        copy_start(to + i * ACTIVATION_STRIDE, activations + i * PADDED(IN), row + i < rows);
+    for (int i = 0; i < COUNT; i++) suh[i] = (const uint16_t *)(s.weights + w[i].suh);
+#pragma unroll
+    for (int pass = 0; pass < (KEEP ? PASSES : 0); pass++)
+        load4<IN>(x, first + pass * 8 * BLOCK, kept[pass]);
+#pragma unroll(KEEP ? PASSES : 1)
+    for (int pass = 0; pass < PASSES; pass++) {
+        int k = first + pass * 8 * BLOCK;
+        float *v = kept[KEEP ? pass : 0];
+        if (k >= PADDED(IN)) break;
+        if (!KEEP) load4<IN>(x, k, v);
+        if (from.norm) {
+            float norm[4];
+            load4<IN>(from.norm, k, norm);
+            for (int j = 0; j < 4; j++) v[j] *= factor * norm[j];
+        }
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            float scales[4] = {1, 1, 1, 1};
+            if (EXL3 >> i & 1) load4_half(suh[i] + k, scales);
+            for (int j = 0; j < 4; j++) {
+                uint32_t size = float_bits(v[j] * scales[j]) & 0x7fffffffu;
+                most[i] = most[i] > size ? most[i] : size;
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        most[i] = warp_max(most[i]);
+        if (lane == 0) warp_most[i][warp] = most[i];
+    }
+    block_sync();
+    float inverse[COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        for (int j = 0; j < 8; j++) most[i] = most[i] > warp_most[i][j] ? most[i] : warp_most[i][j];
+        // Into [512, 1024): after the transform at most sqrt(128) times that.
+        uint32_t exponent = most[i] & 0x7f800000u;
+        bool zero = exponent < 20u << 23;
+        inverse[i] = zero ? 0 : bits_float((254u << 23) - (exponent - (9u << 23)));
+        if (threadIdx.x == 0)
+            prepared_scale(s, i, rows)[row] = zero ? 0 : bits_float(exponent - (9u << 23));
+    }
+
+#pragma unroll(KEEP ? PASSES : 1)
+    for (int pass = 0; pass < PASSES; pass++) {
+        int k = first + pass * 8 * BLOCK;
+        float *v = kept[KEEP ? pass : 0];
+        if (k >= PADDED(IN)) break;
+        if (!KEEP) {
+            load4<IN>(x, k, v);
+            if (from.norm) {
+                float norm[4];
+                load4<IN>(from.norm, k, norm);
+                for (int j = 0; j < 4; j++) v[j] *= factor * norm[j];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            float t[4] = {v[0] * inverse[i], v[1] * inverse[i], v[2] * inverse[i],
+                          v[3] * inverse[i]};
+            if (EXL3 >> i & 1) {
+                float scales[4];
+                load4_half(suh[i] + k, scales);
+                for (int j = 0; j < 4; j++) t[j] *= HADAMARD_SCALE * scales[j];
+                hadamard(t, lane);
+            }
+            store_prepared<IN>(prepared<IN>(s, i, rows), row, rows, k, t);
+        }
+    }
+}
+
+// Columns 4 * lane .. + 3 of a row of a finished tile, with the row's scale.
+DEVICE void tile_row(const float *tile, int row, float scale, float v[4])
+{
+    float4 t = *(const float4 *)(tile + row * TILE_STRIDE + 4 * (threadIdx.x % WARP));
+    v[0] = t.x * scale, v[1] = t.y * scale, v[2] = t.z * scale, v[3] = t.w * scale;
 }
 
 // The fp16 pairs of the run of tile `tile` (0..3) of a half's pass: pair i is weights 2i, 2i + 1.
@@ -127,6 +181,25 @@ template <int FORMAT> DEVICE void decode_run(const uint8_t *pass, int tile, uint
 #pragma unroll
         for (int i = 0; i < 16; i++) pair[i] = plain_pair<FORMAT>(run[i]);
     }
+}
+
+#if !WGMMA
+
+// Starts the copy of one stage: both halves of the weights, then the rows of activations, zeros
+// after the last row (those addresses are not read). Both pointers are this thread's own.
+template <int FORMAT, int IN>
+DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations,
+                        int rows)
+{
+    constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), ROWS_AT_ONCE = DECODE_THREADS / 8;
+    for (int i = 0; i < WEIGHTS; i += DECODE_THREADS * 16)
+        if (i + (int)threadIdx.x * 16 < WEIGHTS)
+            copy_start(stage + i + threadIdx.x * 16, weights + i, 1);
+    int row = threadIdx.x / 8;
+    uint8_t *to = stage + WEIGHTS + row * ACTIVATION_STRIDE + threadIdx.x % 8 * 16;
+#pragma unroll
+    for (int i = 0; i < TILE_ROWS; i += ROWS_AT_ONCE)
+        copy_start(to + i * ACTIVATION_STRIDE, activations + i * PADDED(IN), row + i < rows);
 }
 
 // Multiplies one tile; leaves the sums in shared memory as (128 rows, TILE_STRIDE) floats, in sync.
@@ -192,9 +265,4 @@ DEVICE float *gemm_tile(const State &s, const Linear &w, int block, const uint16
     return tile;
 }
 
-// Columns 4 * lane .. + 3 of a row of a finished tile, with the row's scale.
-DEVICE void tile_row(const float *tile, int row, float scale, float v[4])
-{
-    float4 t = *(const float4 *)(tile + row * TILE_STRIDE + 4 * (threadIdx.x % WARP));
-    v[0] = t.x * scale, v[1] = t.y * scale, v[2] = t.z * scale, v[3] = t.w * scale;
-}
+#endif

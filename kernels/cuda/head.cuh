@@ -1,7 +1,7 @@
 // head: logits of the output rows = linear(rmsnorm(x)), and the largest logit of every 128-column
 // block, from which greedy sampling picks. final: the normed rows themselves, for inspection.
 #pragma once
-#include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/wide.cuh"
 
 // Orders logits: the larger one, the lower id among equals, a NaN before all.
 DEVICE bool better(float logit, int id, const Best &than)
@@ -65,12 +65,56 @@ template <int FORMAT> DEVICE void head_prepare(const State &s, const Batch &b)
 {
     grid_release();
     grid_wait();
-    prepare<FORMAT_IS_EXL3(FORMAT) ? m1 : f16, DIM>(
-        s, s.ends.head, normed_source(s, s.ends.norm, b.output), 0, blockIdx.x, b.outputs);
+    prepare<DIM, 1, FORMAT_IS_EXL3(FORMAT)>(
+        s, &s.ends.head, normed_source(s, s.ends.norm, b.output), blockIdx.x, b.outputs);
 }
 
+#if WGMMA
+template <int BITS, int FORMAT>
+DEVICE void head_tile(const State &s, Ring *ring, const Tile &t, int outputs)
+{
+    float sums[WIDE_ROWS / 2];
+    multiply_tile<BITS, FORMAT, FORMAT, FORMAT, DIM>(ring, 0, t.rows, sums);
+    for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+        const float *tile = tile_part(ring, sums, part);
+        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
+            int row = t.first + part * WIDE_PART_ROWS + r;
+            float v[4];
+            tile_row(tile, r, prepared_scale(s, 0, outputs)[row], v);
+            finish_columns<FORMAT>(s, s.ends.head, t.block, v);
+            store_logits(s, row, t.block, v);
+        }
+    }
+}
+
+// Grid: clusters of two blocks.
+template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b, int tile_rows)
+{
+    constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(VOCAB);
+    int tiles = (b.outputs + tile_rows - 1) / tile_rows;
+    Ring ring;
+    ring_open<BITS>(&ring);
+    grid_release();
+    grid_wait();
+    if (copies()) {
+        begin_copying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(VOCAB), b.outputs, tile_rows);
+            ring_fill<BITS, DIM>(&ring, s, s.ends.head.weights, BITS, t,
+                                 prepared<DIM>(s, 0, b.outputs), b.outputs);
+        }
+    } else {
+        begin_multiplying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(VOCAB), b.outputs, tile_rows);
+            head_tile<BITS, FORMAT>(s, &ring, t, b.outputs);
+        }
+    }
+    ring_close();
+}
+#else
 // Grid: (tiles of outputs, column blocks).
-template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b)
+template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b, int)
 {
     int first = blockIdx.x * TILE_ROWS, block = blockIdx.y;
     int rows = b.outputs - first < TILE_ROWS ? b.outputs - first : TILE_ROWS;
@@ -86,6 +130,7 @@ template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b)
         store_logits(s, first + r, block, v);
     }
 }
+#endif
 
 // hidden[LAYERS] = rmsnorm(x). Grid: rows.
 DEVICE void final_norm(const State &s, const Batch &b)

@@ -85,17 +85,40 @@ static void launch_decode(Gpu *gpu, const char *step, const State *s, const Batc
                 DECODE_THREADS, bytes);
 }
 
-// A prefill step: `inputs` distinct activations, then tiles of rows by `blocks` column blocks.
-static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Batch *b,
-                           const Layer *layer, int x, int y, int z, int inputs, int blocks,
-                           int rows)
+// The wide prefill form: clusters of two blocks for `pairs` pairs of column blocks, which they take
+// in turn with tiles of 128 or 256 rows. Tiles of 256 take not quite twice as long, but leave more
+// of the GPU idle at the end.
+static void launch_wide(Gpu *gpu, int kernel, const State *s, const Batch *b, const Layer *layer,
+                        int bits, int pairs, int rows)
 {
-    int formats[3] = {x, y, z}, bytes = 0;
-    for (int i = 0; i < 3 && formats[i]; i++) bytes = most(bytes, PREFILL_SHARED_BYTES(formats[i]));
-    launch_step(gpu, step_kernel(gpu, step, x, y, z, "_prepare"), s, b, layer, 0, rows, inputs,
+    int clusters = most(gpu->sm_count / 2, 1);
+    int large = (rows + WIDE_ROWS - 1) / WIDE_ROWS * pairs;
+    int small = (rows + WIDE_ROWS / 2 - 1) / (WIDE_ROWS / 2) * pairs;
+    int turns = (large + clusters - 1) / clusters, small_turns = (small + clusters - 1) / clusters;
+    int halve = small_turns * 6 < turns * 11, items = halve ? small : large;
+    launch_step(gpu, kernel, s, b, layer, halve ? WIDE_ROWS / 2 : WIDE_ROWS,
+                2 * (items < clusters ? items : clusters), 1, WIDE_THREADS,
+                WIDE_SHARED_BYTES(bits));
+}
+
+// A prefill step: the activations, then tiles of rows by column blocks, in pairs where the form
+// wants that.
+static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Batch *b,
+                           const Layer *layer, int x, int y, int z, int blocks, int pairs, int rows)
+{
+    int formats[3] = {x, y, z}, bytes = 0, bits = 0;
+    for (int i = 0; i < 3 && formats[i]; i++) {
+        bytes = most(bytes, PREFILL_SHARED_BYTES(formats[i]));
+        bits = most(bits, FORMAT_BITS(formats[i]));
+    }
+    launch_step(gpu, step_kernel(gpu, step, x, y, z, "_prepare"), s, b, layer, 0, rows, 1,
                 DECODE_THREADS, 0);
-    launch_step(gpu, step_kernel(gpu, step, x, y, z, "_prefill"), s, b, layer, 0,
-                (rows + TILE_ROWS - 1) / TILE_ROWS, blocks, DECODE_THREADS, bytes);
+    int kernel = step_kernel(gpu, step, x, y, z, "_prefill");
+    if (gpu->image_sm == 90)
+        launch_wide(gpu, kernel, s, b, layer, bits, pairs, rows);
+    else
+        launch_step(gpu, kernel, s, b, layer, 0, (rows + TILE_ROWS - 1) / TILE_ROWS, blocks,
+                    DECODE_THREADS, bytes);
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -122,8 +145,8 @@ static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, i
                           BLOCKS(KV_DIM) * (SLICES(k, DIM) + SLICES(v, DIM)),
                       b->rows);
     else
-        launch_prefill(gpu, "qkv", s, b, layer, q, k, v, 3, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
-                       b->rows);
+        launch_prefill(gpu, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
+                       PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM), b->rows);
     if (!HEADS_IN_BLOCKS)
         launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0,
                     b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, DECODE_THREADS, 0);
@@ -148,7 +171,7 @@ static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int form
         launch_decode(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, Q_DIM),
                       b->rows);
     else
-        launch_prefill(gpu, "out", s, b, layer, format, 0, 0, 1, BLOCKS(DIM), b->rows);
+        launch_prefill(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
 
 static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate, int up,
@@ -158,7 +181,8 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
         launch_decode(gpu, "up", s, b, layer, gate, up, 0,
                       BLOCKS(FFN_DIM) * (SLICES(gate, DIM) + SLICES(up, DIM)), b->rows);
     else
-        launch_prefill(gpu, "up", s, b, layer, gate, up, 0, 2, BLOCKS(FFN_DIM), b->rows);
+        launch_prefill(gpu, "up", s, b, layer, gate, up, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
+                       b->rows);
 }
 
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
@@ -168,7 +192,7 @@ static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int for
         launch_decode(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, FFN_DIM),
                       b->rows);
     else
-        launch_prefill(gpu, "down", s, b, layer, format, 0, 0, 1, BLOCKS(DIM), b->rows);
+        launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)
@@ -181,7 +205,8 @@ static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int for
         launch_decode(gpu, "head", s, b, NULL, format, 0, 0, BLOCKS(VOCAB) * SLICES(format, DIM),
                       b->outputs);
     else
-        launch_prefill(gpu, "head", s, b, NULL, format, 0, 0, 1, BLOCKS(VOCAB), b->outputs);
+        launch_prefill(gpu, "head", s, b, NULL, format, 0, 0, BLOCKS(VOCAB), PAIRS(VOCAB),
+                       b->outputs);
 }
 
 // sampling (outputs) and tokens (outputs) are device memory; a row whose logits hold a NaN gets -1.

@@ -1,6 +1,6 @@
 // out and down: x += linear(input) + bias, and the sums of squares of the new x.
 #pragma once
-#include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/wide.cuh"
 
 // Adds a row's outputs of one column block to x, by a whole warp.
 DEVICE void add_to_x(const State &s, int row, int block, float v[4])
@@ -38,13 +38,57 @@ DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, co
 {
     grid_release();
     grid_wait();
-    prepare<FORMAT_IS_EXL3(FORMAT) ? m1 : f16, IN>(s, *linear, plain_source(input), 0, blockIdx.x,
-                                                   b.rows);
+    prepare<IN, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, plain_source(input), blockIdx.x, b.rows);
 }
 
+#if WGMMA
+template <int BITS, int FORMAT, int IN>
+DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t, int rows)
+{
+    float sums[WIDE_ROWS / 2];
+    multiply_tile<BITS, FORMAT, FORMAT, FORMAT, IN>(ring, 0, t.rows, sums);
+    for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+        const float *tile = tile_part(ring, sums, part);
+        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
+            int row = t.first + part * WIDE_PART_ROWS + r;
+            float v[4];
+            tile_row(tile, r, prepared_scale(s, 0, rows)[row], v);
+            finish_columns<FORMAT>(s, w, t.block, v);
+            add_to_x(s, row, t.block, v);
+        }
+    }
+}
+
+// Grid: clusters of two blocks.
+template <int FORMAT, int IN>
+DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int tile_rows)
+{
+    constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(DIM);
+    const Linear w = *linear;
+    int tiles = (b.rows + tile_rows - 1) / tile_rows;
+    Ring ring;
+    ring_open<BITS>(&ring);
+    grid_release();
+    grid_wait();
+    if (copies()) {
+        begin_copying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
+            ring_fill<BITS, IN>(&ring, s, w.weights, BITS, t, prepared<IN>(s, 0, b.rows), b.rows);
+        }
+    } else {
+        begin_multiplying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
+            out_tile<BITS, FORMAT, IN>(s, w, &ring, t, b.rows);
+        }
+    }
+    ring_close();
+}
+#else
 // Grid: (tiles of rows, column blocks).
 template <int FORMAT, int IN>
-DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear)
+DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int)
 {
     const Linear w = *linear;
     int first = blockIdx.x * TILE_ROWS, block = blockIdx.y;
@@ -60,3 +104,4 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear)
         add_to_x(s, first + r, block, v);
     }
 }
+#endif

@@ -3,7 +3,7 @@
 // block is finished where the block is; otherwise the raw columns go to memory and `finish` takes
 // the heads.
 #pragma once
-#include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/wide.cuh"
 
 #define QKV_BLOCKS (BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM))
 
@@ -125,21 +125,74 @@ DEVICE void qkv(const State &s, const Batch &b, const Layer *layer, int group)
         if (format == V) qkv_unit<V>(s, b, layer, which, unit, group);
 }
 
-// Grid: (rows, 3).
+// Grid: rows.
 template <int Q, int K, int V>
 DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 {
-    int which = blockIdx.y, format = which == 0 ? Q : which == 1 ? K : V, row = blockIdx.x;
     grid_release();
     grid_wait();
-    Source from = normed_source(s, layer->attn_norm, nullptr);
-    const Linear &w = *qkv_linear(layer, which);
-    if (FORMAT_IS_EXL3(format))
-        prepare<m1, DIM>(s, w, from, which, row, b.rows);
-    else
-        prepare<f16, DIM>(s, w, from, which, row, b.rows);
+    prepare<DIM, 3, FORMAT_IS_EXL3(Q) | FORMAT_IS_EXL3(K) << 1 | FORMAT_IS_EXL3(V) << 2>(
+        s, &layer->q, normed_source(s, layer->attn_norm, nullptr), blockIdx.x, b.rows);
 }
 
+#if WGMMA
+template <int BITS, int Q, int K, int V>
+DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int which, Ring *ring,
+                     const Tile &t)
+{
+    const Linear w = *qkv_linear(layer, which);
+    float sums[WIDE_ROWS / 2];
+    multiply_tile<BITS, Q, K, V, DIM>(ring, which, t.rows, sums);
+    for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+        float *tile = tile_part(ring, sums, part);
+        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
+            int row = t.first + part * WIDE_PART_ROWS + r;
+            float v[4];
+            tile_row(tile, r, prepared_scale(s, which, b.rows)[row], v);
+            finish_either<Q, K, V>(which, s, w, t.block, v);
+            finish_qkv(s, b, layer, which, t.block, row, v, tile + r * TILE_STRIDE);
+        }
+    }
+}
+
+// Item `item`: of q first, then k, then v.
+DEVICE Tile qkv_item(int item, int rows, int tile_rows, int *which)
+{
+    int tiles = (rows + tile_rows - 1) / tile_rows, pair = item / tiles;
+    *which = pair < PAIRS(Q_DIM) ? 0 : pair < PAIRS(Q_DIM) + PAIRS(KV_DIM) ? 1 : 2;
+    pair -= *which == 0 ? 0 : PAIRS(Q_DIM) + (*which - 1) * PAIRS(KV_DIM);
+    return tile_at(item % tiles, pair, *which == 0 ? BLOCKS(Q_DIM) : BLOCKS(KV_DIM), rows,
+                   tile_rows);
+}
+
+// Grid: clusters of two blocks.
+template <int Q, int K, int V>
+DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
+{
+    constexpr int BITS = WORK_MOST(FORMAT_BITS(Q), WORK_MOST(FORMAT_BITS(K), FORMAT_BITS(V)));
+    int items = (b.rows + tile_rows - 1) / tile_rows * (PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM)), which;
+    Ring ring;
+    ring_open<BITS>(&ring);
+    grid_release();
+    grid_wait();
+    if (copies()) {
+        begin_copying();
+        for (int item = first_item(); item < items; item = next_item(item)) {
+            Tile t = qkv_item(item, b.rows, tile_rows, &which);
+            ring_fill<BITS, DIM>(&ring, s, qkv_linear(layer, which)->weights,
+                                 FORMAT_BITS(which == 0 ? Q : which == 1 ? K : V), t,
+                                 prepared<DIM>(s, which, b.rows), b.rows);
+        }
+    } else {
+        begin_multiplying();
+        for (int item = first_item(); item < items; item = next_item(item)) {
+            Tile t = qkv_item(item, b.rows, tile_rows, &which);
+            qkv_tile<BITS, Q, K, V>(s, b, layer, which, &ring, t);
+        }
+    }
+    ring_close();
+}
+#else
 template <int FORMAT>
 DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int which, int block)
 {
@@ -160,7 +213,7 @@ DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int whi
 
 // Grid: (tiles of rows, column blocks of q, k, v).
 template <int Q, int K, int V>
-DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer)
+DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int)
 {
     int block = blockIdx.y, which = qkv_which(&block);
     int format = which == 0 ? Q : which == 1 ? K : V;
@@ -171,6 +224,7 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer)
     if constexpr (V != Q && V != K)
         if (format == V) qkv_tile<V>(s, b, layer, which, block);
 }
+#endif
 
 // The heads of a row from the raw columns, where a 128-column block does not hold whole heads.
 // Grid: (rows, heads of q, k and v / 8), a warp each.

@@ -16,6 +16,15 @@
         name(const __grid_constant__ State s, const __grid_constant__ Batch b, const Layer *layer, \
              int n)
 
+#if WGMMA
+#define PREFILL_ENTRY(name)                                                                        \
+    KERNEL CLUSTER_OF_2 __launch_bounds__(WIDE_THREADS, 1)                                         \
+        name(const __grid_constant__ State s, const __grid_constant__ Batch b, const Layer *layer, \
+             int n)
+#else
+#define PREFILL_ENTRY(name) ENTRY(name, 256, 2)
+#endif
+
 // clang-format off
 #define EMBED(f)                                                                                   \
     ENTRY(embed_##f, 256, 2) { embed<f>(s, b); }
@@ -27,7 +36,7 @@
 #define QKV(q, k, v)                                                                               \
     ENTRY(qkv_##q##_##k##_##v, 256, 2) { qkv<q, k, v>(s, b, layer, n); }                           \
     ENTRY(qkv_##q##_##k##_##v##_prepare, 256, 2) { qkv_prepare<q, k, v>(s, b, layer); }            \
-    ENTRY(qkv_##q##_##k##_##v##_prefill, 256, 2) { qkv_prefill<q, k, v>(s, b, layer); }
+    PREFILL_ENTRY(qkv_##q##_##k##_##v##_prefill) { qkv_prefill<q, k, v>(s, b, layer, n); }
 
 #define ATTEND()                                                                                   \
     ENTRY(attend_kernel, 256, 2) { attend(s, b, layer); }                                          \
@@ -37,22 +46,22 @@
 #define OUT(f)                                                                                     \
     ENTRY(out_##f, 256, 2) { out<f, Q_DIM>(s, b, &layer->o, s.a, n); }                             \
     ENTRY(out_##f##_prepare, 256, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); }              \
-    ENTRY(out_##f##_prefill, 256, 2) { out_prefill<f, Q_DIM>(s, b, &layer->o); }
+    PREFILL_ENTRY(out_##f##_prefill) { out_prefill<f, Q_DIM>(s, b, &layer->o, n); }
 
 #define UP(g, u)                                                                                   \
     ENTRY(up_##g##_##u, 256, 2) { up<g, u>(s, b, layer, n); }                                      \
     ENTRY(up_##g##_##u##_prepare, 256, 2) { up_prepare<g, u>(s, b, layer); }                       \
-    ENTRY(up_##g##_##u##_prefill, 256, 2) { up_prefill<g, u>(s, b, layer); }
+    PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u>(s, b, layer, n); }
 
 #define DOWN(f)                                                                                    \
     ENTRY(down_##f, 256, 2) { out<f, FFN_DIM>(s, b, &layer->down, s.h, n); }                       \
     ENTRY(down_##f##_prepare, 256, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); }        \
-    ENTRY(down_##f##_prefill, 256, 2) { out_prefill<f, FFN_DIM>(s, b, &layer->down); }
+    PREFILL_ENTRY(down_##f##_prefill) { out_prefill<f, FFN_DIM>(s, b, &layer->down, n); }
 
 #define HEAD(f)                                                                                    \
     ENTRY(head_##f, 256, 2) { head<f>(s, b, n); }                                                  \
     ENTRY(head_##f##_prepare, 256, 2) { head_prepare<f>(s, b); }                                   \
-    ENTRY(head_##f##_prefill, 256, 2) { head_prefill<f>(s, b); }
+    PREFILL_ENTRY(head_##f##_prefill) { head_prefill<f>(s, b, n); }
 
 #define SAMPLE()                                                                                   \
     KERNEL __launch_bounds__(SAMPLE_THREADS)                                                       \

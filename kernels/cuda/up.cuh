@@ -1,6 +1,6 @@
 // up: h = silu(gate) * up of rmsnorm(x).
 #pragma once
-#include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/wide.cuh"
 
 DEVICE float silu(float v)
 {
@@ -51,25 +51,75 @@ DEVICE void up(const State &s, const Batch &b, const Layer *layer, int group)
     }
 }
 
-// Grid: (rows, 2).
+// Grid: rows.
 template <int GATE, int UP>
 DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer)
 {
     grid_release();
     grid_wait();
-    Source from = normed_source(s, layer->ffn_norm, nullptr);
-    int which = blockIdx.y, format = which ? UP : GATE;
-    const Linear &w = which ? layer->up : layer->gate;
-    if (FORMAT_IS_EXL3(format))
-        prepare<m1, DIM>(s, w, from, which, blockIdx.x, b.rows);
-    else
-        prepare<f16, DIM>(s, w, from, which, blockIdx.x, b.rows);
+    prepare<DIM, 2, FORMAT_IS_EXL3(GATE) | FORMAT_IS_EXL3(UP) << 1>(
+        s, &layer->gate, normed_source(s, layer->ffn_norm, nullptr), blockIdx.x, b.rows);
 }
 
+#if WGMMA
+// One of the two products of a tile into h: silu(gate), or h times up, by the same lane.
+template <int BITS, int GATE, int UP>
+DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, const Tile &t,
+                    int rows)
+{
+    const Linear w = which ? layer->up : layer->gate;
+    float sums[WIDE_ROWS / 2];
+    multiply_tile<BITS, GATE, UP, UP, DIM>(ring, which, t.rows, sums);
+    for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+        const float *tile = tile_part(ring, sums, part);
+        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
+            int row = t.first + part * WIDE_PART_ROWS + r;
+            int column = t.block * BLOCK + 4 * (threadIdx.x % WARP);
+            float *h = s.h + (uint64_t)row * FFN_DIM, v[4], gate[4];
+            tile_row(tile, r, prepared_scale(s, which, rows)[row], v);
+            finish_either<GATE, UP, UP>(which, s, w, t.block, v);
+            if (which) load4<FFN_DIM>(h, column, gate);
+            for (int i = 0; i < 4; i++) v[i] = which ? v[i] * gate[i] : silu(v[i]);
+            store4<FFN_DIM>(h, column, v);
+        }
+    }
+}
+
+// Grid: clusters of two blocks. Gate first, its activation through h.
+template <int GATE, int UP>
+DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
+{
+    constexpr int BITS = WORK_MOST(FORMAT_BITS(GATE), FORMAT_BITS(UP)), PAIRS = PAIRS(FFN_DIM);
+    int tiles = (b.rows + tile_rows - 1) / tile_rows;
+    Ring ring;
+    ring_open<BITS>(&ring);
+    grid_release();
+    grid_wait();
+    if (copies()) {
+        begin_copying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+            for (int which = 0; which < 2; which++)
+                ring_fill<BITS, DIM>(&ring, s, (which ? layer->up : layer->gate).weights,
+                                     FORMAT_BITS(which ? UP : GATE), t,
+                                     prepared<DIM>(s, which, b.rows), b.rows);
+        }
+    } else {
+        begin_multiplying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+#pragma unroll 1
+            for (int which = 0; which < 2; which++)
+                up_tile<BITS, GATE, UP>(s, layer, which, &ring, t, b.rows);
+        }
+    }
+    ring_close();
+}
+#else
 // Grid: (tiles of rows, column blocks). Gate first, its activation through h; the same lane then
 // multiplies it with up.
 template <int GATE, int UP>
-DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer)
+DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int)
 {
     const Linear gate_linear = layer->gate, up_linear = layer->up;
     int first = blockIdx.x * TILE_ROWS, block = blockIdx.y, warp = threadIdx.x / WARP;
@@ -98,3 +148,4 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer)
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
     }
 }
+#endif

@@ -14,6 +14,7 @@
 #define KV_DIM (KV_HEADS * HEAD_DIM)
 #define GROUP (HEADS / KV_HEADS) // query heads that share a key head
 #define BLOCKS(n) (PADDED(n) / BLOCK)
+#define PAIRS(n) ((BLOCKS(n) + 1) / 2)
 
 // The decode form takes at most DECODE_ROWS rows, in groups of ROW_GROUP. A slice of k belongs to
 // one block of threads; its length depends on the format alone, because the order of sums does.
@@ -31,6 +32,9 @@
 // A head that a 128-column block does not contain is finished by a kernel of its own.
 #define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0)
 #define RAW_DIM (PADDED(Q_DIM) + 2 * PADDED(KV_DIM))
+
+// Activations of the prefill form are stored in groups of 8 rows.
+#define ROWS_UP(rows) (((rows) + 7) / 8 * 8)
 
 #define WORK_MOST(a, b) ((a) > (b) ? (a) : (b))
 #define WORK_UP(n) (((n) + 255) / 256 * 256)
@@ -78,8 +82,8 @@ WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
     uint64_t partial = WORK_MOST(head, WORK_MOST(WORK_MOST(qkv, up), WORK_MOST(out, down))) * BLOCK;
     uint64_t attend = rows * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
     uint64_t most_rows = WORK_MOST(max_rows, max_outputs);
-    uint64_t prepared =
-        WORK_MOST(3 * PADDED(DIM), WORK_MOST(PADDED(Q_DIM), PADDED(FFN_DIM))) * most_rows * 2;
+    uint64_t prepared = WORK_MOST(3 * PADDED(DIM), WORK_MOST(PADDED(Q_DIM), PADDED(FFN_DIM))) *
+                        ROWS_UP(most_rows) * 2;
     return WORK_MOST(WORK_MOST(partial, attend) * 4, prepared);
 }
 
@@ -128,6 +132,21 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define STAGES(format) (FORMAT_IS_EXL3(format) ? 3 : 2)
 #define PREFILL_SHARED_BYTES(format)                                                               \
     WORK_MOST(STAGES(format) * STAGE_BYTES(format), TILE_ROWS * TILE_STRIDE * 4)
+
+// The prefill form on sm_90a: a block of two warpgroups that multiply and one that copies; tiles of
+// 128 columns by up to 256 rows, k in stages of 64, as many stages as fit; a part of the finished
+// tile at a time. Two blocks of a cluster share the activations.
+#define WIDE_THREADS 384
+#define WIDE_ROWS 256
+#define WIDE_PART_ROWS 64
+#define WIDE_ACTIVATION_BYTES (WIDE_ROWS * PASS_ROWS * 2)
+#define WIDE_PART_BYTES (WIDE_PART_ROWS * TILE_STRIDE * 4)
+#define WIDE_STAGE_BYTES(bits) (WIDE_ACTIVATION_BYTES + 2 * PASS_BYTES(bits))
+#define WIDE_BARRIER_BYTES 256
+#define WIDE_ROOM (227 * 1024 - 1024 - WIDE_PART_BYTES - WIDE_BARRIER_BYTES) // 1024: to align it
+#define WIDE_STAGES(bits) (WIDE_ROOM / WIDE_STAGE_BYTES(bits))
+#define WIDE_SHARED_BYTES(bits)                                                                    \
+    (1024 + WIDE_STAGES(bits) * WIDE_STAGE_BYTES(bits) + WIDE_PART_BYTES + WIDE_BARRIER_BYTES)
 
 // Attention of the decode form: the values of a split, scores (f32), weights (fp16), per-head
 // values.

@@ -1,11 +1,14 @@
 #!/bin/sh
 # Builds the tests of the CUDA kernels into folder OUT, which can be carried to a machine with a GPU:
 #     tests/kernels/cuda/build.sh OUT [SM]         then there: OUT/run
-# or, with SM "emulated", against the kernels on the CPU (takes minutes to run).
+# or, with SM "emulated", against the kernels on the CPU in their forms for sm_90a, "emulated80" in
+# those for other GPUs (takes minutes to run).
 set -e
 cd "$(dirname "$0")/../../.."
 out=${1:?folder} sm=${2:-90a} here=tests/kernels/cuda
 configs="formats small odd wide"
+wgmma=1
+[ "$sm" = emulated80 ] && wgmma=0 sm=emulated
 [ "$sm" = emulated ] || configs="$configs large"
 mkdir -p "$out"
 [ "$sm" = emulated ] || cc -O1 -o "$out/compile" $here/compile.c -ldl
@@ -13,7 +16,7 @@ for c in $configs; do
     flags="-O2 -Wall -Wextra -std=gnu11 -I$here/$c -I. -I$here"
     if [ "$sm" = emulated ]; then
         c++ -w -O1 -std=c++17 -fno-strict-aliasing -ffp-contract=off -I$here/$c -I$here/emulated -I. \
-            -c $here/emulate.cc -o "$out/$c.o"
+            -DEMULATED_WGMMA=$wgmma -c $here/emulate.cc -o "$out/$c.o"
         cc $flags -c tests/kernels/cuda.c -o "$out/$c.test.o"
         c++ -rdynamic -o "$out/$c" "$out/$c.test.o" "$out/$c.o" -ldl -lm
     else

@@ -1,6 +1,6 @@
 // runtime/gpu.h on the CPU: the device's memory is the host's, a launch runs its blocks one after
-// the other in a random order, the threads of a block as fibers (emulated/kernels/cuda/common.cuh).
-// For x86-64.
+// the other in a random order, the threads of a block (or of a cluster of two) as fibers
+// (emulated/kernels/cuda/common.cuh). For x86-64.
 #include "kernels/cuda/steps.cuh"
 #include <dlfcn.h>
 #include <stdio.h>
@@ -20,18 +20,48 @@ struct Copy {
     int bytes, real;
 };
 
+struct Meeting {
+    int arrived, generation;
+};
+
+struct Block {
+    Index index;
+    uint8_t *shared;
+    Meeting all, consumers;
+    int alive;
+};
+
+struct Barrier { // what a uint64_t in shared memory holds
+    int32_t bytes;
+    int16_t pending;
+    uint8_t arrivals, parity;
+};
+
+struct Bulk {
+    Copy copy;
+    Barrier *barrier;
+};
+
+struct Product { // one wgmma of one thread
+    float *c;
+    int columns;
+    uint32_t a[4][4]; // of the lanes of its quad
+    uint64_t b;
+    int add;
+};
+
 struct Fiber {
     Index index;
+    Block *block;
     void *stack_pointer;
     bool done;
     const int *waits_for; // until *waits_for differs from `seen`
     int seen, parity;
+    const Barrier *barrier; // until its phase `seen` is complete
     std::vector<Copy> open;
     std::vector<std::vector<Copy>> groups;
-};
-
-struct Meeting {
-    int arrived, generation;
+    std::vector<Product> open_products;
+    std::vector<std::vector<Product>> products;
 };
 
 struct WarpRoom {
@@ -43,10 +73,11 @@ Index blockIdx, gridDim, blockDim, *current_thread;
 static Fiber fibers[MOST_THREADS];
 static uint8_t *stacks;
 static WarpRoom warps[MOST_THREADS / WARP];
-static Meeting block_meeting;
-static int alive;
+static Block blocks[2];
+static int cluster;
+static Meeting cluster_meeting;
+static std::vector<Bulk> bulks;
 static void *scheduler_stack;
-static uint8_t *shared_bytes_start;
 static Copy fetches[16];
 static bool fetch_pending[16];
 static void **launch_arguments;
@@ -88,12 +119,12 @@ static void meet(Meeting *m, int expected)
 
 void emulate_block_sync(void)
 {
-    meet(&block_meeting, alive);
+    meet(&me()->block->all, me()->block->alive);
 }
 
 const uint32_t *emulate_exchange(const uint32_t *mine, int count)
 {
-    WarpRoom *w = &warps[threadIdx.x / WARP];
+    WarpRoom *w = &warps[(me() - fibers) / WARP];
     int parity = me()->parity ^= 1;
     memcpy(w->words[parity][threadIdx.x % WARP], mine, count * 4);
     meet(&w->meeting, WARP);
@@ -146,8 +177,133 @@ void emulate_fetch_wait(int part)
 
 uint8_t *emulate_shared(void)
 {
-    return shared_bytes_start;
+    return me()->block->shared;
 }
+
+// --- sm_90a --------------------------------------------------------------------------------------
+
+static void complete(Barrier *b)
+{
+    if (b->pending || b->bytes) return;
+    b->parity ^= 1;
+    b->pending = b->arrivals;
+}
+
+// The same place in block `rank` of the cluster.
+template <typename T> static T *there(T *p, int rank)
+{
+    return (T *)((uint8_t *)p - me()->block->shared + blocks[rank].shared);
+}
+
+void emulate_barrier_init(uint64_t *barrier, int arrivals)
+{
+    *(Barrier *)barrier = {0, (int16_t)arrivals, (uint8_t)arrivals, 0};
+}
+
+void emulate_barrier_arrive(uint64_t *barrier, int bytes, int rank)
+{
+    Barrier *b = (Barrier *)there(barrier, rank);
+    assert(b->pending > 0);
+    b->bytes += bytes;
+    b->pending--;
+    complete(b);
+}
+
+void emulate_barrier_wait(uint64_t *barrier, int parity)
+{
+    me()->barrier = (Barrier *)barrier;
+    me()->seen = parity;
+    fiber_switch(&me()->stack_pointer, scheduler_stack);
+}
+
+void emulate_bulk(void *to, const void *from, int bytes, uint64_t *barrier, int both)
+{
+    assert((uintptr_t)to % 16 == 0 && (uintptr_t)from % 16 == 0 && bytes % 16 == 0 && bytes > 0);
+    for (int rank = 0; rank < cluster; rank++)
+        if (both || me()->block == &blocks[rank]) {
+            memset(there((uint8_t *)to, rank), 0xff, bytes);
+            bulks.push_back(
+                {{there((uint8_t *)to, rank), from, bytes, 1}, (Barrier *)there(barrier, rank)});
+        }
+}
+
+static void perform_a_bulk(void)
+{
+    size_t i = next_random() % bulks.size();
+    Bulk b = bulks[i];
+    bulks.erase(bulks.begin() + i);
+    perform(b.copy);
+    b.barrier->bytes -= b.copy.bytes;
+    complete(b.barrier);
+}
+
+int emulate_rank(void)
+{
+    return me()->block - blocks;
+}
+
+void emulate_cluster_sync(void)
+{
+    meet(&cluster_meeting, cluster * blockDim.x);
+}
+
+void emulate_consumers_sync(void)
+{
+    assert(threadIdx.x < 256);
+    meet(&me()->block->consumers, 256);
+}
+
+void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b, int add)
+{
+    Product p = {c, columns, {}, b, add};
+    for (int i = 0; i < 4; i++) memcpy(p.a[i], quad + 16 * i, 16);
+    me()->open_products.push_back(p);
+}
+
+void emulate_wgmma_commit(void)
+{
+    me()->products.push_back(me()->open_products);
+    me()->open_products.clear();
+}
+
+static float halves[65536];
+
+// B: K-major with the 128-byte swizzle, which exchanges bits 4..6 of an address with bits 7..9.
+static void perform_product(const Product &p)
+{
+    int own = threadIdx.x % 4;
+    uint32_t start = (p.b & 0x3fff) << 4, stride = (p.b >> 32 & 0x3fff) << 4;
+    assert(p.b >> 62 == 1 && (p.b >> 49 & 7) == 0);
+    const uint8_t *shared = me()->block->shared - 1024; // address 0
+    float a[2][16];
+    for (int k = 0; k < 16; k++)
+        for (int high = 0; high < 2; high++)
+            a[high][k] = halves[p.a[k % 8 / 2][high + k / 8 * 2] >> 16 * (k % 2) & 0xffff];
+    for (int j = 0; j < p.columns / 8; j++)
+        for (int e = 0; e < 2; e++) {
+            uint32_t row = start + j * stride + (2 * own + e) * 128;
+            double sum[2] = {p.add ? p.c[4 * j + e] : 0, p.add ? p.c[4 * j + 2 + e] : 0};
+            for (int k = 0; k < 16; k++) {
+                uint32_t at = row + 2 * k;
+                float v = halves[*(const uint16_t *)(shared + (at ^ (at >> 7 & 7) << 4))];
+                sum[0] += (double)a[0][k] * v;
+                sum[1] += (double)a[1][k] * v;
+            }
+            p.c[4 * j + e] = sum[0];
+            p.c[4 * j + 2 + e] = sum[1];
+        }
+}
+
+void emulate_wgmma_wait(int left)
+{
+    auto &groups = me()->products;
+    while ((int)groups.size() > left) {
+        for (auto &p : groups[0]) perform_product(p);
+        groups.erase(groups.begin());
+    }
+}
+
+// --- running -------------------------------------------------------------------------------------
 
 static void fiber_main(void)
 {
@@ -158,28 +314,37 @@ static void fiber_main(void)
     else
         ((void (*)(State, Batch, const Layer *, int))launch_function)(
             *(State *)a[0], *(Batch *)a[1], *(const Layer **)a[2], *(int *)a[3]);
+    Block *block = me()->block;
     me()->done = true;
-    alive--;
-    if (alive && block_meeting.arrived == alive) {
-        block_meeting.arrived = 0;
-        block_meeting.generation++;
+    block->alive--;
+    if (block->alive && block->all.arrived == block->alive) {
+        block->all.arrived = 0;
+        block->all.generation++;
     }
     fiber_switch(&me()->stack_pointer, scheduler_stack);
 }
 
-static void run_block(int threads)
+// The blocks of a cluster, whose index and shared memory are set.
+static void run_blocks(void)
 {
-    alive = threads;
-    block_meeting.arrived = 0;
+    int threads = blockDim.x * cluster;
+    for (int i = 0; i < cluster; i++) {
+        blocks[i].alive = blockDim.x;
+        blocks[i].all.arrived = blocks[i].consumers.arrived = 0;
+    }
+    cluster_meeting.arrived = 0;
     memset(fetch_pending, 0, sizeof fetch_pending);
     for (int i = 0; i < threads / WARP; i++) warps[i].meeting.arrived = 0;
     for (int i = 0; i < threads; i++) {
         Fiber *f = &fibers[i];
-        f->index = {i, 0};
+        f->index = {i % blockDim.x, 0};
+        f->block = &blocks[i / blockDim.x];
         f->done = false;
         f->waits_for = NULL;
+        f->barrier = NULL;
         f->open.clear();
         f->groups.clear();
+        f->products.clear();
         void **top = (void **)(stacks + (size_t)(i + 1) * STACK - 64);
         *--top = NULL; // keeps the stack aligned as after a call
         *--top = (void *)fiber_main;
@@ -192,17 +357,23 @@ static void run_block(int threads)
         for (int i = 0; i < threads; i++) {
             Fiber *f = &fibers[(start + i) % threads];
             if (f->done || (f->waits_for && *f->waits_for == f->seen)) continue;
+            if (f->barrier && f->barrier->parity == f->seen) continue;
             f->waits_for = NULL;
+            f->barrier = NULL;
             current_thread = &f->index;
+            blockIdx = f->block->index;
             fiber_switch(&scheduler_stack, f->stack_pointer);
             left -= f->done;
             ran++;
         }
-        if (!ran) {
+        if (!bulks.empty() && (!ran || next_random() % 8 == 0)) {
+            perform_a_bulk();
+        } else if (!ran) {
             fprintf(stderr, "emulated block is stuck\n");
             abort();
         }
     }
+    assert(bulks.empty());
 }
 
 extern "C" {
@@ -210,7 +381,9 @@ int gpu_open(Gpu **out, int, const GpuImage *, Error *)
 {
     Gpu *gpu = (Gpu *)calloc(1, sizeof *gpu);
     strcpy(gpu->name, "emulated");
-    gpu->sm_count = 3;
+    gpu->sm_count = 7;
+    gpu->image_sm = EMULATED_WGMMA ? 90 : 80;
+    for (int i = 0; i < 65536; i++) halves[i] = half_float(i);
     gpu->shared_bytes_per_block =
         getenv("EMULATE_SHARED") ? atoi(getenv("EMULATE_SHARED")) : 232448;
     stacks = (uint8_t *)aligned_alloc(64, (size_t)MOST_THREADS * STACK);
@@ -262,21 +435,25 @@ void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t b
     gridDim = {(int)grid, (int)grid_y};
     blockDim = {(int)block, 1};
     assert(shared <= gpu->shared_bytes_per_block);
-    uint8_t *room = (uint8_t *)aligned_alloc(128, shared / 128 * 128 + 512);
-    shared_bytes_start = room;
-    uint32_t count = grid * grid_y, first = next_random() % count, stride = 1;
+    cluster = EMULATED_WGMMA && block == WIDE_THREADS ? 2 : 1;
+    assert(grid % cluster == 0);
+    for (int i = 0; i < cluster; i++)
+        blocks[i].shared = (uint8_t *)aligned_alloc(1024, shared / 1024 * 1024 + 2048);
+    uint32_t count = grid * grid_y / cluster, first = next_random() % count;
     for (uint32_t i = 0; i < count; i++) { // a rotated order of blocks
-        uint32_t at = (first + i * stride) % count;
-        memset(room, 0xff, shared);
-        memset(room + shared, 0x5a, 256);
-        blockIdx = {(int)(at % grid), (int)(at / grid)};
-        run_block(block);
-        for (int j = 0; j < 256; j++)
-            if (room[shared + j] != 0x5a) {
+        for (int j = 0; j < cluster; j++) {
+            uint32_t at = (first + i) % count * cluster + j;
+            memset(blocks[j].shared, 0xff, shared);
+            memset(blocks[j].shared + shared, 0x5a, 256);
+            blocks[j].index = {(int)(at % grid), (int)(at / grid)};
+        }
+        run_blocks();
+        for (int j = 0; j < 256 * cluster; j++)
+            if (blocks[j / 256].shared[shared + j % 256] != 0x5a) {
                 fprintf(stderr, "shared memory overrun\n");
                 abort();
             }
     }
-    free(room);
+    for (int i = 0; i < cluster; i++) free(blocks[i].shared);
 }
 }

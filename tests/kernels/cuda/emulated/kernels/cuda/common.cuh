@@ -170,6 +170,7 @@ DEVICE void load_matrices(uint32_t r[4], const void *row) { load_rows(r, row, 0)
 DEVICE void load_matrices_transposed(uint32_t r[4], const void *row) { load_rows(r, row, 1); }
 
 DEVICE uint8_t *shared_memory(void) { return emulate_shared(); }
+DEVICE uint32_t shared_address(const void *p) { return (uint32_t)((const uint8_t *)p - emulate_shared()) + 1024; }
 DEVICE void copy_start(void *to, const void *from, int real) { emulate_copy(to, from, real); }
 DEVICE void copy_commit(void) { emulate_commit(); }
 template <int N> DEVICE void copy_wait(void) { emulate_copy_wait(N); }

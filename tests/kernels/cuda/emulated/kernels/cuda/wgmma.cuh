@@ -1,0 +1,58 @@
+// kernels/cuda/wgmma.cuh on the CPU, beside common.cuh; with EMULATED_WGMMA=1 the kernels take their
+// forms for sm_90a. Copies and matrix instructions in the background happen as late as a wait
+// allows; B is read by the rules of its descriptor.
+#pragma once
+#include "kernels/cuda/common.cuh"
+
+#ifndef EMULATED_WGMMA
+#define EMULATED_WGMMA 0
+#endif
+#define WGMMA EMULATED_WGMMA
+#define CLUSTER_OF_2
+
+#if WGMMA
+
+void emulate_barrier_init(uint64_t *barrier, int arrivals);
+void emulate_barrier_arrive(uint64_t *barrier, int bytes, int rank);
+void emulate_barrier_wait(uint64_t *barrier, int parity);
+void emulate_bulk(void *to, const void *from, int bytes, uint64_t *barrier, int both);
+int emulate_rank(void);
+void emulate_cluster_sync(void);
+void emulate_consumers_sync(void);
+void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b, int add);
+void emulate_wgmma_commit(void);
+void emulate_wgmma_wait(int left);
+
+DEVICE void barrier_init(uint64_t *barrier, int arrivals) { emulate_barrier_init(barrier, arrivals); }
+DEVICE void barrier_init_done(void) {}
+DEVICE void barrier_expect(uint64_t *barrier, int bytes) { emulate_barrier_arrive(barrier, bytes, emulate_rank()); }
+DEVICE void barrier_arrive(uint64_t *barrier, int rank) { emulate_barrier_arrive(barrier, 0, rank); }
+DEVICE void barrier_wait(uint64_t *barrier, int parity) { emulate_barrier_wait(barrier, parity); }
+DEVICE void bulk_copy(void *to, const void *from, int bytes, uint64_t *barrier) { emulate_bulk(to, from, bytes, barrier, 0); }
+DEVICE void bulk_copy_both(void *to, const void *from, int bytes, uint64_t *barrier) { emulate_bulk(to, from, bytes, barrier, 1); }
+DEVICE int cluster_rank(void) { return emulate_rank(); }
+DEVICE void cluster_sync(void) { emulate_cluster_sync(); }
+DEVICE void consumers_sync(void) { emulate_consumers_sync(); }
+template <int N> DEVICE void registers_more(void) {}
+template <int N> DEVICE void registers_less(void) {}
+
+DEVICE uint64_t matrix_descriptor(const void *shared)
+{
+    assert(shared_address(shared) % 1024 == 0);
+    return (uint64_t)(64 | 1u << 30) << 32 | 1u << 16 | (shared_address(shared) & 0x3ffff) >> 4;
+}
+DEVICE void wgmma_fence(void) {}
+DEVICE void wgmma_commit(void) { emulate_wgmma_commit(); }
+template <int N> DEVICE void wgmma_wait(void)
+{
+    emulate_wgmma_wait(N);
+    warp_sync();
+}
+template <int N> DEVICE void wgmma(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, int add)
+{
+    uint32_t mine[4] = {a0, a1, a2, a3};
+    const uint32_t *all = emulate_exchange(mine, 4);
+    emulate_wgmma(c, N, all + 16 * (lane_id() / 4 * 4), b, add);
+}
+
+#endif
