@@ -48,6 +48,12 @@ DEVICE uint32_t float_bits(float f)
     return __float_as_uint(f);
 }
 
+// To two units in the last place.
+DEVICE float divide_fast(float a, float b)
+{
+    return __fdividef(a, b);
+}
+
 DEVICE uint32_t add_half2(uint32_t a, uint32_t b)
 {
     uint32_t r;

@@ -47,14 +47,38 @@ DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t,
 {
     float sums[WIDE_ROWS / 2];
     multiply_tile<BITS, FORMAT, FORMAT, FORMAT, IN>(ring, 0, t.rows, sums);
-    for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+    constexpr bool EXL3 = FORMAT_IS_EXL3(FORMAT);
+    if (EXL3) hadamard_stage(sums);
+    Columns columns = columns_of(s, w, t.block, EXL3);
+#pragma unroll
+    for (int part = 0; part < WIDE_PARTS; part++) {
+        if (part * WIDE_PART_ROWS >= t.rows) break;
+        int count = part_rows(t, part), first = t.first + part * WIDE_PART_ROWS;
+        float scale[2], x[2][16];
+#pragma unroll
+        for (int u = 0; u < 2; u++) {
+            uint64_t row = readable_row(t, part, u);
+            scale[u] = prepared_scale(s, 0, rows)[row];
+            load_columns<DIM>(s.x + row * DIM, t.block, x[u]);
+        }
         const float *tile = tile_part(ring, sums, part);
-        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
-            int row = t.first + part * WIDE_PART_ROWS + r;
-            float v[4];
-            tile_row(tile, r, prepared_scale(s, 0, rows)[row], v);
-            finish_columns<FORMAT>(s, w, t.block, v);
-            add_to_x(s, row, t.block, v);
+#pragma unroll
+        for (int u = 0; u < 2; u++) {
+            float v[16], sum = 0;
+            finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, EXL3, v);
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                v[i] += x[u][i];
+                if (t.block * BLOCK + own_column(i / 4) + i % 4 < DIM) sum += v[i] * v[i];
+            }
+#pragma unroll
+            for (int bit = 1; bit < 8; bit *= 2) sum += shuffle_xor(sum, bit);
+            if (own_row(u) < count) {
+                uint64_t row = first + own_row(u);
+                store_columns<DIM>(s.x + row * DIM, t.block, v);
+                if (threadIdx.x % 8 == 0)
+                    work_at<float>(s, work_of(s).squares)[row * BLOCKS(DIM) + t.block] = sum;
+            }
         }
     }
 }

@@ -136,6 +136,80 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 }
 
 #if WGMMA
+// Where the turned pairs are 32 or 64 channels apart, a lane of wide.cuh has both.
+#define HEADS_IN_LANES                                                                             \
+    ((HEAD_DIM == 64 || HEAD_DIM == 128) && ROPE_DIM == HEAD_DIM && !ROPE_INTERLEAVED)
+#define HEAD_PARTS (HEADS_IN_LANES ? HEAD_DIM / 32 : 4) // of 4 of a lane's channels
+
+// What finish_lanes needs of a row, read before the tile is there.
+typedef struct {
+    float turn[HEAD_PARTS / 2][8]; // cosine and sine of a lane's channels
+    uint64_t place;                // in the cache, of key head 0
+} RowFacts;
+
+DEVICE RowFacts row_facts(const State &s, const Batch &b, const Layer *layer, int row, bool value)
+{
+    RowFacts f;
+    const float *turn = s.rope + (uint64_t)row * ROPE_DIM;
+#pragma unroll
+    for (int q = 0; q < HEAD_PARTS / 2; q++) {
+        load4<ROPE_DIM>(turn, 2 * own_column(q), f.turn[q]);
+        load4<ROPE_DIM>(turn, 2 * own_column(q) + 4, f.turn[q] + 4);
+    }
+    int position = b.position[row];
+    uint64_t page =
+        b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
+    f.place = ((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS * PAGE;
+    f.place = (f.place + position % PAGE) * HEAD_DIM;
+    return f;
+}
+
+// finish_qkv of a row by 8 lanes, for the columns of wide.cuh.
+DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int block, int row,
+                         const RowFacts &f, bool real, float v[16])
+{
+    uint64_t norm = which == 0 ? layer->q_norm : which == 1 ? layer->k_norm : 0;
+#pragma unroll
+    for (int first = 0; first < 4; first += HEAD_PARTS) {
+        float *c = v + 4 * first;
+        if (norm) {
+            float sum = 0, weight[4];
+#pragma unroll
+            for (int i = 0; i < 4 * HEAD_PARTS; i++) sum += c[i] * c[i];
+#pragma unroll
+            for (int bit = 1; bit < 8; bit *= 2) sum += shuffle_xor(sum, bit);
+            float factor = 1.0f / sqrtf(sum / HEAD_DIM + NORM_EPS);
+#pragma unroll
+            for (int q = 0; q < HEAD_PARTS; q++) {
+                load4<HEAD_DIM>((const float *)(s.weights + norm), own_column(q), weight);
+                for (int i = 0; i < 4; i++) c[4 * q + i] *= factor * weight[i];
+            }
+        }
+        if (which < 2) {
+#pragma unroll
+            for (int i = 0; i < 2 * HEAD_PARTS; i++) {
+                float cosine = f.turn[i / 4][i % 4 * 2], sine = f.turn[i / 4][i % 4 * 2 + 1];
+                float x = c[i], y = c[i + 2 * HEAD_PARTS];
+                c[i] = x * cosine - y * sine;
+                c[i + 2 * HEAD_PARTS] = y * cosine + x * sine;
+            }
+        }
+    }
+    if (!real) return;
+    if (which == 0) {
+        store_columns<Q_DIM>(s.q + (uint64_t)row * Q_DIM, block, v);
+        return;
+    }
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        int channel = block * BLOCK + own_column(q);
+        if (channel < KV_DIM)
+            *(uint2 *)(s.cache + f.place + (uint64_t)(channel / HEAD_DIM) * PAGE * HEAD_DIM +
+                       channel % HEAD_DIM) = make_uint2(pack_half(v[4 * q], v[4 * q + 1]),
+                                                        pack_half(v[4 * q + 2], v[4 * q + 3]));
+    }
+}
+
 template <int BITS, int Q, int K, int V>
 DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int which, Ring *ring,
                      const Tile &t)
@@ -143,14 +217,43 @@ DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int whi
     const Linear w = *qkv_linear(layer, which);
     float sums[WIDE_ROWS / 2];
     multiply_tile<BITS, Q, K, V, DIM>(ring, which, t.rows, sums);
-    for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+    const bool exl3 = which == 0   ? FORMAT_IS_EXL3(Q)
+                      : which == 1 ? FORMAT_IS_EXL3(K)
+                                   : FORMAT_IS_EXL3(V);
+    if (exl3) hadamard_stage(sums);
+    Columns columns = columns_of(s, w, t.block, exl3);
+#pragma unroll
+    for (int part = 0; part < WIDE_PARTS; part++) {
+        if (part * WIDE_PART_ROWS >= t.rows) break;
+        int count = part_rows(t, part), first = t.first + part * WIDE_PART_ROWS;
+        float scale[2];
+        RowFacts facts[2];
+#pragma unroll
+        for (int u = 0; u < 2; u++) {
+            int row = readable_row(t, part, u);
+            scale[u] = prepared_scale(s, which, b.rows)[row];
+            if (HEADS_IN_LANES) facts[u] = row_facts(s, b, layer, row, which == 2);
+        }
         float *tile = tile_part(ring, sums, part);
-        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
-            int row = t.first + part * WIDE_PART_ROWS + r;
-            float v[4];
-            tile_row(tile, r, prepared_scale(s, which, b.rows)[row], v);
-            finish_either<Q, K, V>(which, s, w, t.block, v);
-            finish_qkv(s, b, layer, which, t.block, row, v, tile + r * TILE_STRIDE);
+#pragma unroll
+        for (int u = 0; u < 2; u++) {
+            float v[16];
+            finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, exl3, v);
+            if (HEADS_IN_LANES)
+                finish_lanes(s, layer, which, t.block, first + own_row(u), facts[u],
+                             own_row(u) < count, v);
+            else
+                store_columns<BLOCK>(tile + own_row(u) * TILE_STRIDE, 0, v);
+        }
+        if (!HEADS_IN_LANES) {
+            warp_sync();
+            for (int i = 0; i < 8; i++) {
+                int r = threadIdx.x / WARP * 8 + i;
+                float *outputs = tile + r * TILE_STRIDE + 4 * (threadIdx.x % WARP), v[4];
+                for (int j = 0; j < 4; j++) v[j] = outputs[j];
+                if (r < count)
+                    finish_qkv(s, b, layer, which, t.block, first + r, v, tile + r * TILE_STRIDE);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 DEVICE float silu(float v)
 {
-    return v / (1 + expf(-v));
+    return divide_fast(v, 1 + expf(-v));
 }
 
 template <int FORMAT>
@@ -70,17 +70,31 @@ DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, c
     const Linear w = which ? layer->up : layer->gate;
     float sums[WIDE_ROWS / 2];
     multiply_tile<BITS, GATE, UP, UP, DIM>(ring, which, t.rows, sums);
-    for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+    const bool exl3 = which ? FORMAT_IS_EXL3(UP) : FORMAT_IS_EXL3(GATE);
+    if (exl3) hadamard_stage(sums);
+    Columns columns = columns_of(s, w, t.block, exl3);
+#pragma unroll
+    for (int part = 0; part < WIDE_PARTS; part++) {
+        if (part * WIDE_PART_ROWS >= t.rows) break;
+        int count = part_rows(t, part);
+        float scale[2];
+#pragma unroll
+        for (int u = 0; u < 2; u++)
+            scale[u] = prepared_scale(s, which, rows)[readable_row(t, part, u)];
         const float *tile = tile_part(ring, sums, part);
-        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
-            int row = t.first + part * WIDE_PART_ROWS + r;
-            int column = t.block * BLOCK + 4 * (threadIdx.x % WARP);
-            float *h = s.h + (uint64_t)row * FFN_DIM, v[4], gate[4];
-            tile_row(tile, r, prepared_scale(s, which, rows)[row], v);
-            finish_either<GATE, UP, UP>(which, s, w, t.block, v);
-            if (which) load4<FFN_DIM>(h, column, gate);
-            for (int i = 0; i < 4; i++) v[i] = which ? v[i] * gate[i] : silu(v[i]);
-            store4<FFN_DIM>(h, column, v);
+#pragma unroll
+        for (int u = 0; u < 2; u++) {
+            float *h = s.h + (uint64_t)readable_row(t, part, u) * FFN_DIM, v[16], gate[16];
+            if (which) load_columns<FFN_DIM>(h, t.block, gate);
+            finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, exl3, v);
+            if (which) {
+#pragma unroll
+                for (int i = 0; i < 16; i++) v[i] *= gate[i];
+            } else {
+#pragma unroll
+                for (int i = 0; i < 16; i++) v[i] = silu(v[i]);
+            }
+            if (own_row(u) < count) store_columns<FFN_DIM>(h, t.block, v);
         }
     }
 }

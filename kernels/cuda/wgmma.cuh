@@ -142,40 +142,39 @@ template <int N> DEVICE void wgmma_wait(void)
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
-// c = A B, plus c if `add`, for 64 rows, N columns, 16 of k, in the background. Warp w of the warpgroup has rows
+// c += A B for 64 rows, N columns, 16 of k, in the background. Warp w of the warpgroup has rows
 // 16 w .. of A and c, as mma_half has them; c[4 j ..] are the columns 8 j .. of its c.
 template <int N>
-DEVICE void wgmma(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b,
-                  int add);
+DEVICE void wgmma(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b);
 
 #define WGMMA_4(c) "+f"((c)[0]), "+f"((c)[1]), "+f"((c)[2]), "+f"((c)[3])
 #define WGMMA_16(c) WGMMA_4(c), WGMMA_4((c) + 4), WGMMA_4((c) + 8), WGMMA_4((c) + 12)
 #define WGMMA_32(c) WGMMA_16(c), WGMMA_16((c) + 16)
 
-template <> DEVICE void wgmma<128>(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                              uint64_t b, int add)
+// After the wait for the last wgmma into N numbers: they are read from here on, not before.
+template <int N> DEVICE void wgmma_results(float *c)
 {
-    asm volatile("{\n"
-                 ".reg .pred add;\n"
-                 "setp.ne.b32 add, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+#pragma unroll
+    for (int i = 0; i < N; i += 32) asm volatile("" : WGMMA_32(c + i)::"memory");
+}
+
+template <> DEVICE void wgmma<128>(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                              uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
                  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
                  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
                  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
                  "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-                 "{%64,%65,%66,%67}, %68, add, 1, 1, 0;\n"
-                 "}"
+                 "{%64,%65,%66,%67}, %68, 1, 1, 1, 0;"
                  : WGMMA_32(c), WGMMA_32(c + 32)
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(add));
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
 }
 
 template <> DEVICE void wgmma<256>(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                              uint64_t b, int add)
+                              uint64_t b)
 {
-    asm volatile("{\n"
-                 ".reg .pred add;\n"
-                 "setp.ne.b32 add, %133, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
                  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
                  "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
                  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
@@ -184,10 +183,9 @@ template <> DEVICE void wgmma<256>(float *c, uint32_t a0, uint32_t a1, uint32_t 
                  "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
                  "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,"
                  "%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
-                 "{%128,%129,%130,%131}, %132, add, 1, 1, 0;\n"
-                 "}"
+                 "{%128,%129,%130,%131}, %132, 1, 1, 1, 0;"
                  : WGMMA_32(c), WGMMA_32(c + 32), WGMMA_32(c + 64), WGMMA_32(c + 96)
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(add));
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
 }
 
 #endif

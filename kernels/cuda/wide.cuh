@@ -153,16 +153,15 @@ DEVICE void stage_decode(const Ring *r, int which, uint32_t pair[16])
         decode_run<C>(weights + half * PASS_BYTES(FORMAT_BITS(C)), tile, pair);
 }
 
-// Starts the products of the next stage, the only ones of a group; added to sums, or not.
+// Starts the products of the next stage, the only ones of a group.
 template <int BITS, int N>
-DEVICE void stage_multiply(const Ring *r, const uint32_t pair[16], float *sums, int add)
+DEVICE void stage_multiply(const Ring *r, const uint32_t pair[16], float *sums)
 {
     uint64_t b = matrix_descriptor(ring_stage<BITS>(r));
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        wgmma<N>(sums, pair[4 * i], pair[4 * i + 2], pair[4 * i + 1], pair[4 * i + 3], b + 2 * i,
-                 i || add);
+        wgmma<N>(sums, pair[4 * i], pair[4 * i + 2], pair[4 * i + 1], pair[4 * i + 3], b + 2 * i);
     wgmma_commit();
 }
 
@@ -182,14 +181,14 @@ DEVICE void multiply_rows(Ring *r, int which, float *sums)
     stage_decode<BITS, A, B, C>(r, which, even);
 #pragma unroll 1
     for (int step = 0; step < STEPS; step += 2) {
-        stage_multiply<BITS, N>(r, even, sums, step);
+        stage_multiply<BITS, N>(r, even, sums);
         wgmma_wait<1>();
         if (step) stage_release(r, before);
         before = r->stage;
         ring_next<BITS>(r);
         stage_decode<BITS, A, B, C>(r, which, odd);
 
-        stage_multiply<BITS, N>(r, odd, sums, 1);
+        stage_multiply<BITS, N>(r, odd, sums);
         wgmma_wait<1>();
         stage_release(r, before);
         before = r->stage;
@@ -197,6 +196,7 @@ DEVICE void multiply_rows(Ring *r, int which, float *sums)
         if (step + 2 < STEPS) stage_decode<BITS, A, B, C>(r, which, even);
     }
     wgmma_wait<0>();
+    wgmma_results<N / 2>(sums);
     stage_release(r, before);
 }
 
@@ -205,20 +205,61 @@ DEVICE void multiply_rows(Ring *r, int which, float *sums)
 template <int BITS, int A, int B, int C, int IN>
 DEVICE void multiply_tile(Ring *r, int which, int rows, float sums[WIDE_ROWS / 2])
 {
+#pragma unroll
+    for (int i = 0; i < WIDE_ROWS / 2; i++) sums[i] = 0;
     if (rows > WIDE_ROWS / 2)
         multiply_rows<BITS, A, B, C, IN, WIDE_ROWS>(r, which, sums);
     else
         multiply_rows<BITS, A, B, C, IN, WIDE_ROWS / 2>(r, which, sums);
 }
 
-// Lays rows 64 * part .. + 63 of a tile down in shared memory, in sync.
+// --- finishing -----------------------------------------------------------------------------------
+// A tile is finished in parts of 64 rows: the sums go to shared memory, and each warp takes 8 rows,
+// two for each 8 lanes: lane 8 s + p has columns 32 q + 4 p + i of rows s and s + 4 in v[4 q + i].
+
+DEVICE int own_row(int u)
+{
+    return threadIdx.x / WARP * 8 + 4 * u + threadIdx.x % WARP / 8;
+}
+
+// Rows of a part to finish; none where the tile is not real.
+DEVICE int part_rows(const Tile &t, int part)
+{
+    int left = t.rows - part * WIDE_PART_ROWS;
+    return !t.real ? 0 : left < WIDE_PART_ROWS ? left : WIDE_PART_ROWS;
+}
+
+// The row of the batch for own_row(u) of a part, or the tile's last one.
+DEVICE int readable_row(const Tile &t, int part, int u)
+{
+    int row = part * WIDE_PART_ROWS + own_row(u);
+    return t.first + (row < t.rows ? row : t.rows - 1);
+}
+
+DEVICE int own_column(int q)
+{
+    return 32 * q + 4 * (threadIdx.x % 8);
+}
+
+// The stage of the Hadamard transform that adds and subtracts columns 8 apart.
+DEVICE void hadamard_stage(float sums[WIDE_ROWS / 2])
+{
+#pragma unroll
+    for (int i = 0; i < WIDE_ROWS / 2; i++)
+        if (!(i & 2)) {
+            float low = sums[i], high = sums[i + 2];
+            sums[i] = low + high, sums[i + 2] = low - high;
+        }
+}
+
+// Lays the rows of a part down as (64, TILE_STRIDE) floats, in sync.
 DEVICE float *tile_part(const Ring *r, const float sums[WIDE_ROWS / 2], int part)
 {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     float *to = r->part + 2 * (lane % 4) * TILE_STRIDE + 16 * warp + lane / 4;
-    consumers_sync();
+    consumers_sync(); // the part before is read
 #pragma unroll
-    for (int p = 0; p < WIDE_ROWS / WIDE_PART_ROWS; p++)
+    for (int p = 0; p < WIDE_PARTS; p++)
         if (p == part) {
 #pragma unroll
             for (int j = 0; j < WIDE_PART_ROWS / 8; j++) {
@@ -233,22 +274,75 @@ DEVICE float *tile_part(const Ring *r, const float sums[WIDE_ROWS / 2], int part
     return r->part;
 }
 
-// finish_columns of linear layer 0, 1 or 2, of format A, B or C, which matters little.
-template <int A, int B, int C>
-DEVICE void finish_either(int which, const State &s, const Linear &w, int block, float v[4])
+// What a lane's columns of a tile are multiplied with, read before the tile is there.
+typedef struct {
+    uint2 svh[4]; // pairs of halves
+} Columns;
+
+DEVICE Columns columns_of(const State &s, const Linear &w, int block, bool exl3)
 {
-    constexpr bool a = FORMAT_IS_EXL3(A), b = FORMAT_IS_EXL3(B), c = FORMAT_IS_EXL3(C);
-    if ((a && b && c) || (which == 0 ? a : which == 1 ? b : c))
-        finish_columns<m1>(s, w, block, v);
-    else
-        finish_columns<f16>(s, w, block, v);
+    Columns c;
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        c.svh[q] = make_uint2(0x3c003c00u, 0x3c003c00u);
+        if (exl3)
+            c.svh[q] = *(const uint2 *)((const uint16_t *)(s.weights + w.svh) + block * BLOCK +
+                                        own_column(q));
+    }
+    return c;
 }
 
-// Rows of a part; none where the tile is not real.
-DEVICE int part_rows(const Tile &t, int part)
+// The outputs of a row: its scale, the Hadamard transform after hadamard_stage, svh, bias.
+DEVICE void finish_row(const float *tile, int row, float scale, const State &s, const Linear &w,
+                       int block, const Columns &c, bool exl3, float v[16])
 {
-    int left = t.rows - part * WIDE_PART_ROWS;
-    return !t.real ? 0 : left < WIDE_PART_ROWS ? left : WIDE_PART_ROWS;
+    if (exl3) scale *= HADAMARD_SCALE;
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        float4 t = *(const float4 *)(tile + row * TILE_STRIDE + own_column(q));
+        v[4 * q] = t.x * scale, v[4 * q + 1] = t.y * scale;
+        v[4 * q + 2] = t.z * scale, v[4 * q + 3] = t.w * scale;
+    }
+    if (exl3) {
+#pragma unroll
+        for (int step = 1; step < 16; step *= 2)
+#pragma unroll
+            for (int i = 0; i < 16; i++)
+                if (!(i & step)) {
+                    float a = v[i], b = v[i + step];
+                    v[i] = a + b, v[i + step] = a - b;
+                }
+#pragma unroll
+        for (int bit = 1; bit < 8; bit *= 4) { // columns 4 and 16 apart
+            float sign = threadIdx.x & bit ? -1.0f : 1.0f;
+#pragma unroll
+            for (int i = 0; i < 16; i++) v[i] = v[i] * sign + shuffle_xor(v[i], bit);
+        }
+    }
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+        v[4 * q] *= half_float(c.svh[q].x & 0xffff), v[4 * q + 1] *= half_float(c.svh[q].x >> 16);
+        v[4 * q + 2] *= half_float(c.svh[q].y & 0xffff);
+        v[4 * q + 3] *= half_float(c.svh[q].y >> 16);
+        if (w.bias) {
+            float4 t = *(const float4 *)(s.weights + w.bias +
+                                         4 * (uint64_t)(block * BLOCK + own_column(q)));
+            v[4 * q] += t.x, v[4 * q + 1] += t.y, v[4 * q + 2] += t.z, v[4 * q + 3] += t.w;
+        }
+    }
+}
+
+// A lane's columns of block `block` of a vector of N.
+template <int N> DEVICE void load_columns(const float *p, int block, float v[16])
+{
+#pragma unroll
+    for (int q = 0; q < 4; q++) load4<N>(p, block * BLOCK + own_column(q), v + 4 * q);
+}
+
+template <int N> DEVICE void store_columns(float *p, int block, const float v[16])
+{
+#pragma unroll
+    for (int q = 0; q < 4; q++) store4<N>(p, block * BLOCK + own_column(q), v + 4 * q);
 }
 
 #endif

@@ -47,7 +47,6 @@ struct Product { // one wgmma of one thread
     int columns;
     uint32_t a[4][4]; // of the lanes of its quad
     uint64_t b;
-    int add;
 };
 
 struct Fiber {
@@ -253,9 +252,9 @@ void emulate_consumers_sync(void)
     meet(&me()->block->consumers, 256);
 }
 
-void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b, int add)
+void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b)
 {
-    Product p = {c, columns, {}, b, add};
+    Product p = {c, columns, {}, b};
     for (int i = 0; i < 4; i++) memcpy(p.a[i], quad + 16 * i, 16);
     me()->open_products.push_back(p);
 }
@@ -282,7 +281,7 @@ static void perform_product(const Product &p)
     for (int j = 0; j < p.columns / 8; j++)
         for (int e = 0; e < 2; e++) {
             uint32_t row = start + j * stride + (2 * own + e) * 128;
-            double sum[2] = {p.add ? p.c[4 * j + e] : 0, p.add ? p.c[4 * j + 2 + e] : 0};
+            double sum[2] = {p.c[4 * j + e], p.c[4 * j + 2 + e]};
             for (int k = 0; k < 16; k++) {
                 uint32_t at = row + 2 * k;
                 float v = halves[*(const uint16_t *)(shared + (at ^ (at >> 7 & 7) << 4))];

@@ -48,6 +48,7 @@ DEVICE uint32_t pack_half(float low, float high) { return float_half(low) | (uin
 DEVICE int count_bits(uint32_t v) { return __builtin_popcount(v); }
 DEVICE float bits_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 DEVICE uint32_t float_bits(float f) { uint32_t b; memcpy(&b, &f, 4); return b; }
+DEVICE float divide_fast(float a, float b) { return a / b; }
 DEVICE uint32_t add_half2(uint32_t a, uint32_t b)
 {
     return pack_half(half_float(a) + half_float(b), half_float(a >> 16) + half_float(b >> 16));

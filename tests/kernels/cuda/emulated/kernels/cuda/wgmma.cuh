@@ -19,7 +19,7 @@ void emulate_bulk(void *to, const void *from, int bytes, uint64_t *barrier, int 
 int emulate_rank(void);
 void emulate_cluster_sync(void);
 void emulate_consumers_sync(void);
-void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b, int add);
+void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b);
 void emulate_wgmma_commit(void);
 void emulate_wgmma_wait(int left);
 
@@ -48,11 +48,12 @@ template <int N> DEVICE void wgmma_wait(void)
     emulate_wgmma_wait(N);
     warp_sync();
 }
-template <int N> DEVICE void wgmma(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, int add)
+template <int N> DEVICE void wgmma_results(float *) {}
+template <int N> DEVICE void wgmma(float *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b)
 {
     uint32_t mine[4] = {a0, a1, a2, a3};
     const uint32_t *all = emulate_exchange(mine, 4);
-    emulate_wgmma(c, N, all + 16 * (lane_id() / 4 * 4), b, add);
+    emulate_wgmma(c, N, all + 16 * (lane_id() / 4 * 4), b);
 }
 
 #endif
