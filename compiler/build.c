@@ -4,8 +4,10 @@
 #include "../runtime/trailer.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -88,6 +90,7 @@ static pid_t start_command(const char *dir, char *const *argv, int verbose)
     pid_t pid = fork();
     if (pid < 0) die("fork", "%s", strerror(errno));
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM); // a killed build leaves no compilers running
         int log = open(arena_format("%s/log", dir), O_WRONLY | O_CREAT | O_APPEND, 0666);
         if (chdir(dir) != 0 || log < 0) _exit(127);
         dup2(log, 1);

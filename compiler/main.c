@@ -190,7 +190,8 @@ static int build(int argc, char **argv)
 
     if (b.output) { // fail before the work, not after it
         struct stat st;
-        if (stat(b.output, &st) == 0 && S_ISDIR(st.st_mode)) die(b.output, "is a directory");
+        if (lstat(b.output, &st) == 0 && !S_ISREG(st.st_mode))
+            die(b.output, S_ISDIR(st.st_mode) ? "is a directory" : "exists and is no regular file");
     }
     Checkpoint *ck = b.seed ? random_checkpoint(b.dir, (uint64_t)b.seed, b.codebook << 8 | b.bits,
                                                 b.codebook << 8 | b.head_bits)

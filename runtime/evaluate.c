@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 // Runs positions [from, from + rows) of a sequence in slot 0; logits for all of them.
@@ -135,6 +136,9 @@ int command_logits(const Options *o)
     while (n % 8) header[n++] = ' ';
     uint64_t header_bytes = (uint64_t)n;
 
+    struct stat st;
+    if (lstat(o->output, &st) == 0 && !S_ISREG(st.st_mode))
+        fail("%s: exists and is no regular file", o->output);
     snprintf(temporary, sizeof temporary, "%.4096s.tmp%d", o->output, (int)getpid());
     FILE *f = fopen(temporary, "wb");
     if (!f) {

@@ -44,6 +44,8 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--help") == 0 && (i < 2 || strcmp(argv[i - 1], "-p") != 0))
             command = "--help";
     if (!*command || strcmp(command, "--help") == 0) return print_usage(stdout), finish(0);
+    if (strcmp(command, "--version") == 0)
+        return printf("%s, by exlc %s\n", model_info.name, model_info.exlc_version), finish(0);
     if (strcmp(command, "--licenses") == 0) return fputs(licenses_text, stdout), finish(0);
 
     static const struct {

@@ -204,7 +204,7 @@ Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidde
     if (!o->device_given && model_info.images) {
         cuda = gpu_count(&err) > 0;
         if (!cuda && !model_info.cpu) fail("%s", err.text);
-        if (!cuda) fprintf(stderr, "%s: on the CPU: %s\n", model_info.name, err.text);
+        if (!cuda) fprintf(stderr, "%s: no usable NVIDIA GPU, running on the CPU\n", model_info.name);
     }
     if (o->mode_given && !cuda) usage_error("--mode goes with --device cuda");
     model.options = choose_sizes(o, cuda, max_rows, max_outputs, keep_hidden);

@@ -108,6 +108,9 @@ refuses 1 "expected 0 to 4095" $program logits --ids 4096 -o "$work/o"
 refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
 refuses 1 "no-such" $program eval ppl --text "$work/no-such"
 refuses 1 "not there yet" $program serve
+mkfifo "$work/pipe"
+refuses 1 "no regular file" $program logits --ids 1 -o "$work/pipe" --device cpu
+check "the program has a version" sh -c "$program --version | grep -q exlc"
 refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
 refuses 2 "from 16 to 16" $program bench --cache-bits 4
 printf '\377\376' >"$work/bad"
