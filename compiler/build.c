@@ -33,6 +33,7 @@ static void build_images(const BuildOptions *options, const char *dir, int verbo
     int count = 0;
     files[count++] = (SourceFile){"forward.cu", text_of(dir, "forward.cu")};
     files[count++] = (SourceFile){"constants.h", text_of(dir, "constants.h")};
+    files[count++] = (SourceFile){"forward.inc", text_of(dir, "forward.inc")};
     for (const char *const *name = embedded_names(); *name; name++) {
         size_t bytes;
         int device = strncmp(*name, "kernels/", 8) == 0 && strncmp(*name, "kernels/cpu/", 12) != 0;

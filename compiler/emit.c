@@ -292,7 +292,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
                          "static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, "
                          "&cpu_generic, NULL};\n\n");
     if (options->cuda) {
-        buffer_print(&b, "void forward_gpu(Gpu *gpu, const State *s, const Batch *b);\n"
+        buffer_print(&b, "void forward_gpu(Gpu *gpu, const State *s, const Batch *b, int together);\n"
                          "void sample_gpu(Gpu *gpu, const State *s, const Batch *b, const Sampling "
                          "*sampling,\n                int32_t *tokens);\n"
                          "size_t forward_work_bytes(int max_rows, int max_outputs);\n");

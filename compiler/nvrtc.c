@@ -298,6 +298,8 @@ void compile_device(const SourceFile *files, int file_count, const char *main, i
     APPEND(options, option_count, option_room, arch_option);
     APPEND(options, option_count, option_room, "--std=c++17");
     APPEND(options, option_count, option_room, "--no-source-include"); // not the current folder
+    // A step gives the same bits in every kernel it is a part of.
+    APPEND(options, option_count, option_room, "--fmad=false");
     for (; *defines; defines++) {
         APPEND(options, option_count, option_room, "-D");
         APPEND(options, option_count, option_room, *defines);

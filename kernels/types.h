@@ -10,6 +10,7 @@ typedef unsigned short uint16_t;
 typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef unsigned long uint64_t;
+typedef long int64_t;
 #else
 #include <stdint.h>
 #endif

@@ -242,7 +242,7 @@ static int is_decode(const Batch *b)
 
 static void launch(Device *d, const Rows *on_gpu)
 {
-    model_info.forward_gpu(d->gpu, &d->state, &d->batch);
+    model_info.forward_gpu(d->gpu, &d->state, &d->batch, d->options.mode == MODE_PERSISTENT);
     if (d->sampled)
         model_info.sample_gpu(d->gpu, &d->state, &d->batch, on_gpu->sampling,
                               (int32_t *)d->tokens_gpu);
@@ -256,7 +256,7 @@ static void gpu_pass(Device *d, const Rows *on_gpu)
                         d->page_table + d->pages_dirty_from,
                         4 * (size_t)(d->pages_dirty_to - d->pages_dirty_from));
     d->pages_dirty_from = d->pages_dirty_to = 0;
-    if (d->options.mode == MODE_GRAPH && d->sampled && is_decode(&d->batch)) {
+    if (d->options.mode != MODE_STEPS && d->sampled && is_decode(&d->batch)) {
         GpuGraph **graph = &d->graphs[d->batch.rows];
         if (!*graph) {
             gpu_capture_begin(d->gpu);

@@ -8,7 +8,8 @@
 
 typedef struct Device Device;
 
-typedef enum { MODE_GRAPH, MODE_STEPS } LaunchMode; // of decode passes on a GPU
+// Of decode passes on a GPU: one kernel, a replayed graph of a kernel a step, or those one by one.
+typedef enum { MODE_PERSISTENT, MODE_GRAPH, MODE_STEPS } LaunchMode;
 
 typedef struct {
     int cuda, ordinal; // cuda 0: the CPU

@@ -46,13 +46,13 @@ enum { STREAM_NON_BLOCKING = 1 };                                       // CUstr
 enum { EVENT_BLOCKING_SYNC = 1, EVENT_DISABLE_TIMING = 2 };             // CUevent_flags
 enum { MEMHOSTALLOC_PORTABLE = 1 };                                     // pinned for every context
 enum { CAPTURE_THREAD_LOCAL = 1 };                                      // CUstreamCaptureMode
-enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };                         // CUlaunchAttributeID
+enum { COOPERATIVE = 2, PROGRAMMATIC_STREAM_SERIALIZATION = 6 };        // CUlaunchAttributeID
 
 typedef struct {
     int id;
     char pad[4];
     union {
-        int32_t allowed; // of PROGRAMMATIC_STREAM_SERIALIZATION
+        int32_t allowed; // of both
         uint64_t room[8];
     } value;
 } LaunchAttribute;
@@ -85,6 +85,8 @@ _Static_assert(sizeof(LaunchAttribute) == 72 && sizeof(LaunchConfig) == 56, "lay
     F(cuModuleGetFunction, cuModuleGetFunction, (Handle *, Handle, const char *))                  \
     F(cuFuncGetAttribute, cuFuncGetAttribute, (int *, int, Handle))                                \
     F(cuFuncSetAttribute, cuFuncSetAttribute, (Handle, int, int))                                  \
+    F(cuOccupancyMaxActiveBlocksPerMultiprocessor, cuOccupancyMaxActiveBlocksPerMultiprocessor,    \
+      (int *, Handle, int, size_t))                                                                \
     F(cuLaunchKernelEx, cuLaunchKernelEx, (const LaunchConfig *, Handle, void **, void **))        \
     F(cuMemGetInfo, cuMemGetInfo_v2, (size_t *, size_t *))                                         \
     F(cuMemAlloc, cuMemAlloc_v2, (GpuPointer *, size_t))                                           \
@@ -619,8 +621,8 @@ int gpu_kernel(Gpu *gpu, const char *name)
     return gpu->kernels[slot].function ? (int)slot : -1;
 }
 
-void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
-                uint32_t shared_bytes, int overlap, void **arguments)
+// The kernel to launch, allowed that much shared memory.
+static struct GpuKernel *launched(Gpu *gpu, int kernel, uint32_t shared_bytes)
 {
     assert(kernel >= 0 && kernel < KERNEL_SLOTS && gpu->kernels[kernel].function);
     struct GpuKernel *k = &gpu->kernels[kernel];
@@ -632,12 +634,35 @@ void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t b
         GPU_CHECK(gpu, cuFuncSetAttribute(f, PREFERRED_SHARED_MEMORY_CARVEOUT, 100));
         k->shared_room = shared_bytes;
     }
+    return k;
+}
+
+void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
+                uint32_t shared_bytes, int overlap, void **arguments)
+{
+    struct GpuKernel *k = launched(gpu, kernel, shared_bytes);
     LaunchAttribute attribute = {.id = PROGRAMMATIC_STREAM_SERIALIZATION, .value.allowed = 1};
     LaunchConfig config = {grid, grid_y, 1, block, 1, 1, shared_bytes, gpu->stream, &attribute, 0};
     if (overlap && gpu->overlap &&
         (!gpu->capturing || gpu->driver_version >= DRIVER_PROGRAMMATIC_EDGES))
         config.attribute_count = 1;
     GPU_CHECK(gpu, cuLaunchKernelEx(&config, k->function, arguments, NULL));
+}
+
+int gpu_launch_together(Gpu *gpu, int kernel, uint32_t block, uint32_t shared_bytes,
+                        void **arguments)
+{
+    struct GpuKernel *k = launched(gpu, kernel, shared_bytes);
+    int resident = 0;
+    if (!gpu->cooperative) return 0;
+    GPU_CHECK(gpu, cuOccupancyMaxActiveBlocksPerMultiprocessor(&resident, k->function, (int)block,
+                                                               shared_bytes));
+    if (resident == 0) return 0;
+    LaunchAttribute attribute = {.id = COOPERATIVE, .value.allowed = 1};
+    LaunchConfig config = {(uint32_t)gpu->sm_count, 1,          1, block, 1, 1, shared_bytes,
+                           gpu->stream,             &attribute, 1};
+    GPU_CHECK(gpu, cuLaunchKernelEx(&config, k->function, arguments, NULL));
+    return 1;
 }
 
 // --- graphs --------------------------------------------------------------------------------------

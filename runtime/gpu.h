@@ -67,11 +67,17 @@ void gpu_upload(Gpu *gpu, GpuPointer to, const void *from, size_t bytes);
 int gpu_kernel(Gpu *gpu, const char *name);
 // Launches on the stream. `arguments` are pointers to the parameters, as cuLaunchKernel takes them.
 // shared_bytes is dynamic shared memory; the attribute for more than 48 KB is set on first use.
-// With `overlap` the kernel may start while its predecessor drains (programmatic dependent launch,
+// With GPU_OVERLAP the kernel may start while its predecessor drains (programmatic dependent launch,
 // sm_90 and later; elsewhere, and when running from PTX, ignored): the kernel must then wait by
 // griddepcontrol before it reads what earlier kernels wrote.
+enum { GPU_IN_ORDER, GPU_OVERLAP };
 void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
                 uint32_t shared_bytes, int overlap, void **arguments);
+
+// Launches one block a multiprocessor, all at the same time, so that they can wait for each other
+// (cooperative launch). 0, and nothing is launched, where this GPU cannot.
+int gpu_launch_together(Gpu *gpu, int kernel, uint32_t block, uint32_t shared_bytes,
+                        void **arguments);
 
 // Everything launched between begin and end (kernels, asynchronous copies and clears, nothing that
 // waits or allocates) becomes a graph, replayed by gpu_graph_launch.

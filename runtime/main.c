@@ -23,7 +23,7 @@ static void print_usage(FILE *out)
         "  --licenses                         notices of what is inside\n"
         "\n"
         "Every command: --device cpu|cuda[:N], --threads N, --max-context N, --max-batch N,\n"
-        "--cache-tokens N, --chunk N, and on CUDA --mode graph|steps. Exit status: 0 fine,\n"
+        "--cache-tokens N, --chunk N, and on CUDA --mode persistent|graph|steps. Exit status: 0 fine,\n"
         "1 failed (one line on stderr), 2 wrong usage.\n",
         out);
 }

@@ -80,11 +80,12 @@ static void parse_device(Options *o, const char *text)
 
 static void parse_mode(Options *o, const char *text)
 {
-    if (strcmp(text, "persistent") == 0)
-        usage_error("--mode persistent is not there yet; graph and steps are");
-    if (strcmp(text, "graph") != 0 && strcmp(text, "steps") != 0)
-        usage_error("--mode %s: expected graph or steps", text);
-    o->mode = strcmp(text, "graph") == 0 ? MODE_GRAPH : MODE_STEPS;
+    static const char *const names[] = {
+        [MODE_PERSISTENT] = "persistent", [MODE_GRAPH] = "graph", [MODE_STEPS] = "steps"};
+    int mode = 0;
+    while (mode <= MODE_STEPS && strcmp(text, names[mode]) != 0) mode++;
+    if (mode > MODE_STEPS) usage_error("--mode %s: expected persistent, graph or steps", text);
+    o->mode = (LaunchMode)mode;
     o->mode_given = 1;
 }
 

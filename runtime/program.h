@@ -63,8 +63,9 @@ typedef struct {
     const CpuTarget *const *cpu; // best first, ends with NULL; NULL when not built for the CPU
     const char *driver_min;      // NVIDIA driver version, or NULL
     const GpuImage *images;      // ends with a NULL image; NULL when not built for CUDA
-    // Launches the pass on the GPU's stream; the batch's arrays and the state are device memory.
-    void (*forward_gpu)(Gpu *gpu, const State *s, const Batch *b);
+    // Launches the pass on the GPU's stream, `together`: a decode pass as one kernel where that is
+    // possible; the batch's arrays and the state are device memory.
+    void (*forward_gpu)(Gpu *gpu, const State *s, const Batch *b, int together);
     // Draws a token for every output row from the logits; device memory too.
     void (*sample_gpu)(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampling,
                        int32_t *tokens);

@@ -1,15 +1,16 @@
 // exlc: begin title
 // sample (LlamaForCausalLM), by exlc 0.1.0 from archs/llama.lua.
 // exlc: end title
-// The forward pass on a GPU, as launches on its stream (one by one, or captured in a graph).
+// The forward pass on a GPU, as launches on its stream: one of all steps, or one a step.
 #include "constants.h"
 #include "kernels/cuda/launch.h"
 
 #define LAYER(l) (&s->layers[l])
 #define STEP(name, ...) launch_##name(gpu, s, b, __VA_ARGS__);
 
-void forward_gpu(Gpu *gpu, const State *s, const Batch *b)
+void forward_gpu(Gpu *gpu, const State *s, const Batch *b, int together)
 {
+    if (together && launch_together(gpu, s, b)) return;
 #include "forward.inc"
 }
 

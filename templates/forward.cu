@@ -1,7 +1,8 @@
 // exlc: begin title
 // sample (LlamaForCausalLM), by exlc 0.1.0 from archs/llama.lua.
 // exlc: end title
-// The device code of this model: one line per kernel variant that forward.inc needs.
+// The device code of this model: one line per kernel variant that forward.inc needs, and all decode
+// steps as one kernel.
 #include "constants.h"
 #include "kernels/cuda/steps.cuh"
 
@@ -16,3 +17,13 @@ DOWN(m4)
 HEAD(m6)
 SAMPLE()
 // exlc: end kernels
+
+#define LAYER(l) (&s.layers[l])
+#define STEP(name, ...) DECODER_##name(__VA_ARGS__)
+
+ENTRY(decode_kernel, DECODE_THREADS, 1)
+{
+    Decoder d = decoder_open(s, b, 1, n);
+#include "forward.inc"
+    decoder_close(d);
+}

@@ -57,7 +57,7 @@ EMBED_FILE(tokenizer_tables, "tokenizer.bin");
 extern const CpuTarget cpu_avx512, cpu_avx2, cpu_generic;
 static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, &cpu_generic, NULL};
 
-void forward_gpu(Gpu *gpu, const State *s, const Batch *b);
+void forward_gpu(Gpu *gpu, const State *s, const Batch *b, int together);
 void sample_gpu(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampling,
                 int32_t *tokens);
 size_t forward_work_bytes(int max_rows, int max_outputs);

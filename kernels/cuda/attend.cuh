@@ -1,12 +1,13 @@
 // attend: a = softmax(q k * scale) v over the cache, causal, optionally within a window.
 //
 // Decode form: an item is one row, one key head and one split of the keys; its query heads share
-// the reads. A fixed number of blocks loops over the items, which are found from the positions on
-// the device. Scores: keys are the A operand, query heads the 8 columns; outputs: channels of the
-// values are A, the weights of the heads B. Splits are counted in tokens, and the last one to
-// arrive adds them in their order.
+// the reads. Blocks take equal ranges of the items, which are found from the positions on the
+// device. Where every row is a sequence of its own, a block first finishes the queries of its items,
+// and with the last split the new key and value. Scores: keys are the A operand, query heads the 8
+// columns; outputs: channels of the values are A, the weights of the heads B. Splits are counted in
+// tokens; the next step adds them in their order.
 #pragma once
-#include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/qkv.cuh"
 
 #define LOG2_E 1.4426950408889634f
 
@@ -43,31 +44,32 @@ DEVICE void load_chunk(const uint16_t *row, int chunk, int c, uint32_t word[CHUN
 }
 
 // One item: the weighted values of its keys, their largest score and total weight, either to s.a
-// (one split) or to `partial`.
+// (one split) or to `partial`. `queries` are (GROUP, HEAD_DIM) in shared memory, `values` the room
+// behind them.
 DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int row, int kv_head,
-                        int split, int splits, int from, int to, float *partial)
+                        int split, int splits, int from, int to, const float *queries,
+                        uint8_t *values, float *partial)
 {
     constexpr int SCORE_STRIDE = SPLIT + 4, WEIGHT_STRIDE = SPLIT + 8;
-    __shared__ float total[HEAD_TILES * 8], largest[HEAD_TILES * 8];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
-    uint8_t *values = shared_memory();
     float *scores = (float *)(values + SPLIT * VALUE_STRIDE); // (heads, SCORE_STRIDE)
     uint16_t *weights =
         (uint16_t *)(scores + HEAD_TILES * 8 * SCORE_STRIDE); // (heads, WEIGHT_STRIDE)
+    float *total = (float *)(weights + HEAD_TILES * 8 * WEIGHT_STRIDE); // (heads)
+    float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
     const uint16_t *keys =
         s.cache + key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
     int first_tile = from / 16, last_tile = to / 16;
 
     for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16 * (HEAD_DIM / 8);
-         i += DECODE_THREADS) {
+         i += MULTIPLIERS) {
         int t = first_tile * 16 + i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
         copy_start(values + t * VALUE_STRIDE + part * 16, keys + VALUES + t * HEAD_DIM + part * 8,
                    t >= from && t <= to);
     }
     copy_commit();
 
-    const float *queries = s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM;
     for (int h = 0; h < HEAD_TILES; h++) {
         uint32_t q[CHUNKS][CHUNK_WORDS];
 #pragma unroll
@@ -80,7 +82,7 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
                                           c * (CHUNK / 4) + 2 * j);
                 q[i][j] = pack_half(v.x, v.y);
             }
-        for (int tile = first_tile + warp; tile <= last_tile; tile += 8) {
+        for (int tile = first_tile + warp; tile <= last_tile; tile += MULTIPLIERS / WARP) {
             const uint16_t *low = keys + (tile * 16 + g) * HEAD_DIM, *high = low + 8 * HEAD_DIM;
             float score[4] = {};
 #pragma unroll
@@ -101,9 +103,9 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
             }
         }
     }
-    block_sync();
+    multipliers_sync();
 
-    for (int head = warp; head < GROUP; head += 8) {
+    for (int head = warp; head < GROUP; head += MULTIPLIERS / WARP) {
         float *score = scores + head * SCORE_STRIDE, most = bits_float(0xff800000u), sum = 0;
         for (int t = first_tile * 16 + lane; t < last_tile * 16 + 16; t += WARP)
             most = fmaxf(most, score[t]);
@@ -118,9 +120,9 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
         if (lane == 0) total[head] = sum, largest[head] = most;
     }
     copy_wait<0>();
-    block_sync();
+    multipliers_sync();
 
-    for (int d = warp * 16; d < HEAD_DIM; d += 8 * 16) {
+    for (int d = warp * 16; d < HEAD_DIM; d += MULTIPLIERS / WARP * 16) {
         float sums[HEAD_TILES][4] = {};
         for (int tile = first_tile; tile <= last_tile; tile++) {
             uint32_t a[4];
@@ -151,60 +153,90 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     }
 }
 
-// Adds the splits of a row and key head.
-DEVICE void attend_combine(const State &s, int row, int kv_head, int splits, const float *partial)
+// Place of the first split of a row and key head.
+DEVICE float *split_partials(const State &s, int row, int kv_head)
 {
-    for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += DECODE_THREADS) {
-        int head = i / HEAD_DIM;
-        const float *most = partial + GROUP * HEAD_DIM + head;
-        float largest = bits_float(0xff800000u), sum = 0, weight = 0;
-        for (int j = 0; j < splits; j++)
-            largest = fmaxf(largest, load_fresh1(most + j * SPLIT_FLOATS));
-        for (int j = 0; j < splits; j++) {
-            float factor = exp2f(load_fresh1(most + j * SPLIT_FLOATS) - largest);
-            sum += factor * load_fresh1(partial + j * SPLIT_FLOATS + i);
-            weight += factor * load_fresh1(most + j * SPLIT_FLOATS + GROUP);
-        }
-        s.a[(uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i] = sum / weight;
-    }
+    return work_at<float>(s, work_of(s).large) +
+           ((uint64_t)row * KV_HEADS + kv_head) * MOST_SPLITS * SPLIT_FLOATS;
 }
 
-// Grid: any; blocks of 256 threads.
-DEVICE void attend(const State &s, const Batch &b, const Layer *layer)
+// Channels channel .. + 3 of a row's attention output, from its splits; zeros beyond Q_DIM.
+DEVICE void add_splits(const State &s, int row, int channel, int splits, float v[4])
 {
-    __shared__ int first_split[DECODE_ROWS], end[DECODE_ROWS + 1]; // end: items of rows before
-    grid_release();
+    float largest = bits_float(0xff800000u), weight = 0;
+    v[0] = v[1] = v[2] = v[3] = 0;
+    if (channel >= Q_DIM) return;
+    int head = channel / HEAD_DIM % GROUP;
+    const float *partial = split_partials(s, row, channel / (GROUP * HEAD_DIM));
+    const float *most = partial + GROUP * HEAD_DIM + head;
+    partial += channel % (GROUP * HEAD_DIM);
+#pragma unroll 8
+    for (int j = 0; j < splits; j++)
+        largest = fmaxf(largest, load_fresh1(most + j * SPLIT_FLOATS));
+#pragma unroll 8
+    for (int j = 0; j < splits; j++) {
+        float factor = exp2f(load_fresh1(most + j * SPLIT_FLOATS) - largest);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = fmaf(factor, load_fresh1(partial + j * SPLIT_FLOATS + i), v[i]);
+        weight = fmaf(factor, load_fresh1(most + j * SPLIT_FLOATS + GROUP), weight);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] /= weight;
+}
+
+// Whether the queries of a pass are finished where they attend: no row sees the key of another.
+DEVICE bool heads_together(const Batch &b)
+{
+    return b.rows == b.segments;
+}
+
+DEVICE void decode_attend(Decoder &d, const Layer *layer)
+{
+    if (copies()) return;
+    int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items; // of rows before
+    const State &s = d.s;
+    const Batch &b = d.b;
+    float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
+    uint8_t *values = (uint8_t *)(raw + HEADS_ROOM);
     int window = layer->window;
-    grid_wait();
-    for (int row = threadIdx.x; row < b.rows; row += DECODE_THREADS) {
+    step_start(d);
+    clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)b.rows * PADDED(DIM));
+    for (int row = threadIdx.x; row < b.rows; row += MULTIPLIERS) {
         int position = b.position[row];
         first_split[row] = first_key(window, position) / SPLIT;
         end[row + 1] = (position / SPLIT - first_split[row] + 1) * KV_HEADS;
     }
-    block_sync();
+    multipliers_sync();
     if (threadIdx.x == 0) {
         end[0] = 0;
         for (int row = 0; row < b.rows; row++) end[row + 1] += end[row];
     }
-    block_sync();
+    multipliers_sync();
 
-    for (int item = blockIdx.x; item < end[b.rows]; item += gridDim.x) {
-        int row = 0;
+    int items = end[b.rows], from_item = (uint64_t)items * blockIdx.x / gridDim.x;
+    int to_item = (uint64_t)items * (blockIdx.x + 1) / gridDim.x;
+    for (int item = from_item, row = 0; item < to_item; item++) {
         while (end[row + 1] <= item) row++;
         int splits = (end[row + 1] - end[row]) / KV_HEADS;
-        int kv_head = (item - end[row]) % KV_HEADS, index = (item - end[row]) / KV_HEADS;
+        int kv_head = (item - end[row]) / splits, index = (item - end[row]) % splits;
         int split = first_split[row] + index, position = b.position[row];
         int from = first_key(window, position) - split * SPLIT, to = position - split * SPLIT;
-        float *partial = work_at<float>(s, work_of(s).large) +
-                         ((uint64_t)row * KV_HEADS + kv_head) * MOST_SPLITS * SPLIT_FLOATS;
-        attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
-                    to < SPLIT ? to : SPLIT - 1, partial + (uint64_t)index * SPLIT_FLOATS);
-        if (splits > 1) {
-            int32_t *counter = work_at<int32_t>(s, work_of(s).counters) + row * KV_HEADS + kv_head;
-            if (last_arrival(counter, splits)) attend_combine(s, row, kv_head, splits, partial);
+        if (heads_together(b)) {
+            if (item == from_item || index == 0 || index == splits - 1)
+                finish_heads(s, b, layer, row, kv_head, index == splits - 1, queries, raw);
+        } else {
+            for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += MULTIPLIERS)
+                queries[i] =
+                    load_fresh1(s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i);
+            multipliers_sync();
         }
-        block_sync(); // shared memory is free for the next item
+        attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
+                    to < SPLIT ? to : SPLIT - 1, queries, values,
+                    split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS);
+        multipliers_sync(); // the room is free for the next item
     }
+    step_end(d);
 }
 
 // --- prefill form --------------------------------------------------------------------------------

@@ -54,6 +54,12 @@ DEVICE float divide_fast(float a, float b)
     return __fdividef(a, b);
 }
 
+// The nearest integer.
+DEVICE int64_t round_float(float f)
+{
+    return __float2ll_rn(f);
+}
+
 DEVICE uint32_t add_half2(uint32_t a, uint32_t b)
 {
     uint32_t r;
@@ -142,6 +148,12 @@ DEVICE void block_sync(void)
     __syncthreads();
 }
 
+// The first MULTIPLIERS threads of a block.
+DEVICE void multipliers_sync(void)
+{
+    asm volatile("bar.sync 1, 512;" ::: "memory");
+}
+
 // --- matrix instructions -------------------------------------------------------------------------
 // Lane 4g + c. A: a0 (g, k), a1 (g + 8, k), a2 (g, k + 8), a3 (g + 8, k + 8), two halves from
 // k = 2c; B: b0 (k = 2c, column g), b1 (k = 2c + 8, column g); C: c0 c1 (g, columns 2c, 2c + 1),
@@ -196,6 +208,13 @@ DEVICE uint8_t *shared_memory(void)
     return shared;
 }
 
+DEVICE int dynamic_shared_bytes(void)
+{
+    uint32_t bytes;
+    asm volatile("mov.u32 %0, %%dynamic_smem_size;" : "=r"(bytes));
+    return (int)bytes;
+}
+
 // 16 bytes from global to shared memory in the background; zeros when `real` is 0.
 DEVICE void copy_start(void *to, const void *from, int real)
 {
@@ -214,60 +233,6 @@ DEVICE void copy_commit(void)
 template <int N> DEVICE void copy_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-
-// A large contiguous copy to shared memory in parts, one barrier a part. fetch_start is called by
-// all threads of the block, which must meet in block_sync before the first fetch_wait; fetch_wait
-// is called by all threads for the parts in turn and may be called again later.
-#define FETCH_PARTS 4
-typedef struct {
-    uint64_t barrier[FETCH_PARTS];
-} Fetch;
-
-DEVICE void fetch_start(Fetch *f, uint8_t *to, const uint8_t *from, int bytes, int part_bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0) {
-        for (int i = 0; i * part_bytes < bytes; i++)
-            asm volatile(
-                "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&f->barrier[i]))
-                : "memory");
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        for (int i = 0; i * part_bytes < bytes; i++) {
-            int n = bytes - i * part_bytes < part_bytes ? bytes - i * part_bytes : part_bytes;
-            uint32_t barrier = shared_address(&f->barrier[i]);
-            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
-                         "r"(n)
-                         : "memory");
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-                         "[%0], [%1], %2, [%3];" ::"r"(shared_address(to + i * part_bytes)),
-                         "l"(from + i * part_bytes), "r"(n), "r"(barrier)
-                         : "memory");
-        }
-    }
-#else
-    for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16) copy_start(to + i, from + i, 1);
-    copy_commit();
-#endif
-}
-
-DEVICE void fetch_wait(Fetch *f, int part)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
-                 "@!done bra again;\n"
-                 "}" ::"r"(shared_address(&f->barrier[part]))
-                 : "memory");
-#else
-    if (part == 0) {
-        copy_wait<0>();
-        __syncthreads();
-    }
-#endif
 }
 
 // Weights that are read once.
@@ -291,6 +256,13 @@ DEVICE float load_fresh1(const float *p)
     return __ldcg(p);
 }
 
+// Four numbers at a multiple of 32 bytes.
+DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
+{
+    ulonglong2 a = __ldcg((const ulonglong2 *)p), b = __ldcg((const ulonglong2 *)p + 1);
+    v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y;
+}
+
 DEVICE int atomic_add(int32_t *p, int32_t v)
 {
     return atomicAdd(p, v);
@@ -304,6 +276,93 @@ DEVICE void atomic_add64(uint64_t *p, uint64_t v)
 DEVICE void memory_fence(void)
 {
     __threadfence();
+}
+
+// --- barriers in shared memory that count arrivals, and copies that arrive at them ---------------
+
+DEVICE void barrier_init(uint64_t *barrier, int arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+                 "r"(arrivals)
+                 : "memory");
+}
+
+// After barrier_init, before the threads of the block meet.
+DEVICE void barrier_init_done(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+DEVICE void barrier_arrive(uint64_t *barrier)
+{
+    asm volatile("{\n"
+                 ".reg .b64 state;\n"
+                 "mbarrier.arrive.shared::cta.b64 state, [%0];\n"
+                 "}" ::"r"(shared_address(barrier))
+                 : "memory");
+}
+
+// Until the phase of that parity is complete.
+DEVICE void barrier_wait(uint64_t *barrier, int parity)
+{
+#if __CUDA_ARCH__ >= 900
+#define BARRIER_TRY "mbarrier.try_wait.parity.shared::cta.b64"
+#else
+#define BARRIER_TRY "mbarrier.test_wait.parity.shared.b64"
+#endif
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n" BARRIER_TRY " done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}" ::"r"(shared_address(barrier)),
+                 "r"(parity)
+                 : "memory");
+}
+
+// Starts the copy of weights to shared memory, a multiple of 1024 bytes, by a whole warp; it is
+// COPY_ARRIVALS arrivals at the barrier.
+#if __CUDA_ARCH__ >= 900
+#define COPY_ARRIVALS 1
+#else
+#define COPY_ARRIVALS 32
+#endif
+DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *barrier)
+{
+    uint32_t lane = threadIdx.x % WARP, place = shared_address(barrier);
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0) {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(place),
+                     "r"(bytes)
+                     : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                     "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+                     "l"(from), "r"(bytes), "r"(place)
+                     : "memory");
+    }
+#else
+    for (int i = lane * 16; i < bytes; i += WARP * 16) copy_start(to + i, from + i, 1);
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(place) : "memory");
+#endif
+}
+
+// --- blocks of one launch that meet ---------------------------------------------------------------
+
+// One more at *count; what this block's threads wrote before they met is visible to who sees it.
+DEVICE void count_release(int32_t *count)
+{
+    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(count) : "memory");
+}
+
+// Until *count is at least `most`.
+DEVICE void wait_count(const int32_t *count, int most)
+{
+    int32_t v;
+    do
+        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(count) : "memory");
+    while (v < most);
 }
 
 // --- neighbouring launches -----------------------------------------------------------------------

@@ -1,28 +1,27 @@
 // embed: x = embedding row of the token, the sums of squares of x, and the cosines and sines of the
-// row's position. keep: x -> hidden[l]. One block of 256 threads a row.
+// row's position. keep: x -> hidden[l].
 #pragma once
-#include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/decode.cuh"
 
 __constant__ float ROPE_FREQUENCY[ROPE_DIM / 2] = ROPE_INVERSE;
 
-template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
+// One row, by the first `threads` threads of a block.
+template <int FORMAT> DEVICE void embed_row(const State &s, const Batch &b, int row, int threads)
 {
-    int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    grid_release();
-    grid_wait();
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const uint16_t *from =
         (const uint16_t *)(s.weights + s.ends.embed) + (uint64_t)b.token[row] * DIM;
-    for (int block = warp; block < BLOCKS(DIM); block += DECODE_THREADS / WARP) {
+    for (int block = warp; block < BLOCKS(DIM); block += threads / WARP) {
         float v[4];
         for (int i = 0; i < 4; i++) {
             int k = block * BLOCK + 4 * lane + i;
             uint16_t bits = k < DIM ? from[k] : 0;
             v[i] = FORMAT == b16 ? bits_float((uint32_t)bits << 16) : half_float(bits);
         }
-        store_x(s, row, block, v);
+        store_x(s, s.x, row, block, v);
     }
     float position = (float)b.position[row];
-    for (int j = threadIdx.x; j < ROPE_DIM / 2; j += DECODE_THREADS) {
+    for (int j = threadIdx.x; j < ROPE_DIM / 2; j += threads) {
         // The angle is rounded to float32 before cosine and sine, as Hugging Face does.
         float angle = position * ROPE_FREQUENCY[j];
         float *to = s.rope + ((uint64_t)row * (ROPE_DIM / 2) + j) * 2;
@@ -31,11 +30,46 @@ template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
     }
 }
 
-DEVICE void keep(const State &s, const Batch &b, int l)
+// Grid: rows.
+template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
 {
     grid_release();
     grid_wait();
-    uint64_t row = blockIdx.x, rows = b.rows;
-    for (int k = threadIdx.x; k < DIM; k += DECODE_THREADS)
-        s.hidden[(l * rows + row) * DIM + k] = s.x[row * DIM + k];
+    embed_row<FORMAT>(s, b, blockIdx.x, PREFILL_THREADS);
+}
+
+template <int FORMAT> DEVICE void decode_embed(Decoder &d)
+{
+    if (copies()) return;
+    step_start(d);
+    for (int row = blockIdx.x; row < d.b.rows; row += gridDim.x)
+        embed_row<FORMAT>(d.s, d.b, row, MULTIPLIERS);
+    step_end(d);
+}
+
+// hidden[l] = x before layer l, or the normed x after the last. pending: x as the decode form leaves
+// it, with the products of the layer before still to be added. Grid: rows; 256 threads.
+DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
+{
+    grid_release();
+    grid_wait();
+    int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const Linear *down = pending && l > 0 ? &s.layers[l - 1].down : nullptr;
+    __shared__ float squares[BLOCKS(DIM)];
+    for (int block = warp; block < BLOCKS(DIM); block += PREFILL_THREADS / WARP) {
+        float v[4], sum = 0;
+        add_pending(s, down, sums_at(s, work_of(s).sums_down), s.x, row, block, v);
+        store4<DIM>(s.hidden + ((uint64_t)l * b.rows + row) * DIM, block * BLOCK + 4 * lane, v);
+        for (int i = 0; i < 4; i++) sum = fmaf(v[i], v[i], sum);
+        sum = warp_sum(sum);
+        if (lane == 0) squares[block] = sum;
+    }
+    if (l < LAYERS) return;
+    block_sync();
+    float sum = 0;
+    for (int i = 0; i < BLOCKS(DIM); i++) sum += squares[i];
+    float factor = 1.0f / sqrtf(sum / DIM + NORM_EPS);
+    const float *norm = (const float *)(s.weights + s.ends.norm);
+    float *x = s.hidden + ((uint64_t)LAYERS * b.rows + row) * DIM;
+    for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS) x[k] = x[k] * factor * norm[k];
 }

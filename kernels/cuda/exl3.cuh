@@ -37,6 +37,39 @@ template <int FORMAT> DEVICE uint32_t codebook_addend(void)
 #define MUL1_SCALE 0.00676727294921875f
 #define MUL1_OFFSET (-3.453125f)
 
+// --- words ---------------------------------------------------------------------------------------
+
+// This lane's words of the run of tile `tile` (0..3) of a half's pass; for trellis weights run[K]
+// becomes the word before them.
+template <int K> DEVICE void load_run(const uint8_t *pass, int tile, uint32_t run[K + 1])
+{
+    int lane = threadIdx.x % WARP;
+    // Word q of a lane is word q % 4 of its vector q / 4.
+    const uint8_t *own = pass + lane * 16;
+    if (K % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < K; i += 4) {
+            uint4 v = *(const uint4 *)(own + (tile * K + i) / 4 * 512);
+            run[i] = v.x, run[(i + 1) % (K + 1)] = v.y;
+            run[(i + 2) % (K + 1)] = v.z, run[(i + 3) % (K + 1)] = v.w;
+        }
+    } else if (K % 2 == 0) {
+#pragma unroll
+        for (int i = 0; i < K; i += 2) {
+            int q = tile * K + i;
+            uint2 v = *(const uint2 *)(own + q / 4 * 512 + q % 4 * 4);
+            run[i] = v.x, run[i + 1] = v.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < K; i++) {
+            int q = tile * K + i;
+            run[i] = *(const uint32_t *)(own + q / 4 * 512 + q % 4 * 4);
+        }
+    }
+    if (K < 16) run[K] = shuffle(run[0], (lane + 28) % WARP);
+}
+
 // --- windows -------------------------------------------------------------------------------------
 
 DEVICE uint32_t stream_word(const uint32_t *words, int bit)
@@ -226,7 +259,7 @@ DEVICE void hadamard(float v[4], int lane)
     for (int bit = 1; bit < WARP; bit *= 2) {
         float sign = lane & bit ? -1.0f : 1.0f;
 #pragma unroll
-        for (int i = 0; i < 4; i++) v[i] = v[i] * sign + shuffle_xor(v[i], bit);
+        for (int i = 0; i < 4; i++) v[i] = fmaf(v[i], sign, shuffle_xor(v[i], bit));
     }
 }
 

@@ -47,6 +47,27 @@ DEVICE void store_prepared(uint16_t *prepared, int row, int rows, int k, const f
     }
 }
 
+// Where the activations of a linear layer come from: rows of x, with a norm or plainly.
+typedef struct {
+    const float *x;       // (rows, in)
+    const float *norm;    // (in) or NULL
+    const float *squares; // (rows, BLOCKS(in)) sums of squares of x, where there is a norm
+    const int32_t *map;   // row r is row map[r] of x, or NULL
+} Source;
+
+DEVICE Source plain_source(const float *x)
+{
+    Source from = {x, nullptr, nullptr, nullptr};
+    return from;
+}
+
+DEVICE Source normed_source(const State &s, uint64_t norm, const int32_t *map)
+{
+    Source from = {s.x, (const float *)(s.weights + norm),
+                   work_at<const float>(s, work_of(s).squares), map};
+    return from;
+}
+
 // One row of the activations of COUNT linear layers by a block of 256 threads, each with a power of
 // two taken out that keeps any values inside fp16. Bit i of EXL3 says that layer i is quantized.
 template <int IN, int COUNT, int EXL3>
@@ -145,34 +166,10 @@ DEVICE void tile_row(const float *tile, int row, float scale, float v[4])
 template <int FORMAT> DEVICE void decode_run(const uint8_t *pass, int tile, uint32_t pair[16])
 {
     constexpr int K = FORMAT_BITS(FORMAT);
-    int lane = threadIdx.x % WARP;
     uint32_t run[K + 1];
-    // Word q of a lane is word q % 4 of its vector q / 4.
-    const uint8_t *own = pass + lane * 16;
-    if (K % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < K; i += 4) {
-            uint4 v = *(const uint4 *)(own + (tile * K + i) / 4 * 512);
-            run[i] = v.x, run[(i + 1) % (K + 1)] = v.y;
-            run[(i + 2) % (K + 1)] = v.z, run[(i + 3) % (K + 1)] = v.w;
-        }
-    } else if (K % 2 == 0) {
-#pragma unroll
-        for (int i = 0; i < K; i += 2) {
-            int q = tile * K + i;
-            uint2 v = *(const uint2 *)(own + q / 4 * 512 + q % 4 * 4);
-            run[i] = v.x, run[i + 1] = v.y;
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < K; i++) {
-            int q = tile * K + i;
-            run[i] = *(const uint32_t *)(own + q / 4 * 512 + q % 4 * 4);
-        }
-    }
+    load_run<K>(pass, tile, run);
     if constexpr (FORMAT_IS_EXL3(FORMAT)) {
         uint32_t product[32];
-        run[K] = shuffle(run[0], (lane + 28) % WARP);
         run_products<FORMAT>(run, product);
 #pragma unroll
         for (int i = 0; i < 16; i++)
@@ -191,8 +188,8 @@ template <int FORMAT, int IN>
 DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *activations,
                         int rows)
 {
-    constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), ROWS_AT_ONCE = DECODE_THREADS / 8;
-    for (int i = 0; i < WEIGHTS; i += DECODE_THREADS * 16)
+    constexpr int WEIGHTS = 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), ROWS_AT_ONCE = PREFILL_THREADS / 8;
+    for (int i = 0; i < WEIGHTS; i += PREFILL_THREADS * 16)
         if (i + (int)threadIdx.x * 16 < WEIGHTS)
             copy_start(stage + i + threadIdx.x * 16, weights + i, 1);
     int row = threadIdx.x / 8;

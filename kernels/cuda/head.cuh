@@ -1,6 +1,7 @@
 // head: logits of the output rows = linear(rmsnorm(x)), and the largest logit of every 128-column
-// block, from which greedy sampling picks. final: the normed rows themselves, for inspection.
+// block, from which greedy sampling picks.
 #pragma once
+#include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/wide.cuh"
 
 // Orders logits: the larger one, the lower id among equals, a NaN before all.
@@ -41,22 +42,49 @@ DEVICE void store_logits(const State &s, int output, int block, const float v[4]
         work_at<Best>(s, work_of(s).best)[(uint64_t)output * BLOCKS(VOCAB) + block] = best;
 }
 
-// Grid: column blocks times slices.
-template <int FORMAT> DEVICE void head(const State &s, const Batch &b, int group)
+// Products of the output rows. pending: what the last layer's `down` left is still to be added to x;
+// otherwise x is complete.
+template <int FORMAT> DEVICE void decode_head(Decoder &d, bool pending)
 {
-    constexpr int COUNT = SLICES(FORMAT, DIM);
-    int block = blockIdx.x / COUNT, slice = blockIdx.x % COUNT, rows = b.outputs;
-    float *partial = work_at<float>(s, work_of(s).large);
-    uint64_t unit_floats = (uint64_t)rows * BLOCK;
-    linear_unit<FORMAT, DIM>(s, s.ends.head, normed_source(s, s.ends.norm, b.output), block, slice,
-                             rows, group, partial + blockIdx.x * unit_floats);
-    if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + block, COUNT)) return;
-    partial += (uint64_t)block * COUNT * unit_floats;
-    for (int row = threadIdx.x / WARP; row < rows; row += DECODE_THREADS / WARP) {
+    const State &s = d.s;
+    Part part = {&s.ends.head, BLOCKS(VOCAB), 0}, none = {};
+    if (!copies()) {
+        step_start(d);
+        if (pending)
+            clear_sums(sums_at(s, work_of(s).sums_up), (uint64_t)d.b.rows * 2 * PADDED(FFN_DIM));
+    }
+    Residual source = {s,
+                       pending ? &s.layers[LAYERS - 1].down : nullptr,
+                       sums_at(s, work_of(s).sums_down),
+                       s.x,
+                       pending ? work_at<float>(s, work_of(s).middle) : s.x,
+                       s.ends.norm,
+                       d.b.output};
+    linear_step<DIM, FORMAT, 0, 0>(d, source, part, none, none, sums_at(s, work_of(s).sums_head),
+                                   PADDED(VOCAB), d.b.outputs);
+    if (!copies()) step_end(d);
+}
+
+// The logits themselves, from the sums, which are cleared.
+DEVICE void decode_logits(Decoder &d, bool pending)
+{
+    if (copies()) return;
+    const State &s = d.s;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    step_start(d);
+    if (pending) clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)d.b.rows * PADDED(DIM));
+    for (int task = warp * gridDim.x + blockIdx.x; task < d.b.outputs * BLOCKS(VOCAB);
+         task += MULTIPLIERS / WARP * gridDim.x) {
+        int output = task / BLOCKS(VOCAB), block = task % BLOCKS(VOCAB);
+        uint64_t *sums = sums_at(s, work_of(s).sums_head) + (uint64_t)output * PADDED(VOCAB);
+        float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares),
+                                        d.b.output[output], lane);
         float v[4];
-        add_slices(partial, COUNT, rows, row, v);
-        finish_columns<FORMAT>(s, s.ends.head, block, v);
-        store_logits(s, row, block, v);
+        read_sums(sums, block, factor, v);
+        uint4 *place = (uint4 *)(sums + block * BLOCK + 4 * lane);
+        place[0] = place[1] = make_uint4(0, 0, 0, 0);
+        finish_columns(s, s.ends.head, block, v);
+        store_logits(s, output, block, v);
     }
 }
 
@@ -77,11 +105,11 @@ DEVICE void head_tile(const State &s, Ring *ring, const Tile &t, int outputs)
     multiply_tile<BITS, FORMAT, FORMAT, FORMAT, DIM>(ring, 0, t.rows, sums);
     for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
         const float *tile = tile_part(ring, sums, part);
-        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += DECODE_THREADS / WARP) {
+        for (int r = threadIdx.x / WARP; r < part_rows(t, part); r += PREFILL_THREADS / WARP) {
             int row = t.first + part * WIDE_PART_ROWS + r;
             float v[4];
             tile_row(tile, r, prepared_scale(s, 0, outputs)[row], v);
-            finish_columns<FORMAT>(s, s.ends.head, t.block, v);
+            finish_columns(s, s.ends.head, t.block, v);
             store_logits(s, row, t.block, v);
         }
     }
@@ -96,7 +124,7 @@ template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b, i
     ring_open<BITS>(&ring);
     grid_release();
     grid_wait();
-    if (copies()) {
+    if (fills_ring()) {
         begin_copying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
             Tile t = tile_at(item % tiles, item / tiles, BLOCKS(VOCAB), b.outputs, tile_rows);
@@ -123,25 +151,11 @@ template <int FORMAT> DEVICE void head_prefill(const State &s, const Batch &b, i
     const float *tile = gemm_tile<FORMAT, DIM>(
         s, s.ends.head, block, prepared<DIM>(s, 0, b.outputs) + (uint64_t)first * PADDED(DIM),
         rows);
-    for (int r = threadIdx.x / WARP; r < rows; r += DECODE_THREADS / WARP) {
+    for (int r = threadIdx.x / WARP; r < rows; r += PREFILL_THREADS / WARP) {
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.outputs)[first + r], v);
-        finish_columns<FORMAT>(s, s.ends.head, block, v);
+        finish_columns(s, s.ends.head, block, v);
         store_logits(s, first + r, block, v);
     }
 }
 #endif
-
-// hidden[LAYERS] = rmsnorm(x). Grid: rows.
-DEVICE void final_norm(const State &s, const Batch &b)
-{
-    uint64_t row = blockIdx.x;
-    grid_release();
-    grid_wait();
-    const float *norm = (const float *)(s.weights + s.ends.norm);
-    float factor =
-        norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, threadIdx.x % WARP);
-    for (int k = threadIdx.x; k < DIM; k += DECODE_THREADS)
-        s.hidden[((uint64_t)LAYERS * b.rows + row) * DIM + k] =
-            s.x[row * DIM + k] * factor * norm[k];
-}

@@ -52,7 +52,7 @@ static void launch_step(Gpu *gpu, int kernel, const State *s, const Batch *b, co
                         int n, int grid, int grid_y, int block, int shared_bytes)
 {
     void *arguments[] = {(void *)s, (void *)b, &layer, &n};
-    gpu_launch(gpu, kernel, grid, grid_y, block, shared_bytes, 1, arguments);
+    gpu_launch(gpu, kernel, grid, grid_y, block, shared_bytes, GPU_OVERLAP, arguments);
 }
 
 // --- forms ---------------------------------------------------------------------------------------
@@ -69,20 +69,21 @@ static int most(int a, int b)
     return a > b ? a : b;
 }
 
-// A decode step of `units` blocks over `rows` rows; formats of its linear layers, 0 for none.
-static void launch_decode(Gpu *gpu, const char *step, const State *s, const Batch *b,
-                          const Layer *layer, int x, int y, int z, int units, int rows)
+// Bytes of shared memory for the activations of `rows` rows in the decode form.
+static int activation_room(const Gpu *gpu, int rows)
 {
-    int formats[3] = {x, y, z}, group = rows < ROW_GROUP ? rows : ROW_GROUP, bytes = 0;
-    for (;; group--) {
-        bytes = 0;
-        for (int i = 0; i < 3 && formats[i]; i++)
-            bytes = most(bytes, DECODE_SHARED_BYTES(formats[i], group));
-        // What the kernels declare statically stays below 6 KB.
-        if (group == 1 || bytes + 6144 <= (int)gpu->shared_bytes_per_block) break;
-    }
-    launch_step(gpu, step_kernel(gpu, step, x, y, z, ""), s, b, layer, group, units, 1,
-                DECODE_THREADS, bytes);
+    return held_units(rows, (int)gpu->shared_bytes_per_block) * rows *
+           (MOST_UNIT_BYTES + FACTS_BYTES);
+}
+
+// A decode step: as many blocks as multiprocessors, all shared memory. `room` is for what lies there
+// besides the ring.
+static void launch_decode(Gpu *gpu, const char *step, const State *s, const Batch *b,
+                          const Layer *layer, int x, int y, int z, int room)
+{
+    // What the kernels declare statically stays below 2 KB.
+    launch_step(gpu, step_kernel(gpu, step, x, y, z, ""), s, b, layer, room, gpu->sm_count, 1,
+                DECODE_THREADS, (int)gpu->shared_bytes_per_block - 2048);
 }
 
 // The wide prefill form: clusters of two blocks for `pairs` pairs of column blocks, which they take
@@ -112,13 +113,28 @@ static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Bat
         bits = most(bits, FORMAT_BITS(formats[i]));
     }
     launch_step(gpu, step_kernel(gpu, step, x, y, z, "_prepare"), s, b, layer, 0, rows, 1,
-                DECODE_THREADS, 0);
+                PREFILL_THREADS, 0);
     int kernel = step_kernel(gpu, step, x, y, z, "_prefill");
     if (gpu->image_sm == 90)
         launch_wide(gpu, kernel, s, b, layer, bits, pairs, rows);
     else
         launch_step(gpu, kernel, s, b, layer, 0, (rows + TILE_ROWS - 1) / TILE_ROWS, blocks,
-                    DECODE_THREADS, bytes);
+                    PREFILL_THREADS, bytes);
+}
+
+// All steps of the decode form in one launch, for rows that are sequences of their own; 0 when this
+// pass or this GPU does not allow it.
+static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
+{
+    int rows = most(b->rows, b->outputs), bytes = (int)gpu->shared_bytes_per_block - 2048;
+    int room = most(activation_room(gpu, rows), WORK_UP(ATTEND_SHARED_BYTES));
+    if (!decode_form(s, b) || b->rows != b->segments || b->outputs == 0 || s->hidden ||
+        room + DECODE_SHARED_BYTES + 2 * MOST_CHUNK_BYTES > bytes)
+        return 0;
+    const Layer *layer = NULL;
+    void *arguments[] = {(void *)s, (void *)b, &layer, &room};
+    return gpu_launch_together(gpu, step_kernel(gpu, "decode_kernel", 0, 0, 0, ""), DECODE_THREADS,
+                               bytes, arguments);
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -126,38 +142,37 @@ static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Bat
 static inline void launch_embed(Gpu *gpu, const State *s, const Batch *b, int format)
 {
     launch_step(gpu, step_kernel(gpu, "embed", format, 0, 0, ""), s, b, NULL, 0, b->rows, 1,
-                DECODE_THREADS, 0);
+                PREFILL_THREADS, 0);
 }
 
 static inline void launch_keep(Gpu *gpu, const State *s, const Batch *b, int l)
 {
     if (s->hidden)
-        launch_step(gpu, step_kernel(gpu, "keep_kernel", 0, 0, 0, ""), s, b, NULL, l, b->rows, 1,
-                    DECODE_THREADS, 0);
+        launch_step(gpu,
+                    step_kernel(gpu, decode_form(s, b) ? "keep_pending_kernel" : "keep_kernel", 0, 0,
+                                0, ""),
+                    s, b, NULL, l, b->rows, 1, PREFILL_THREADS, 0);
 }
 
 static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, int k, int v,
                               const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "qkv", s, b, layer, q, k, v,
-                      BLOCKS(Q_DIM) * SLICES(q, DIM) +
-                          BLOCKS(KV_DIM) * (SLICES(k, DIM) + SLICES(v, DIM)),
-                      b->rows);
+        launch_decode(gpu, "qkv", s, b, layer, q, k, v, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
                        PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM), b->rows);
-    if (!HEADS_IN_BLOCKS)
+    if (!HEADS_IN_BLOCKS && !decode_form(s, b))
         launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0,
-                    b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, DECODE_THREADS, 0);
+                    b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, PREFILL_THREADS, 0);
 }
 
 static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)
 {
     if (decode_form(s, b)) {
-        int items = b->rows * KV_HEADS * MOST_SPLITS, fill = 2 * gpu->sm_count;
-        launch_step(gpu, step_kernel(gpu, "attend_kernel", 0, 0, 0, ""), s, b, layer, 0,
-                    items < fill ? items : fill, 1, DECODE_THREADS, ATTEND_SHARED_BYTES);
+        if (b->rows != b->segments)
+            launch_decode(gpu, "heads_kernel", s, b, layer, 0, 0, 0, ATTEND_SHARED_BYTES);
+        launch_decode(gpu, "attend_kernel", s, b, layer, 0, 0, 0, ATTEND_SHARED_BYTES);
     } else {
         launch_step(gpu, step_kernel(gpu, "attend_prefill_kernel", 0, 0, 0, ""), s, b, layer, 0,
                     b->rows / QUERY_ROWS + b->segments, HEADS, 128, ATTEND_PREFILL_SHARED_BYTES);
@@ -168,8 +183,7 @@ static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int form
                               const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, Q_DIM),
-                      b->rows);
+        launch_decode(gpu, "out", s, b, layer, format, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
@@ -178,8 +192,7 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
                              const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "up", s, b, layer, gate, up, 0,
-                      BLOCKS(FFN_DIM) * (SLICES(gate, DIM) + SLICES(up, DIM)), b->rows);
+        launch_decode(gpu, "up", s, b, layer, gate, up, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "up", s, b, layer, gate, up, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
                        b->rows);
@@ -189,22 +202,21 @@ static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int for
                                const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, FFN_DIM),
-                      b->rows);
+        launch_decode(gpu, "down", s, b, layer, format, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)
 {
-    if (s->hidden)
-        launch_step(gpu, step_kernel(gpu, "final_norm_kernel", 0, 0, 0, ""), s, b, NULL, 0, b->rows,
-                    1, DECODE_THREADS, 0);
+    // The layer only says that the last one's products are still to be added.
+    const Layer *pending = decode_form(s, b) ? s->layers : NULL;
+    launch_keep(gpu, s, b, LAYERS);
     if (b->outputs == 0) return;
-    if (b->outputs <= DECODE_ROWS)
-        launch_decode(gpu, "head", s, b, NULL, format, 0, 0, BLOCKS(VOCAB) * SLICES(format, DIM),
-                      b->outputs);
-    else
+    if (b->outputs <= DECODE_ROWS) {
+        launch_decode(gpu, "head", s, b, pending, format, 0, 0, activation_room(gpu, b->outputs));
+        launch_decode(gpu, "logits", s, b, pending, format, 0, 0, 0);
+    } else
         launch_prefill(gpu, "head", s, b, NULL, format, 0, 0, BLOCKS(VOCAB), PAIRS(VOCAB),
                        b->outputs);
 }
@@ -215,6 +227,6 @@ static inline void launch_sample(Gpu *gpu, const State *s, const Batch *b, const
 {
     void *arguments[] = {(void *)s, (void *)b, &sampling, &tokens};
     if (b->outputs)
-        gpu_launch(gpu, step_kernel(gpu, "sample_kernel", 0, 0, 0, ""), b->outputs, 1, 1024, 0, 1,
-                   arguments);
+        gpu_launch(gpu, step_kernel(gpu, "sample_kernel", 0, 0, 0, ""), b->outputs, 1, 1024, 0,
+                   GPU_OVERLAP, arguments);
 }

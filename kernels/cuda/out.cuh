@@ -1,6 +1,7 @@
 // out and down: x += linear(input) + bias, and the sums of squares of the new x.
 #pragma once
-#include "kernels/cuda/wide.cuh"
+#include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/up.cuh"
 
 // Adds a row's outputs of one column block to x, by a whole warp.
 DEVICE void add_to_x(const State &s, int row, int block, float v[4])
@@ -8,28 +9,87 @@ DEVICE void add_to_x(const State &s, int row, int block, float v[4])
     float x[4];
     load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), x);
     for (int i = 0; i < 4; i++) v[i] += x[i];
-    store_x(s, row, block, v);
+    store_x(s, s.x, row, block, v);
 }
 
-// Grid: column blocks times slices.
-template <int FORMAT, int IN>
-DEVICE void out(const State &s, const Batch &b, const Linear *linear, const float *input, int group)
+// The attention output, where its splits are still to be added.
+typedef struct {
+    const State &s;
+    const Batch &b;
+    int window;
+} Attended;
+
+DEVICE void load_blocks(const Attended &a, int row, int block, bool, float v[2][4])
 {
-    constexpr int COUNT = SLICES(FORMAT, IN);
-    const Linear w = *linear;
-    int block = blockIdx.x / COUNT, slice = blockIdx.x % COUNT;
-    float *partial = work_at<float>(s, work_of(s).large);
-    uint64_t unit_floats = (uint64_t)b.rows * BLOCK;
-    linear_unit<FORMAT, IN>(s, w, plain_source(input), block, slice, b.rows, group,
-                            partial + blockIdx.x * unit_floats);
-    if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + block, COUNT)) return;
-    partial += block * COUNT * unit_floats;
-    for (int row = threadIdx.x / WARP; row < b.rows; row += DECODE_THREADS / WARP) {
-        float v[4];
-        add_slices(partial, COUNT, b.rows, row, v);
-        finish_columns<FORMAT>(s, w, block, v);
-        add_to_x(s, row, block, v);
+    int position = a.b.position[row];
+    int splits = position / SPLIT - first_key(a.window, position) / SPLIT + 1;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        int channel = (block + j) * BLOCK + 4 * (threadIdx.x % WARP);
+        if (splits == 1)
+            load4_fresh<Q_DIM>(a.s.a + (uint64_t)row * Q_DIM, channel, v[j]);
+        else
+            add_splits(a.s, row, channel, splits, v[j]);
     }
+}
+
+template <int FORMAT> DEVICE void decode_out(Decoder &d, const Layer *layer)
+{
+    const State &s = d.s;
+    Part part = {&layer->o, BLOCKS(DIM), 0}, none = {};
+    if (!copies()) {
+        step_start(d);
+        clear_sums(sums_at(s, work_of(s).sums_qkv), (uint64_t)d.b.rows * RAW_DIM);
+    }
+    Attended source = {s, d.b, layer->window};
+    linear_step<Q_DIM, FORMAT, 0, 0>(d, source, part, none, none, sums_at(s, work_of(s).sums_out),
+                                     PADDED(DIM), d.b.rows);
+    if (!copies()) step_end(d);
+}
+
+// What gate and up left: silu(gate) * up.
+typedef struct {
+    const State &s;
+    const Layer *layer;
+} Activated;
+
+DEVICE void load_blocks(const Activated &a, int row, int block, bool, float v[2][4])
+{
+    const State &s = a.s;
+    const uint64_t *sums = sums_at(s, work_of(s).sums_up) + (uint64_t)row * 2 * PADDED(FFN_DIM);
+    const Linear gate = a.layer->gate, up = a.layer->up;
+    int lane = threadIdx.x % WARP;
+    float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        float y[4];
+        if (block + j >= BLOCKS(FFN_DIM)) {
+            v[j][0] = v[j][1] = v[j][2] = v[j][3] = 0;
+            continue;
+        }
+        read_sums(sums, block + j, factor, v[j]);
+        read_sums(sums + PADDED(FFN_DIM), block + j, factor, y);
+        finish_columns(s, gate, block + j, v[j]);
+        finish_columns(s, up, block + j, y);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[j][i] =
+                (block + j) * BLOCK + 4 * lane + i < FFN_DIM ? silu(v[j][i]) * y[i] : 0;
+    }
+}
+
+template <int FORMAT> DEVICE void decode_down(Decoder &d, const Layer *layer)
+{
+    const State &s = d.s;
+    Part part = {&layer->down, BLOCKS(DIM), 0}, none = {};
+    if (!copies()) {
+        step_start(d);
+        clear_sums(sums_at(s, work_of(s).sums_out), (uint64_t)d.b.rows * PADDED(DIM));
+    }
+    Activated source = {s, layer};
+    linear_step<FFN_DIM, FORMAT, 0, 0>(d, source, part, none, none,
+                                       sums_at(s, work_of(s).sums_down), PADDED(DIM), d.b.rows);
+    if (!copies()) step_end(d);
 }
 
 // Grid: rows.
@@ -94,7 +154,7 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, in
     ring_open<BITS>(&ring);
     grid_release();
     grid_wait();
-    if (copies()) {
+    if (fills_ring()) {
         begin_copying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
             Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
@@ -121,10 +181,10 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, in
     grid_wait();
     const float *tile = gemm_tile<FORMAT, IN>(
         s, w, block, prepared<IN>(s, 0, b.rows) + (uint64_t)first * PADDED(IN), rows);
-    for (int r = threadIdx.x / WARP; r < rows; r += DECODE_THREADS / WARP) {
+    for (int r = threadIdx.x / WARP; r < rows; r += PREFILL_THREADS / WARP) {
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
-        finish_columns<FORMAT>(s, w, block, v);
+        finish_columns(s, w, block, v);
         add_to_x(s, first + r, block, v);
     }
 }

@@ -3,18 +3,34 @@
 // block is finished where the block is; otherwise the raw columns go to memory and `finish` takes
 // the heads.
 #pragma once
+#include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/wide.cuh"
 
 #define QKV_BLOCKS (BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM))
 
-// Norm, rope and destination of one head of one row, by a whole warp. `c` is its channels in shared
-// memory; head counts through q, k and v.
+// Which of q, k, v a column block belongs to; *block becomes its number there.
+DEVICE int qkv_which(int *block)
+{
+    if (*block < BLOCKS(Q_DIM)) return 0;
+    *block -= BLOCKS(Q_DIM);
+    if (*block < BLOCKS(KV_DIM)) return 1;
+    *block -= BLOCKS(KV_DIM);
+    return 2;
+}
+
+DEVICE const Linear *qkv_linear(const Layer *layer, int which)
+{
+    return which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
+}
+
+// Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
+// values to the cache. `c` is its channels in shared memory; head counts through q, k and v.
 DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
-                        float *c)
+                        float *c, float *query)
 {
     int lane = threadIdx.x % WARP;
-    bool query = head < HEADS, value = head >= HEADS + KV_HEADS;
-    uint64_t norm = query ? layer->q_norm : value ? 0 : layer->k_norm;
+    bool queries = head < HEADS, value = head >= HEADS + KV_HEADS;
+    uint64_t norm = queries ? layer->q_norm : value ? 0 : layer->k_norm;
     if (norm) {
         const float *weight = (const float *)(s.weights + norm);
         float sum = 0;
@@ -24,7 +40,7 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         warp_sync();
     }
     uint64_t place = 0;
-    if (!query) {
+    if (!queries) {
         int position = b.position[row], kv_head = (head - HEADS) % KV_HEADS;
         uint64_t page =
             b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
@@ -39,10 +55,11 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
             int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
             float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
             const float *turn = s.rope + ((uint64_t)row * HALF + j) * 2;
-            y = second ? y * turn[0] + other * turn[1] : y * turn[0] - other * turn[1];
+            float cosine = load_fresh1(turn), sine = load_fresh1(turn + 1);
+            y = fmaf(y, cosine, second ? other * sine : -(other * sine));
         }
-        if (query)
-            s.q[(uint64_t)row * Q_DIM + head * HEAD_DIM + i] = y;
+        if (queries)
+            query[i] = y;
         else
             s.cache[place + i] = float_half(y);
     }
@@ -66,63 +83,84 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     int before = which == 0 ? 0 : HEADS + (which - 1) * KV_HEADS;
     for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
         int head = block * (BLOCK / HEAD_DIM) + i;
-        if (head < heads) finish_head(s, b, layer, row, before + head, room + i * HEAD_DIM);
+        if (head < heads)
+            finish_head(s, b, layer, row, before + head, room + i * HEAD_DIM,
+                        s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
     }
     warp_sync();
 }
 
-// Which of q, k, v a column block belongs to; *block becomes its number there.
-DEVICE int qkv_which(int *block)
+// q, k and v of the residual stream: complete before the first layer, else what `down` left is
+// pending. Also clears the sums that it read.
+template <int Q, int K, int V> DEVICE void decode_qkv(Decoder &d, const Layer *layer)
 {
-    if (*block < BLOCKS(Q_DIM)) return 0;
-    *block -= BLOCKS(Q_DIM);
-    if (*block < BLOCKS(KV_DIM)) return 1;
-    *block -= BLOCKS(KV_DIM);
-    return 2;
-}
-
-DEVICE const Linear *qkv_linear(const Layer *layer, int which)
-{
-    return which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
-}
-
-template <int FORMAT>
-DEVICE void qkv_unit(const State &s, const Batch &b, const Layer *layer, int which, int unit,
-                     int group)
-{
-    constexpr int COUNT = SLICES(FORMAT, DIM);
-    __shared__ __align__(16) float room[DECODE_THREADS / WARP][BLOCK];
-    const Linear w = *qkv_linear(layer, which);
-    int block = unit / COUNT, slice = unit % COUNT, warp = threadIdx.x / WARP;
-    float *partial = work_at<float>(s, work_of(s).large);
-    uint64_t unit_floats = (uint64_t)b.rows * BLOCK;
-    linear_unit<FORMAT, DIM>(s, w, normed_source(s, layer->attn_norm, nullptr), block, slice,
-                             b.rows, group, partial + blockIdx.x * unit_floats);
-    int counter = (which == 0 ? 0 : BLOCKS(Q_DIM) + (which - 1) * BLOCKS(KV_DIM)) + block;
-    if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + counter, COUNT)) return;
-    partial += (blockIdx.x - slice) * unit_floats;
-    for (int row = warp; row < b.rows; row += DECODE_THREADS / WARP) {
-        float v[4];
-        add_slices(partial, COUNT, b.rows, row, v);
-        finish_columns<FORMAT>(s, w, block, v);
-        finish_qkv(s, b, layer, which, block, row, v, room[warp]);
+    const State &s = d.s;
+    Part q = {&layer->q, BLOCKS(Q_DIM), 0};
+    Part k = {&layer->k, BLOCKS(KV_DIM), PADDED(Q_DIM)};
+    Part v = {&layer->v, BLOCKS(KV_DIM), PADDED(Q_DIM) + PADDED(KV_DIM)};
+    if (!copies()) {
+        step_start(d);
+        clear_sums(sums_at(s, work_of(s).sums_up), (uint64_t)d.b.rows * 2 * PADDED(FFN_DIM));
     }
+    Residual source = {s,
+                       layer == s.layers ? nullptr : &layer[-1].down,
+                       sums_at(s, work_of(s).sums_down),
+                       s.x,
+                       work_at<float>(s, work_of(s).middle),
+                       layer->attn_norm,
+                       nullptr};
+    linear_step<DIM, Q, K, V>(d, source, q, k, v, sums_at(s, work_of(s).sums_qkv), RAW_DIM,
+                              d.b.rows);
+    if (!copies()) step_end(d);
 }
 
-// Grid: the units of q, then of k, then of v.
-template <int Q, int K, int V>
-DEVICE void qkv(const State &s, const Batch &b, const Layer *layer, int group)
+// The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums that
+// decode_qkv left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
+// multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
+DEVICE void finish_heads(const State &s, const Batch &b, const Layer *layer, int row, int kv_head,
+                         bool keys, float *queries, float *raw)
 {
-    constexpr int Q_UNITS = BLOCKS(Q_DIM) * SLICES(Q, DIM),
-                  K_UNITS = BLOCKS(KV_DIM) * SLICES(K, DIM);
-    int unit = blockIdx.x, which = unit < Q_UNITS ? 0 : unit < Q_UNITS + K_UNITS ? 1 : 2;
-    unit -= which == 0 ? 0 : which == 1 ? Q_UNITS : Q_UNITS + K_UNITS;
-    int format = which == 0 ? Q : which == 1 ? K : V;
-    if (format == Q) qkv_unit<Q>(s, b, layer, which, unit, group);
-    if constexpr (K != Q)
-        if (format == K) qkv_unit<K>(s, b, layer, which, unit, group);
-    if constexpr (V != Q && V != K)
-        if (format == V) qkv_unit<V>(s, b, layer, which, unit, group);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, task = 0, heads = 0;
+    const uint64_t *sums = sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
+    float *place[3], *to = raw;
+    multipliers_sync(); // raw and queries are free
+    float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
+    for (int which = 0; which < (keys ? 3 : 1); which++) {
+        int width = which == 0 ? GROUP * HEAD_DIM : HEAD_DIM, first = kv_head * width;
+        int column = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
+        place[which] = to + first % BLOCK;
+        for (int block = first / BLOCK; block * BLOCK < first + width; block++, to += BLOCK) {
+            if (task++ % (MULTIPLIERS / WARP) != warp) continue;
+            float v[4];
+            read_sums(sums + column, block, factor, v);
+            finish_columns(s, *qkv_linear(layer, which), block, v);
+            *(float4 *)(to + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
+        }
+    }
+    multipliers_sync();
+    for (int which = 0; which < (keys ? 3 : 1); which++)
+        for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
+            if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
+            int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + kv_head;
+            finish_head(s, b, layer, row, head, place[which] + i * HEAD_DIM,
+                        queries + i * HEAD_DIM);
+        }
+    multipliers_sync();
+}
+
+// Queries of all rows to s.q, keys and values to the cache: a step of its own where rows of one
+// sequence attend to each other.
+DEVICE void decode_heads(Decoder &d, const Layer *layer)
+{
+    if (copies()) return;
+    const State &s = d.s;
+    step_start(d);
+    for (int item = blockIdx.x; item < d.b.rows * KV_HEADS; item += gridDim.x) {
+        int row = item / KV_HEADS, kv_head = item % KV_HEADS;
+        finish_heads(s, d.b, layer, row, kv_head, true,
+                     s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM, (float *)room());
+    }
+    step_end(d);
 }
 
 // Grid: rows.
@@ -278,7 +316,7 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int 
     ring_open<BITS>(&ring);
     grid_release();
     grid_wait();
-    if (copies()) {
+    if (fills_ring()) {
         begin_copying();
         for (int item = first_item(); item < items; item = next_item(item)) {
             Tile t = qkv_item(item, b.rows, tile_rows, &which);
@@ -299,17 +337,17 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int 
 template <int FORMAT>
 DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int which, int block)
 {
-    __shared__ __align__(16) float room[DECODE_THREADS / WARP][BLOCK];
+    __shared__ __align__(16) float room[PREFILL_THREADS / WARP][BLOCK];
     const Linear w = *qkv_linear(layer, which);
     int first = blockIdx.x * TILE_ROWS, warp = threadIdx.x / WARP;
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
     grid_wait();
     const float *tile = gemm_tile<FORMAT, DIM>(
         s, w, block, prepared<DIM>(s, which, b.rows) + (uint64_t)first * PADDED(DIM), rows);
-    for (int r = warp; r < rows; r += DECODE_THREADS / WARP) {
+    for (int r = warp; r < rows; r += PREFILL_THREADS / WARP) {
         float v[4];
         tile_row(tile, r, prepared_scale(s, which, b.rows)[first + r], v);
-        finish_columns<FORMAT>(s, w, block, v);
+        finish_columns(s, w, block, v);
         finish_qkv(s, b, layer, which, block, first + r, v, room[warp]);
     }
 }
@@ -333,9 +371,9 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int)
 // Grid: (rows, heads of q, k and v / 8), a warp each.
 DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
 {
-    __shared__ __align__(16) float room[DECODE_THREADS / WARP][HEAD_DIM];
+    __shared__ __align__(16) float room[PREFILL_THREADS / WARP][HEAD_DIM];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.x;
-    int head = blockIdx.y * (DECODE_THREADS / WARP) + warp;
+    int head = blockIdx.y * (PREFILL_THREADS / WARP) + warp;
     grid_release();
     grid_wait();
     if (head >= HEADS + 2 * KV_HEADS) return;
@@ -346,5 +384,6 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
     const float *raw = work_at<const float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM + first;
     for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
     warp_sync();
-    finish_head(s, b, layer, row, head, room[warp]);
+    finish_head(s, b, layer, row, head, room[warp],
+                s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
 }

@@ -13,21 +13,7 @@
 
 #if WGMMA
 
-// --- barriers that count arrivals and bytes ------------------------------------------------------
-
-DEVICE void barrier_init(uint64_t *barrier, int arrivals)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
-                 "r"(arrivals)
-                 : "memory");
-}
-
-// After barrier_init, before anybody else uses them.
-DEVICE void barrier_init_done(void)
-{
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+// --- barriers that count bytes as well, and copies to both blocks of a cluster --------------------
 
 // Arrives, and has the phase wait for that many copied bytes as well.
 DEVICE void barrier_expect(uint64_t *barrier, int bytes)
@@ -47,19 +33,6 @@ DEVICE void barrier_arrive(uint64_t *barrier, int rank)
                  "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
                  "}" ::"r"(shared_address(barrier)),
                  "r"(rank)
-                 : "memory");
-}
-
-// Until the phase of that parity is complete.
-DEVICE void barrier_wait(uint64_t *barrier, int parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}" ::"r"(shared_address(barrier)),
-                 "r"(parity)
                  : "memory");
 }
 

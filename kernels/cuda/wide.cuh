@@ -35,7 +35,7 @@ template <int BITS> DEVICE void ring_open(Ring *r)
     if (threadIdx.x == 0) {
         for (int i = 0; i < WIDE_STAGES(BITS); i++) {
             barrier_init(r->full + i, 1);
-            barrier_init(r->empty + i, 2 * DECODE_THREADS / WARP); // the warps of both blocks
+            barrier_init(r->empty + i, 2 * PREFILL_THREADS / WARP); // the warps of both blocks
         }
         barrier_init_done();
     }
@@ -44,9 +44,9 @@ template <int BITS> DEVICE void ring_open(Ring *r)
 
 // The two sides of the ring: a thread knows its own by this, and begins it with one of the two
 // below. A thread starts with 168 registers; a multiprocessor has 65536.
-DEVICE bool copies(void)
+DEVICE bool fills_ring(void)
 {
-    return threadIdx.x >= DECODE_THREADS;
+    return threadIdx.x >= PREFILL_THREADS;
 }
 
 DEVICE void begin_copying(void)
@@ -113,7 +113,7 @@ template <int BITS, int IN>
 DEVICE void ring_fill(Ring *r, const State &s, uint64_t weights, int bits, const Tile &t,
                       const uint16_t *activations, int rows)
 {
-    if (threadIdx.x != DECODE_THREADS) return;
+    if (threadIdx.x != PREFILL_THREADS) return;
     int groups = ROWS_UP(t.rows) / 8, half = (groups + 1) / 2;
     int own = cluster_rank() ? groups - half : half, skip = cluster_rank() ? half * 1024 : 0;
     const uint8_t *weight =
@@ -316,7 +316,7 @@ DEVICE void finish_row(const float *tile, int row, float scale, const State &s, 
         for (int bit = 1; bit < 8; bit *= 4) { // columns 4 and 16 apart
             float sign = threadIdx.x & bit ? -1.0f : 1.0f;
 #pragma unroll
-            for (int i = 0; i < 16; i++) v[i] = v[i] * sign + shuffle_xor(v[i], bit);
+            for (int i = 0; i < 16; i++) v[i] = fmaf(v[i], sign, shuffle_xor(v[i], bit));
         }
     }
 #pragma unroll

@@ -16,13 +16,16 @@
 #define BLOCKS(n) (PADDED(n) / BLOCK)
 #define PAIRS(n) ((BLOCKS(n) + 1) / 2)
 
-// The decode form takes at most DECODE_ROWS rows, in groups of ROW_GROUP. A slice of k belongs to
-// one block of threads; its length depends on the format alone, because the order of sums does.
+// The decode form takes at most DECODE_ROWS rows; its matrix instructions take them by ROW_GROUP. Sums
+// over k are cut into slices, each with activations of one scale; a unit is the 256 channels that a
+// warp prepares at once, one slice of trellis weights or four of 16-bit ones.
 #define DECODE_ROWS 64
 #define ROW_GROUP 8
-#define SLICE_ROWS(format) (FORMAT_BITS(format) > 4 && FORMAT_BITS(format) <= 8 ? 512 : 1024)
+#define NARROW_ROWS 4 // that fit one matrix instruction in any format
+#define UNIT_ROWS 256
+#define UNITS(in) ((PADDED(in) + UNIT_ROWS - 1) / UNIT_ROWS)
+#define SLICE_ROWS(format) (FORMAT_IS_EXL3(format) ? UNIT_ROWS : PASS_ROWS)
 #define SLICES(format, in) ((PADDED(in) + SLICE_ROWS(format) - 1) / SLICE_ROWS(format))
-#define MOST_SLICES(in) ((PADDED(in) + 511) / 512)
 
 // Attention of the decode form goes over the keys in splits of this many.
 #define SPLIT (HEAD_DIM <= 128 ? PAGE : PAGE / 2)
@@ -46,20 +49,19 @@ typedef struct {
 } Best;
 
 typedef struct {
-    uint64_t counters; // int32: arrivals a column block (or row and key head); always left at zero
+    uint64_t counters; // int32 (COUNTERS): arrivals of the blocks of a launch; left at zero
     uint64_t squares;  // f32 (rows, BLOCKS(DIM)): sums of squares of x
+    // Decode form. Sums of linear layers in fixed point (linear.cuh), left at zero; x after attention.
+    uint64_t sums_qkv, sums_out, sums_up, sums_down, sums_head;
+    uint64_t middle; // f32 (rows, DIM)
     uint64_t best;     // Best (outputs, BLOCKS(VOCAB))
     uint64_t scales;   // f32 (3, rows): of the prefill form's fp16 activations
     uint64_t raw;      // f32 (rows, RAW_DIM): q, k, v before norm and rope
-    uint64_t large;    // one of: partial sums, attention partials, fp16 activations
+    uint64_t large;    // one of: attention partials, fp16 activations
     uint64_t bytes;
 } Work;
 
-#define WORK_COUNTERS                                                                              \
-    WORK_MOST(DECODE_ROWS *KV_HEADS,                                                               \
-              WORK_MOST(BLOCKS(VOCAB),                                                             \
-                        WORK_MOST(BLOCKS(FFN_DIM),                                                 \
-                                  WORK_MOST(BLOCKS(DIM), BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM)))))
+#define COUNTERS 2
 
 // The decode rows a pass can have.
 WORK_INLINE uint64_t work_decode_rows(int max_rows)
@@ -73,27 +75,28 @@ WORK_INLINE uint64_t work_decode_rows(int max_rows)
 WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
 {
     uint64_t rows = work_decode_rows(max_rows);
-    uint64_t outputs = max_outputs < DECODE_ROWS ? max_outputs : DECODE_ROWS;
-    uint64_t qkv = (BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM)) * MOST_SLICES(DIM) * rows;
-    uint64_t up = 2 * BLOCKS(FFN_DIM) * MOST_SLICES(DIM) * rows;
-    uint64_t out = BLOCKS(DIM) * MOST_SLICES(Q_DIM) * rows;
-    uint64_t down = BLOCKS(DIM) * MOST_SLICES(FFN_DIM) * rows;
-    uint64_t head = BLOCKS(VOCAB) * MOST_SLICES(DIM) * outputs;
-    uint64_t partial = WORK_MOST(head, WORK_MOST(WORK_MOST(qkv, up), WORK_MOST(out, down))) * BLOCK;
     uint64_t attend = rows * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
     uint64_t most_rows = WORK_MOST(max_rows, max_outputs);
     uint64_t prepared = WORK_MOST(3 * PADDED(DIM), WORK_MOST(PADDED(Q_DIM), PADDED(FFN_DIM))) *
                         ROWS_UP(most_rows) * 2;
-    return WORK_MOST(WORK_MOST(partial, attend) * 4, prepared);
+    return WORK_MOST(attend * 4, prepared);
 }
 
 WORK_INLINE Work work_places(int max_rows, int max_outputs)
 {
     uint64_t most_rows = WORK_MOST(max_rows, max_outputs);
     Work w;
+    uint64_t rows = work_decode_rows(max_rows);
+    uint64_t outputs = max_outputs < DECODE_ROWS ? max_outputs : DECODE_ROWS;
     w.counters = 0;
-    w.squares = w.counters + WORK_UP(WORK_COUNTERS * 4);
-    w.best = w.squares + WORK_UP((uint64_t)max_rows * BLOCKS(DIM) * 4);
+    w.squares = w.counters + WORK_UP(COUNTERS * 4);
+    w.sums_qkv = w.squares + WORK_UP((uint64_t)max_rows * BLOCKS(DIM) * 4);
+    w.sums_out = w.sums_qkv + WORK_UP(rows * RAW_DIM * 8);
+    w.sums_up = w.sums_out + WORK_UP(rows * PADDED(DIM) * 8);
+    w.sums_down = w.sums_up + WORK_UP(rows * 2 * PADDED(FFN_DIM) * 8);
+    w.sums_head = w.sums_down + WORK_UP(rows * PADDED(DIM) * 8);
+    w.middle = w.sums_head + WORK_UP(outputs * PADDED(VOCAB) * 8);
+    w.best = w.middle + WORK_UP(rows * DIM * 4);
     w.scales = w.best + WORK_UP((uint64_t)max_outputs * BLOCKS(VOCAB) * sizeof(Best));
     w.raw = w.scales + WORK_UP(3 * most_rows * 4);
     w.large = w.raw + (HEADS_IN_BLOCKS ? 0 : WORK_UP((uint64_t)max_rows * RAW_DIM * 4));
@@ -101,10 +104,10 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     return w;
 }
 
-// The block of threads a unit of the decode form belongs to: 8 warps, two halves of 64 columns
-// times four phases of the k-steps.
-#define DECODE_THREADS 256
-#define PHASES 4
+// A block of the decode form: 16 warps that multiply and one that copies.
+#define MULTIPLIERS 512
+#define DECODE_THREADS (MULTIPLIERS + 32)
+#define PREFILL_THREADS 256 // of a block of the prefill form
 
 // Columns of the matrix instruction that one row takes: MUL1's activations are two planes of bytes.
 #define PLANES(format) (FORMAT_CODEBOOK(format) == CODEBOOK_MUL1 ? 2 : 1)
@@ -112,16 +115,26 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 // exact fp16; columns are offset by half a 128-byte line against bank conflicts.
 #define STEP_BYTES(format) (FORMAT_IS_EXL3(format) ? 256 : 128)
 #define COLUMN_BYTES(format) (SLICE_ROWS(format) / PASS_ROWS * STEP_BYTES(format) + 64)
-// 16-bit weights go from memory to registers; the others through shared memory.
-#define SLICE_BYTES(format)                                                                        \
-    (FORMAT_IS_EXL3(format) ? SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)) \
-                            : 0)
-// Shared memory of the decode form for groups of `rows` rows: the slice, then the activations,
-// whose place the sums of the phases take afterwards.
-#define SUM_STRIDE (BLOCK + 4) // numbers from one column to the next, padded against conflicts
-#define DECODE_COLUMN_BYTES(format) WORK_MOST(COLUMN_BYTES(format), PHASES *SUM_STRIDE * 4)
-#define DECODE_SHARED_BYTES(format, rows)                                                          \
-    (SLICE_BYTES(format) + (rows)*PLANES(format) * DECODE_COLUMN_BYTES(format))
+#define UNIT_BYTES(format) (UNIT_ROWS / SLICE_ROWS(format) * PLANES(format) * COLUMN_BYTES(format))
+#define MOST_UNIT_BYTES 2176 // of all formats
+#define FACTS_BYTES 32       // of a unit of one row: scales and sum
+
+// Shared memory of the decode form: DecodeShared, the room of activations or of attention, the ring of
+// weights. A chunk of the ring is one slice of one column block.
+#define CHUNK_BYTES(format)                                                                        \
+    (SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)))
+#define MOST_CHUNK_BYTES 32768
+#define RING_CHUNKS 16 // under way at a time
+#define DECODE_SHARED_BYTES 1280 // DecodeShared of decode.cuh
+#define UNITS_ROOM (72 * 1024) // what activations may take where it is enough for one unit
+// Units of activations that a block holds, in two groups where there are two or more.
+WORK_INLINE int held_units(int rows, int shared_bytes)
+{
+    int room = shared_bytes - DECODE_SHARED_BYTES - 2 * MOST_CHUNK_BYTES;
+    room = room < UNITS_ROOM ? room : UNITS_ROOM;
+    int units = room / (rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    return units > 8 ? 8 : units > 2 ? units / 2 * 2 : units < 1 ? 1 : units;
+}
 
 // The prefill form: tiles of 128 columns by 128 rows, k in stages of 64.
 #define TILE_ROWS 128
@@ -153,8 +166,12 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 // values.
 #define VALUE_STRIDE (HEAD_DIM * 2 + 16) // bytes of a row, padded against conflicts
 #define HEAD_TILES ((GROUP + 7) / 8)     // query heads go by 8
+#define QUERY_FLOATS (GROUP * HEAD_DIM)
+#define COVER(n) (((n) + 2 * (BLOCK - 1)) / BLOCK * BLOCK) // blocks that hold any n columns in a row
+#define HEADS_ROOM (COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM)) // floats
 #define ATTEND_SHARED_BYTES                                                                        \
-    (SPLIT * VALUE_STRIDE + HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16))
+    ((QUERY_FLOATS + HEADS_ROOM) * 4 + SPLIT * VALUE_STRIDE +                                 \
+     HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
 
 // Attention of the prefill form: 64 queries by tiles of 64 keys, two stages.
 #define QUERY_ROWS 64

@@ -260,6 +260,54 @@ static double *normed_x(uint64_t norm, const int32_t *map, int rows)
     return y;
 }
 
+// --- the decode form's sums -----------------------------------------------------------------------
+
+static Work places(void)
+{
+    return work_places(s.max_rows, s.max_outputs);
+}
+
+static void *work_place(uint64_t place)
+{
+    return (uint8_t *)s.work + place;
+}
+
+// What a step leaves for the next one and clears after it, which is not run here.
+static void clear_all_sums(void)
+{
+    size_t bytes = places().middle - places().sums_qkv;
+    void *zeros = calloc(1, bytes);
+    put(work_place(places().sums_qkv), zeros, bytes);
+    free(zeros);
+}
+
+// Outputs of a linear layer, `rows` rows of `out`, from its columns `column` .. of sums (rows, width).
+static double *finished(uint64_t sums, int rows, int width, int column, const Linear *l, int out,
+                        double factor)
+{
+    int64_t *v = get(work_place(sums), (size_t)rows * width * 8);
+    double *y = malloc((size_t)rows * out * sizeof *y), *t = malloc(PADDED(out) * sizeof *t);
+    for (int r = 0; r < rows; r++) {
+        for (int n = 0; n < PADDED(out); n++)
+            t[n] = v[(size_t)r * width + column + n] / 67108864.0 * factor;
+        for (int n = 0; l->svh && n < PADDED(out); n += BLOCK) reference_hadamard(t + n);
+        for (int n = 0; n < out; n++)
+            y[(size_t)r * out + n] =
+                t[n] * (l->svh ? reference_half(((uint16_t *)(weights + l->svh))[n]) : 1) +
+                (l->bias ? ((float *)(weights + l->bias))[n] : 0);
+    }
+    free(v);
+    free(t);
+    return y;
+}
+
+static void set_middle(void)
+{
+    float *x = get(s.x, (size_t)b.rows * DIM * 4);
+    put(work_place(places().middle), x, (size_t)b.rows * DIM * 4);
+    free(x);
+}
+
 static double *widen(const float *v, size_t count)
 {
     double *w = malloc(count * sizeof *w);
@@ -314,6 +362,10 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
     const Layer *layer = &layers[l];
     set_x();
     launch_qkv(gpu, &s, &b, q, k, v, s.layers + l);
+    if (decode_form(&s, &b)) {
+        launch_decode(gpu, "heads_kernel", &s, &b, s.layers + l, 0, 0, 0, WORK_UP(ATTEND_SHARED_BYTES));
+        clear_all_sums();
+    }
     double *x = normed_x(layer->attn_norm, NULL, b.rows);
     float *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
     for (int which = 0; which < 3; which++) {
@@ -342,12 +394,69 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
     free(x), free(rope);
 }
 
+static int split_count(int window, int position)
+{
+    int first = window > 0 && position >= window ? position - window + 1 : 0;
+    return position / SPLIT - first / SPLIT + 1;
+}
+
+// The attention output of rows whose splits the next step would add.
+static void add_partials(int window, float *a)
+{
+    size_t a_row = (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
+    float *all = get(work_place(places().large), b.rows * a_row * 4);
+    for (int r = 0; r < b.rows; r++)
+        for (int channel = 0; channel < Q_DIM; channel++) {
+            int splits = split_count(window, position[r]), head = channel / HEAD_DIM;
+            const float *p = all + r * a_row + (size_t)(head / GROUP) * MOST_SPLITS * SPLIT_FLOATS;
+            double largest = -INFINITY, sum = 0, weight = 0;
+            if (splits == 1) continue;
+            for (int j = 0; j < splits; j++)
+                largest = fmax(largest, p[j * SPLIT_FLOATS + GROUP * HEAD_DIM + head % GROUP]);
+            for (int j = 0; j < splits; j++) {
+                const float *q = p + j * SPLIT_FLOATS;
+                double factor = exp2(q[GROUP * HEAD_DIM + head % GROUP] - largest);
+                sum += factor * q[channel % (GROUP * HEAD_DIM)];
+                weight += factor * q[GROUP * HEAD_DIM + GROUP + head % GROUP];
+            }
+            a[(size_t)r * Q_DIM + channel] = sum / weight;
+        }
+    free(all);
+}
+
+// Lays an attention output down as splits, all but the first of no weight.
+static void put_partials(int window, const float *a)
+{
+    size_t a_row = (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
+    float *all = calloc(b.rows * a_row, 4);
+    for (int r = 0; r < b.rows; r++)
+        for (int kv = 0; kv < KV_HEADS; kv++)
+            for (int j = 0; j < split_count(window, position[r]); j++) {
+                float *q = all + r * a_row + ((size_t)kv * MOST_SPLITS + j) * SPLIT_FLOATS;
+                for (int i = 0; j == 0 && i < GROUP * HEAD_DIM; i++)
+                    q[i] = 2 * a[(size_t)r * Q_DIM + kv * GROUP * HEAD_DIM + i];
+                for (int h = 0; h < GROUP; h++) {
+                    q[GROUP * HEAD_DIM + h] = j == 0 ? 3 : -INFINITY;
+                    q[GROUP * HEAD_DIM + GROUP + h] = j == 0 ? 2 : 0;
+                }
+            }
+    put(work_place(places().large), all, b.rows * a_row * 4);
+    free(all);
+}
+
 static void check_attend(int l)
 {
     float *q = random_floats((size_t)b.rows * Q_DIM, 1);
     put(s.q, q, (size_t)b.rows * Q_DIM * 4);
-    launch_attend(gpu, &s, &b, s.layers + l);
+    if (decode_form(&s, &b)) {
+        Batch given = b; // the queries are in s.q
+        given.segments = -1;
+        launch_decode(gpu, "attend_kernel", &s, &given, s.layers + l, 0, 0, 0, WORK_UP(ATTEND_SHARED_BYTES));
+    } else {
+        launch_attend(gpu, &s, &b, s.layers + l);
+    }
     float *got = get(s.a, (size_t)b.rows * Q_DIM * 4);
+    if (decode_form(&s, &b)) add_partials(layers[l].window, got);
     uint16_t *cache = get(s.cache, CACHE_HALVES * 2);
     double *expected = calloc((size_t)b.rows * Q_DIM, 8), *p = malloc(MAX_CONTEXT * 8);
     for (int r = 0; r < b.rows; r++)
@@ -372,64 +481,100 @@ static void check_attend(int l)
     free(q), free(got), free(cache), free(expected), free(p);
 }
 
-// out or down: x += linear(input).
+// out, in the prefill form down too: x += linear(input).
 static void check_residual(int down, int format, int l, const char *name)
 {
     const Linear *w = down ? &layers[l].down : &layers[l].o;
     int in = down ? FFN_DIM : Q_DIM;
     float *input = random_floats((size_t)b.rows * in, 1);
     set_x();
-    float *before = get(s.x, (size_t)b.rows * DIM * 4);
+    float *before = get(s.x, (size_t)b.rows * DIM * 4), *got;
     put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
+    if (decode_form(&s, &b)) put_partials(layers[l].window, input);
     if (down)
         launch_down(gpu, &s, &b, format, s.layers + l);
     else
         launch_out(gpu, &s, &b, format, s.layers + l);
-    float *got = get(s.x, (size_t)b.rows * DIM * 4);
     double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
-    for (int i = 0; i < b.rows * DIM; i++) y[i] += before[i];
     char what[64];
     snprintf(what, sizeof what, "%s(%s)", down ? "down" : "out", name);
-    compare(what, b.rows, DIM, got, y, FORMAT_IS_EXL3(format) && PLANES(format) == 1 ? 4e-4 : 4e-4);
-    check_squares();
+    if (decode_form(&s, &b)) {
+        double *sums = finished(places().sums_out, b.rows, PADDED(DIM), 0, w, DIM, 1);
+        got = malloc((size_t)b.rows * DIM * 4);
+        for (int i = 0; i < b.rows * DIM; i++) got[i] = sums[i] + before[i];
+        free(sums);
+    } else {
+        got = get(s.x, (size_t)b.rows * DIM * 4);
+        check_squares();
+    }
+    for (int i = 0; i < b.rows * DIM; i++) y[i] += before[i];
+    compare(what, b.rows, DIM, got, y, 4e-4);
 
     // A row alone gives the same bits.
     if (decode_form(&s, &b) && b.rows > 1) {
-        State one = s;
+        int r = random_bits() % b.rows, bytes = PADDED(DIM) * 8;
+        char *all = get((uint8_t *)work_place(places().sums_out) + r * bytes, bytes);
         Batch few = b;
-        int r = random_bits() % b.rows;
-        few.rows = few.segments = 1;
-        one.x += (size_t)r * DIM, one.a += (size_t)r * in, one.h += (size_t)r * in;
-        put(one.x, before + (size_t)r * DIM, DIM * 4);
-        if (down)
-            launch_down(gpu, &one, &few, format, s.layers + l);
-        else
-            launch_out(gpu, &one, &few, format, s.layers + l);
-        float *alone = get(one.x, DIM * 4);
-        if (memcmp(alone, got + (size_t)r * DIM, DIM * 4) != 0) {
+        State one = s;
+        clear_all_sums();
+        few.rows = few.segments = 1, few.position += r;
+        one.a += (size_t)r * in;
+        put_partials(layers[l].window, input); // the row's come first
+        float *own = get((float *)work_place(places().large) +
+                             (size_t)r * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS,
+                         (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS * 4);
+        put(work_place(places().large), own, (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS * 4);
+        launch_out(gpu, &one, &few, format, s.layers + l);
+        char *alone = get(work_place(places().sums_out), bytes);
+        if (memcmp(alone, all, bytes) != 0) {
             printf("%s: row %d of %d differs when it is alone\n", what, r, b.rows);
             failed++;
         }
-        free(alone);
+        free(alone), free(all), free(own);
     }
+    clear_all_sums();
     free(input), free(before), free(got), free(x), free(y);
 }
 
-static void check_up(int gate, int up, int l, const char *name)
+// up, and in the decode form down after it, which alone finishes what up leaves.
+static void check_up(int gate, int up, int down, int l, const char *name)
 {
+    int decode = decode_form(&s, &b), n = b.rows * FFN_DIM;
+    const Layer *layer = &layers[l];
     set_x();
+    float *before = get(s.x, (size_t)b.rows * DIM * 4);
+    if (decode) set_middle();
     launch_up(gpu, &s, &b, gate, up, s.layers + l);
-    float *got = get(s.h, (size_t)b.rows * FFN_DIM * 4);
-    double *x = normed_x(layers[l].ffn_norm, NULL, b.rows);
-    double *y = malloc((size_t)b.rows * FFN_DIM * 8), *z = malloc((size_t)b.rows * FFN_DIM * 8);
-    reference_linear(weights, &layers[l].gate, gate, DIM, FFN_DIM, b.rows, x, y);
-    reference_linear(weights, &layers[l].up, up, DIM, FFN_DIM, b.rows, x, z);
-    for (int i = 0; i < b.rows * FFN_DIM; i++) y[i] = y[i] / (1 + exp(-y[i])) * z[i];
+    double *x = normed_x(layer->ffn_norm, NULL, b.rows);
+    double *y = malloc((size_t)n * 8), *z = malloc((size_t)n * 8);
+    reference_linear(weights, &layer->gate, gate, DIM, FFN_DIM, b.rows, x, y);
+    reference_linear(weights, &layer->up, up, DIM, FFN_DIM, b.rows, x, z);
+    for (int i = 0; i < n; i++) y[i] = y[i] / (1 + exp(-y[i])) * z[i];
     char what[64];
     snprintf(what, sizeof what, "up(%s)", name);
-    compare(what, b.rows, FFN_DIM, got, y, 2e-3);
-    free(got), free(x), free(y), free(z);
+    if (decode) {
+        double *t = malloc((size_t)b.rows * DIM * 8);
+        reference_linear(weights, &layer->down, down, FFN_DIM, DIM, b.rows, y, t);
+        // The residual stream plus what `out` left: a bias at least.
+        double *pending = finished(places().sums_out, b.rows, PADDED(DIM), 0, &layer->o, DIM, 1);
+        float *after = get(s.x, (size_t)b.rows * DIM * 4);
+        for (int i = 0; i < b.rows * DIM; i++) pending[i] += before[i];
+        compare("x after out", b.rows, DIM, after, pending, 1e-6);
+        check_squares();
+        launch_down(gpu, &s, &b, down, s.layers + l);
+        double *sums = finished(places().sums_down, b.rows, PADDED(DIM), 0, &layer->down, DIM, 1);
+        float *got = malloc((size_t)b.rows * DIM * 4);
+        for (int i = 0; i < b.rows * DIM; i++) got[i] = sums[i];
+        compare(what, b.rows, DIM, got, t, 2e-3);
+        free(t), free(pending), free(after), free(sums), free(got);
+        clear_all_sums();
+    } else {
+        float *got = get(s.h, (size_t)n * 4);
+        compare(what, b.rows, FFN_DIM, got, y, 2e-3);
+        free(got);
+    }
+    free(before), free(x), free(y), free(z);
 }
 
 static void check_head(int format, const char *name)
@@ -458,6 +603,7 @@ static void check_head(int format, const char *name)
     }
     float *hidden = get(s.hidden + (size_t)LAYERS * b.rows * DIM, (size_t)b.rows * DIM * 4);
     double *normed = normed_x(s.ends.norm, NULL, b.rows);
+    clear_all_sums();
     compare("final norm", b.rows, DIM, hidden, normed, 1e-5);
     free(got), free(x), free(y), free(best), free(hidden), free(normed);
 }
@@ -580,6 +726,81 @@ static void check_nan(void)
     free(tokens);
 }
 
+// All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys and
+// values, and sums that are clear.
+static void check_together(void)
+{
+    if (!decode_form(&s, &b) || b.rows != b.segments) return;
+    uint64_t start = weights_used;
+    State plain = s;
+    plain.hidden = NULL;
+#define RANDOM_STEPS(q_, k_, v_, o_, g_, u_, d_, h_)                                               \
+    for (int l = 0; l < LAYERS; l++) {                                                             \
+        layers[l].q = random_linear(q_, DIM, Q_DIM, 1);                                            \
+        layers[l].k = random_linear(k_, DIM, KV_DIM, 0);                                           \
+        layers[l].v = random_linear(v_, DIM, KV_DIM, 1);                                           \
+        layers[l].o = random_linear(o_, Q_DIM, DIM, 0);                                            \
+        layers[l].gate = random_linear(g_, DIM, FFN_DIM, 0);                                       \
+        layers[l].up = random_linear(u_, DIM, FFN_DIM, 1);                                         \
+        layers[l].down = random_linear(d_, FFN_DIM, DIM, 1);                                       \
+    }                                                                                              \
+    s.ends.head = plain.ends.head = random_linear(h_, DIM, VOCAB, 0);
+    TEST_STEP_FORMATS(RANDOM_STEPS)
+    put_weights();
+    plain.weights = s.weights;
+    b.outputs = b.rows;
+    for (int i = 0; i < b.rows; i++) output[i] = i;
+    put_batch();
+    size_t logits_bytes = (size_t)b.outputs * VOCAB * 4;
+    void *logits[2], *cache[2];
+    for (int together = 0; together < 2; together++) {
+        if (together) {
+            if (!launch_together(gpu, &plain, &b)) {
+                printf("%d rows: not in one launch\n", b.rows);
+                failed++;
+                return;
+            }
+        } else {
+#define STEPS_ALONE(q_, k_, v_, o_, g_, u_, d_, h_)                                                \
+    launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
+    for (int l = 0; l < LAYERS; l++) {                                                             \
+        const Layer *layer = s.layers + l;                                                         \
+        launch_qkv(gpu, &plain, &b, q_, k_, v_, layer);                                            \
+        launch_attend(gpu, &plain, &b, layer);                                                     \
+        launch_out(gpu, &plain, &b, o_, layer);                                                    \
+        launch_up(gpu, &plain, &b, g_, u_, layer);                                                 \
+        launch_down(gpu, &plain, &b, d_, layer);                                                   \
+    }                                                                                              \
+    launch_head(gpu, &plain, &b, h_);
+            TEST_STEP_FORMATS(STEPS_ALONE)
+        }
+        logits[together] = get(s.logits, logits_bytes);
+        cache[together] = get(s.cache, CACHE_HALVES * 2);
+        size_t bytes = places().middle - places().sums_qkv;
+        uint64_t *sums = get(work_place(places().sums_qkv), bytes);
+        for (size_t i = 0; i < bytes / 8; i++)
+            if (sums[i]) {
+                printf("%d rows, %s: sum %zu is left\n", b.rows, together ? "together" : "steps", i);
+                failed++;
+                break;
+            }
+        free(sums);
+    }
+    checked++;
+    const float *v = logits[0];
+    double square = 0;
+    for (size_t i = 0; i < logits_bytes / 4; i++) square += v[i] * v[i];
+    if (!(square > 0) || memcmp(logits[0], logits[1], logits_bytes) != 0 ||
+        memcmp(cache[0], cache[1], CACHE_HALVES * 2) != 0) {
+        printf("%d rows: one launch differs from one a step\n", b.rows);
+        failed++;
+    }
+    for (int i = 0; i < 2; i++) free(logits[i]), free(cache[i]);
+    layers[0].down = (Linear){0}; // nothing is pending on the second layer in other tests
+    put_weights();
+    weights_used = start;
+}
+
 static void check_batch(int segments, const int *rows)
 {
     make_batch(segments, rows);
@@ -597,15 +818,20 @@ static void check_batch(int segments, const int *rows)
     check_residual(0, f, 1, #f);                                                                   \
     weights_used = start;
 #define CHECK_DOWN(f)                                                                              \
-    layers[1].down = random_linear(f, FFN_DIM, DIM, 0);                                            \
-    put_weights();                                                                                 \
-    check_residual(1, f, 1, #f);                                                                   \
-    weights_used = start;
+    if (!decode_form(&s, &b)) {                                                                    \
+        layers[1].down = random_linear(f, FFN_DIM, DIM, 0);                                        \
+        put_weights();                                                                             \
+        check_residual(1, f, 1, #f);                                                               \
+        weights_used = start;                                                                      \
+    }
 #define CHECK_UP(g, u)                                                                             \
     layers[1].gate = random_linear(g, DIM, FFN_DIM, 0);                                            \
     layers[1].up = random_linear(u, DIM, FFN_DIM, 1);                                              \
     put_weights();                                                                                 \
-    check_up(g, u, 1, #g "," #u);                                                                  \
+    layers[1].down = random_linear(TEST_DOWN_FORMAT, FFN_DIM, DIM, 0);                             \
+    layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
+    put_weights();                                                                                 \
+    check_up(g, u, TEST_DOWN_FORMAT, 1, #g "," #u);                                                \
     weights_used = start;
 #define CHECK_HEAD(f)                                                                              \
     s.ends.head = random_linear(f, DIM, VOCAB, 0);                                                 \
@@ -619,13 +845,15 @@ static void check_batch(int segments, const int *rows)
     check_attend(1);
 #ifdef TEST_TIMING // large: one format is checked, the others timed
     CHECK_OUT(c3)
-    CHECK_DOWN(m4)
+    CHECK_UP(m4, m4)
+    check_together();
     return;
 #endif
     TEST_OUT(CHECK_OUT)
     TEST_UP(CHECK_UP)
     TEST_DOWN(CHECK_DOWN)
     TEST_HEAD(CHECK_HEAD)
+    check_together();
 }
 
 #ifdef TEST_TIMING

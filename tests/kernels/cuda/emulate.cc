@@ -1,5 +1,5 @@
 // runtime/gpu.h on the CPU: the device's memory is the host's, a launch runs its blocks one after
-// the other in a random order, the threads of a block (or of a cluster of two) as fibers
+// the other in a random order, the threads of a block (or of blocks that work together) as fibers
 // (emulated/kernels/cuda/common.cuh). For x86-64.
 #include "kernels/cuda/steps.cuh"
 #include <dlfcn.h>
@@ -12,7 +12,22 @@ extern "C" {
 
 TEST_KERNELS
 
-enum { STACK = 96 * 1024, MOST_THREADS = 1024 };
+#define ALL_STEPS(q, k, v, o, g, u, d_, h)                                                          \
+    DECODER_embed(EMBED_FORMAT)                                                                    \
+    for (int l = 0; l < LAYERS; l++) {                                                             \
+        const Layer *own = &s.layers[l];                                                           \
+        DECODER_qkv(q, k, v, own) DECODER_attend(own) DECODER_out(o, own)                          \
+        DECODER_up(g, u, own) DECODER_down(d_, own)                                                \
+    }                                                                                              \
+    DECODER_head(h)
+ENTRY(decode_kernel, DECODE_THREADS, 1)
+{
+    Decoder d = decoder_open(s, b, 1, n);
+    TEST_STEP_FORMATS(ALL_STEPS)
+    decoder_close(d);
+}
+
+enum { STACK = 96 * 1024, MOST_BLOCKS = 7, MOST_THREADS = MOST_BLOCKS * 1024 };
 
 struct Copy {
     void *to;
@@ -72,13 +87,11 @@ Index blockIdx, gridDim, blockDim, *current_thread;
 static Fiber fibers[MOST_THREADS];
 static uint8_t *stacks;
 static WarpRoom warps[MOST_THREADS / WARP];
-static Block blocks[2];
-static int cluster;
+static Block blocks[MOST_BLOCKS];
+static int cluster, shared_bytes; // blocks at a time
 static Meeting cluster_meeting;
 static std::vector<Bulk> bulks;
 static void *scheduler_stack;
-static Copy fetches[16];
-static bool fetch_pending[16];
 static void **launch_arguments;
 static void *launch_function;
 static bool launch_is_sample;
@@ -160,26 +173,22 @@ void emulate_copy_wait(int left)
     }
 }
 
-void emulate_fetch(int part, void *to, const void *from, int bytes)
-{
-    assert((uintptr_t)to % 16 == 0 && (uintptr_t)from % 16 == 0 && bytes % 16 == 0);
-    memset(to, 0xff, bytes);
-    fetches[part] = {to, from, bytes, 1};
-    fetch_pending[part] = true;
-}
-
-void emulate_fetch_wait(int part)
-{
-    if (fetch_pending[part]) perform(fetches[part]);
-    fetch_pending[part] = false;
-}
-
 uint8_t *emulate_shared(void)
 {
     return me()->block->shared;
 }
 
-// --- sm_90a --------------------------------------------------------------------------------------
+int emulate_shared_bytes(void)
+{
+    return shared_bytes;
+}
+
+void emulate_yield(void)
+{
+    fiber_switch(&me()->stack_pointer, scheduler_stack);
+}
+
+// --- copies in the background, sm_90a --------------------------------------------------------------------------------------
 
 static void complete(Barrier *b)
 {
@@ -246,10 +255,10 @@ void emulate_cluster_sync(void)
     meet(&cluster_meeting, cluster * blockDim.x);
 }
 
-void emulate_consumers_sync(void)
+void emulate_multipliers_sync(int threads)
 {
-    assert(threadIdx.x < 256);
-    meet(&me()->block->consumers, 256);
+    assert(threadIdx.x < threads);
+    meet(&me()->block->consumers, threads);
 }
 
 void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b)
@@ -332,7 +341,6 @@ static void run_blocks(void)
         blocks[i].all.arrived = blocks[i].consumers.arrived = 0;
     }
     cluster_meeting.arrived = 0;
-    memset(fetch_pending, 0, sizeof fetch_pending);
     for (int i = 0; i < threads / WARP; i++) warps[i].meeting.arrived = 0;
     for (int i = 0; i < threads; i++) {
         Fiber *f = &fibers[i];
@@ -380,7 +388,7 @@ int gpu_open(Gpu **out, int, const GpuImage *, Error *)
 {
     Gpu *gpu = (Gpu *)calloc(1, sizeof *gpu);
     strcpy(gpu->name, "emulated");
-    gpu->sm_count = 7;
+    gpu->sm_count = MOST_BLOCKS;
     gpu->image_sm = EMULATED_WGMMA ? 90 : 80;
     for (int i = 0; i < 65536; i++) halves[i] = half_float(i);
     gpu->shared_bytes_per_block =
@@ -425,16 +433,17 @@ int gpu_kernel(Gpu *, const char *name)
     functions[function_count] = f;
     return function_count++;
 }
-void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
-                uint32_t shared, int, void **arguments)
+static void run_grid(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
+                     uint32_t shared, int at_a_time, void **arguments)
 {
     launch_function = functions[kernel];
     launch_is_sample = is_sample[kernel];
     launch_arguments = arguments;
     gridDim = {(int)grid, (int)grid_y};
     blockDim = {(int)block, 1};
-    assert(shared <= gpu->shared_bytes_per_block);
-    cluster = EMULATED_WGMMA && block == WIDE_THREADS ? 2 : 1;
+    assert(shared <= gpu->shared_bytes_per_block && at_a_time <= MOST_BLOCKS);
+    cluster = at_a_time;
+    shared_bytes = shared;
     assert(grid % cluster == 0);
     for (int i = 0; i < cluster; i++)
         blocks[i].shared = (uint8_t *)aligned_alloc(1024, shared / 1024 * 1024 + 2048);
@@ -454,5 +463,18 @@ void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t b
             }
     }
     for (int i = 0; i < cluster; i++) free(blocks[i].shared);
+}
+
+void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
+                uint32_t shared, int, void **arguments)
+{
+    run_grid(gpu, kernel, grid, grid_y, block, shared,
+             EMULATED_WGMMA && block == WIDE_THREADS ? 2 : 1, arguments);
+}
+
+int gpu_launch_together(Gpu *gpu, int kernel, uint32_t block, uint32_t shared, void **arguments)
+{
+    run_grid(gpu, kernel, gpu->sm_count, 1, block, shared, gpu->sm_count, arguments);
+    return 1;
 }
 }

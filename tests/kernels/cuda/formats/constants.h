@@ -41,6 +41,8 @@
 #define TEST_UP(F) F(m3, m3)
 #define TEST_DOWN(F) F(m5)
 #define TEST_HEAD(F) F(m6)
+#define TEST_DOWN_FORMAT m5
+#define TEST_STEP_FORMATS(F) F(m4, m4, m4, c3, m3, m3, m5, m6) // q k v o gate up down head, one of each above
 #define TEST_HEAD_FORMAT m6
 #define TEST_HEAD_NORM 0
 #define TEST_WINDOW 100

@@ -23,6 +23,7 @@ struct uint4 { uint32_t x, y, z, w; } __attribute__((aligned(16)));
 struct float2 { float x, y; } __attribute__((aligned(8)));
 struct float4 { float x, y, z, w; } __attribute__((aligned(16)));
 static inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -39,8 +40,14 @@ void emulate_copy(void *to, const void *from, int real);
 void emulate_commit(void);
 void emulate_copy_wait(int left);
 uint8_t *emulate_shared(void);
-void emulate_fetch(int part, void *to, const void *from, int bytes);
-void emulate_fetch_wait(int part);
+void emulate_multipliers_sync(int threads);
+int emulate_shared_bytes(void);
+void emulate_yield(void);
+void emulate_barrier_init(uint64_t *barrier, int arrivals);
+void emulate_barrier_arrive(uint64_t *barrier, int bytes, int rank);
+void emulate_barrier_wait(uint64_t *barrier, int parity);
+void emulate_bulk(void *to, const void *from, int bytes, uint64_t *barrier, int both);
+int emulate_rank(void);
 
 DEVICE float half_float(uint16_t h) { _Float16 f; memcpy(&f, &h, 2); return (float)f; }
 DEVICE uint16_t float_half(float v) { _Float16 f = (_Float16)v; uint16_t h; memcpy(&h, &f, 2); return h; }
@@ -48,6 +55,7 @@ DEVICE uint32_t pack_half(float low, float high) { return float_half(low) | (uin
 DEVICE int count_bits(uint32_t v) { return __builtin_popcount(v); }
 DEVICE float bits_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 DEVICE uint32_t float_bits(float f) { uint32_t b; memcpy(&b, &f, 4); return b; }
+DEVICE int64_t round_float(float f) { return llrintf(f); }
 DEVICE float divide_fast(float a, float b) { return a / b; }
 DEVICE uint32_t add_half2(uint32_t a, uint32_t b)
 {
@@ -115,6 +123,7 @@ DEVICE uint32_t warp_ballot(int predicate)
 }
 DEVICE void warp_sync(void) { uint32_t v = 0; emulate_exchange(&v, 1); }
 DEVICE void block_sync(void) { emulate_block_sync(); }
+DEVICE void multipliers_sync(void) { emulate_multipliers_sync(512); }
 
 // Operands of all lanes of a matrix instruction: a 0..3, b 4..5.
 DEVICE const uint32_t *mma_operands(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
@@ -175,20 +184,33 @@ DEVICE uint32_t shared_address(const void *p) { return (uint32_t)((const uint8_t
 DEVICE void copy_start(void *to, const void *from, int real) { emulate_copy(to, from, real); }
 DEVICE void copy_commit(void) { emulate_commit(); }
 template <int N> DEVICE void copy_wait(void) { emulate_copy_wait(N); }
-typedef struct { int unused; } Fetch;
-DEVICE void fetch_start(Fetch *, uint8_t *to, const uint8_t *from, int bytes, int part_bytes)
-{
-    if (threadIdx.x == 0)
-        for (int i = 0; i * part_bytes < bytes; i++)
-            emulate_fetch(i, to + i * part_bytes, from + i * part_bytes,
-                          bytes - i * part_bytes < part_bytes ? bytes - i * part_bytes : part_bytes);
-}
-DEVICE void fetch_wait(Fetch *, int part) { emulate_fetch_wait(part); }
 DEVICE uint4 load_weights(const uint4 *p) { return *p; }
 DEVICE float4 load_fresh(const float *p) { return *(const float4 *)p; }
 DEVICE float load_fresh1(const float *p) { return *p; }
+DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
+{
+    assert((uintptr_t)p % 32 == 0);
+    memcpy(v, p, 32);
+}
 DEVICE int atomic_add(int32_t *p, int32_t v) { int old = *p; *p += v; return old; }
 DEVICE void atomic_add64(uint64_t *p, uint64_t v) { *p += v; }
 DEVICE void memory_fence(void) {}
+DEVICE int dynamic_shared_bytes(void) { return emulate_shared_bytes(); }
+DEVICE void barrier_init(uint64_t *barrier, int arrivals) { emulate_barrier_init(barrier, arrivals); }
+DEVICE void barrier_init_done(void) {}
+DEVICE void barrier_arrive(uint64_t *barrier) { emulate_barrier_arrive(barrier, 0, emulate_rank()); }
+DEVICE void barrier_wait(uint64_t *barrier, int parity) { emulate_barrier_wait(barrier, parity); }
+#define COPY_ARRIVALS 1
+DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *barrier)
+{
+    if (lane_id()) return;
+    emulate_barrier_arrive(barrier, bytes, emulate_rank());
+    emulate_bulk(to, from, bytes, barrier, 0);
+}
+DEVICE void count_release(int32_t *count) { ++*count; }
+DEVICE void wait_count(const int32_t *count, int most)
+{
+    while (*(volatile const int32_t *)count < most) emulate_yield();
+}
 DEVICE void grid_wait(void) {}
 DEVICE void grid_release(void) {}

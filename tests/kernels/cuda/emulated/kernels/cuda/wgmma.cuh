@@ -12,27 +12,18 @@
 
 #if WGMMA
 
-void emulate_barrier_init(uint64_t *barrier, int arrivals);
-void emulate_barrier_arrive(uint64_t *barrier, int bytes, int rank);
-void emulate_barrier_wait(uint64_t *barrier, int parity);
-void emulate_bulk(void *to, const void *from, int bytes, uint64_t *barrier, int both);
-int emulate_rank(void);
 void emulate_cluster_sync(void);
-void emulate_consumers_sync(void);
 void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b);
 void emulate_wgmma_commit(void);
 void emulate_wgmma_wait(int left);
 
-DEVICE void barrier_init(uint64_t *barrier, int arrivals) { emulate_barrier_init(barrier, arrivals); }
-DEVICE void barrier_init_done(void) {}
 DEVICE void barrier_expect(uint64_t *barrier, int bytes) { emulate_barrier_arrive(barrier, bytes, emulate_rank()); }
 DEVICE void barrier_arrive(uint64_t *barrier, int rank) { emulate_barrier_arrive(barrier, 0, rank); }
-DEVICE void barrier_wait(uint64_t *barrier, int parity) { emulate_barrier_wait(barrier, parity); }
 DEVICE void bulk_copy(void *to, const void *from, int bytes, uint64_t *barrier) { emulate_bulk(to, from, bytes, barrier, 0); }
 DEVICE void bulk_copy_both(void *to, const void *from, int bytes, uint64_t *barrier) { emulate_bulk(to, from, bytes, barrier, 1); }
 DEVICE int cluster_rank(void) { return emulate_rank(); }
 DEVICE void cluster_sync(void) { emulate_cluster_sync(); }
-DEVICE void consumers_sync(void) { emulate_consumers_sync(); }
+DEVICE void consumers_sync(void) { emulate_multipliers_sync(256); }
 template <int N> DEVICE void registers_more(void) {}
 template <int N> DEVICE void registers_less(void) {}
 

@@ -1,0 +1,724 @@
+// The decode form of a linear layer: few rows, so every weight is read once and everything else has
+// to hide behind that.
+//
+// A step is a list of linear layers with one input. Its work is cut into chunks: a slice of k by a
+// block of 128 columns, contiguous in memory. Every block of threads takes an equal, contiguous
+// range of the step's chunks. One warp copies them, in order, through a ring in shared memory; it
+// runs ahead of everything else, across steps and layers, since weights wait for nothing. Sixteen
+// warps
+//   1. finish what the step before left as sums, for the slices of k they need, and make
+//      activations of it: suh, Hadamard, one scale a slice;
+//   2. multiply on matrix units, weights as the A operand, up to 8 columns of activations B: eight
+//      warps take a chunk, 16 columns each, and two chunks go at a time;
+//   3. add their sums in fixed point to global memory.
+// Nothing else is exchanged between blocks: the next step finishes the columns. Fixed-point sums
+// are the same in any order, so the result depends neither on the number of blocks nor on the other
+// rows, and a step is the same whether it is a launch of its own or a part of one launch a token,
+// where the blocks meet between steps.
+#pragma once
+#include "kernels/cuda/linear.cuh"
+
+typedef struct {
+    const State &s;
+    const Batch &b;
+    int together;               // one launch of all steps: blocks meet between them
+    int room_bytes, ring_bytes; // of shared memory
+    int ring_at;                // end of the last chunk
+    uint32_t chunk;             // number of the next chunk in this launch
+    uint32_t oldest;            // copying warp: number of the oldest chunk whose place is taken
+    int meetings;
+} Decoder;
+
+// At the start of shared memory.
+typedef struct {
+    uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
+    int32_t begin[RING_CHUNKS], end[RING_CHUNKS];   // their places in the ring
+    int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
+} DecodeShared;
+static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES, "room of DecodeShared");
+
+DEVICE DecodeShared *decode_shared(void)
+{
+    return (DecodeShared *)shared_memory();
+}
+
+DEVICE uint64_t *full_barrier(uint32_t chunk)
+{
+    return decode_shared()->full + chunk % RING_CHUNKS;
+}
+
+DEVICE uint64_t *empty_barrier(uint32_t chunk)
+{
+    return decode_shared()->empty + chunk % RING_CHUNKS;
+}
+
+DEVICE int chunk_parity(uint32_t chunk)
+{
+    return chunk / RING_CHUNKS % 2;
+}
+
+DEVICE uint8_t *room(void)
+{
+    return shared_memory() + DECODE_SHARED_BYTES;
+}
+
+DEVICE bool copies(void)
+{
+    return threadIdx.x >= MULTIPLIERS;
+}
+
+// By all threads. room_bytes: of activations or attention; the rest of shared memory is the ring.
+DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int room_bytes)
+{
+    Decoder d = {s, b, together, room_bytes, 0, 0, 0, 0, 0};
+    d.ring_bytes = dynamic_shared_bytes() - DECODE_SHARED_BYTES - room_bytes;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < RING_CHUNKS; i++) {
+            barrier_init(full_barrier(i), COPY_ARRIVALS);
+            barrier_init(empty_barrier(i), MULTIPLIERS / WARP / 2);
+        }
+        barrier_init_done();
+    }
+    block_sync();
+    grid_release();
+    return d;
+}
+
+// --- meetings ------------------------------------------------------------------------------------
+// A step's multiplying warps call step_start before they read what earlier steps wrote, and step_end
+// after they have written.
+
+DEVICE void step_start(Decoder &d)
+{
+    if (d.meetings == 0) {
+        grid_wait();
+    } else {
+        if (threadIdx.x == 0)
+            wait_count(work_at<int32_t>(d.s, work_of(d.s).counters), d.meetings * gridDim.x);
+        multipliers_sync();
+    }
+}
+
+DEVICE void step_end(Decoder &d)
+{
+    if (!d.together) return;
+    multipliers_sync();
+    if (threadIdx.x == 0) count_release(work_at<int32_t>(d.s, work_of(d.s).counters));
+    d.meetings++;
+}
+
+// After the last step of a launch of all steps: the counters are zero for the next launch.
+DEVICE void decoder_close(Decoder &d)
+{
+    if (threadIdx.x != 0) return;
+    int32_t *counters = work_at<int32_t>(d.s, work_of(d.s).counters);
+    if (atomic_add(counters + 1, 1) == (int)gridDim.x - 1) counters[0] = counters[1] = 0;
+}
+
+// --- the ring ------------------------------------------------------------------------------------
+
+// Where the chunk after one that ended at `at` begins.
+DEVICE int ring_place(const Decoder &d, int bytes)
+{
+    return d.ring_at + bytes > d.ring_bytes ? 0 : d.ring_at;
+}
+
+// By the copying warp.
+DEVICE void copy_chunk(Decoder &d, const uint8_t *from, int bytes)
+{
+    int32_t *begin = decode_shared()->begin, *end = decode_shared()->end;
+    int to = ring_place(d, bytes);
+    while (d.oldest != d.chunk) {
+        int i = d.oldest % RING_CHUNKS;
+        // Chunks lie in the ring in the order of their numbers, so the oldest is met first: behind
+        // the last one, or where this one starts over at 0.
+        bool passed = to == 0 && begin[i] >= d.ring_at;
+        bool taken = begin[i] < to + bytes && to < end[i];
+        if (!passed && !taken && d.chunk - d.oldest < RING_CHUNKS) break;
+        barrier_wait(empty_barrier(d.oldest), chunk_parity(d.oldest));
+        d.oldest++;
+    }
+    warp_sync();
+    begin[d.chunk % RING_CHUNKS] = to, end[d.chunk % RING_CHUNKS] = to + bytes;
+    warp_sync();
+    copy_weights(room() + d.room_bytes + to, from, bytes, full_barrier(d.chunk));
+    d.ring_at = to + bytes;
+    d.chunk++;
+}
+
+// --- chunks of a linear layer --------------------------------------------------------------------
+// In this order: groups of `units` units of k, in a group column blocks, in a block the slices.
+
+typedef struct {
+    int first, slices; // of the group
+    int block, slice;
+    int groups_before, units;
+} Cursor;
+
+template <int FORMAT, int IN> DEVICE int group_chunks(int blocks, int units)
+{
+    return blocks * units * (UNIT_ROWS / SLICE_ROWS(FORMAT));
+}
+
+template <int FORMAT, int IN> DEVICE Cursor cursor_at(int chunk, int blocks, int units)
+{
+    constexpr int A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
+    Cursor c;
+    c.units = units;
+    c.groups_before = chunk / group_chunks<FORMAT, IN>(blocks, units);
+    c.first = c.groups_before * units * A_UNIT;
+    c.slices = SLICES(FORMAT, IN) - c.first < units * A_UNIT ? SLICES(FORMAT, IN) - c.first
+                                                            : units * A_UNIT;
+    chunk -= c.groups_before * group_chunks<FORMAT, IN>(blocks, units);
+    c.block = chunk / c.slices;
+    c.slice = c.first + chunk % c.slices;
+    return c;
+}
+
+template <int FORMAT, int IN> DEVICE void cursor_next(Cursor &c, int blocks)
+{
+    constexpr int A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
+    if (++c.slice < c.first + c.slices) return;
+    c.slice = c.first;
+    if (++c.block < blocks) return;
+    c.block = 0;
+    c.groups_before++;
+    c.first += c.slices;
+    c.slice = c.first;
+    c.slices = SLICES(FORMAT, IN) - c.first < c.units * A_UNIT ? SLICES(FORMAT, IN) - c.first
+                                                              : c.units * A_UNIT;
+}
+
+// k-steps of a slice: the last slice may be shorter.
+template <int FORMAT, int IN> DEVICE int slice_steps(int slice)
+{
+    constexpr int STEPS = SLICE_ROWS(FORMAT) / PASS_ROWS;
+    int left = PADDED(IN) / PASS_ROWS - slice * STEPS;
+    return left < STEPS ? left : STEPS;
+}
+
+// A linear layer of a step: its columns, and where they begin in the sums of a row.
+typedef struct {
+    const Linear *linear;
+    int blocks, column;
+} Part;
+
+template <int FORMAT, int IN> DEVICE int chunk_count(const Part &p)
+{
+    return FORMAT ? p.blocks * SLICES(FORMAT, IN) : 0;
+}
+
+template <int FORMAT, int IN>
+DEVICE void copy_part(Decoder &d, const Part &p, int from, int to, int units)
+{
+    if (from >= to) return;
+    const uint8_t *weights = d.s.weights + p.linear->weights;
+    Cursor c = cursor_at<FORMAT, IN>(from, p.blocks, units);
+    for (int i = from; i < to; i++) {
+        copy_chunk(d,
+                   weights + c.block * COLUMN_BLOCK_BYTES(FORMAT_BITS(FORMAT), IN) +
+                       (uint64_t)c.slice * CHUNK_BYTES(FORMAT),
+                   slice_steps<FORMAT, IN>(c.slice) * 2 * PASS_BYTES(FORMAT_BITS(FORMAT)));
+        cursor_next<FORMAT, IN>(c, p.blocks);
+    }
+}
+
+// --- activations ---------------------------------------------------------------------------------
+
+// Sums are fixed-point numbers of 2^-26. A slice whose activations are too large for them, infinite or
+// no numbers makes every sum of it NOT_FIXED or more, and that becomes NaN; others stay below it,
+// since weights are below 4 in magnitude.
+#define FIXED_ONE 67108864.0f
+#define NOT_FIXED ((int64_t)1 << 55)
+#define MOST_ACTIVATION 0x49000000u // bits of 2^19
+
+// Of the largest magnitude of a slice, its bits: scale and reciprocal. Bytes: 32512 steps, which two
+// planes of signed bytes hold; fp16: the power of two that brings it into [512, 1024).
+template <int FORMAT> DEVICE float activation_scale(uint32_t most)
+{
+    if (PLANES(FORMAT) == 2) return most < 0x0da24260u ? 0 : bits_float(most) * (1.0f / 32512);
+    uint32_t exponent = most & 0x7f800000u;
+    return exponent < 20u << 23 ? 0 : bits_float(exponent - (9u << 23));
+}
+
+template <int FORMAT> DEVICE float activation_inverse(uint32_t most)
+{
+    if (most >= MOST_ACTIVATION) return 0;
+    if (PLANES(FORMAT) == 2) return most < 0x0da24260u ? 0 : 32512 / bits_float(most);
+    uint32_t exponent = most & 0x7f800000u;
+    return exponent < 20u << 23 ? 0 : bits_float((254u << 23) - (exponent - (9u << 23)));
+}
+
+// A slice's sums are scale * products + offset, in fixed point.
+typedef struct {
+    float scale, offset;
+} Facts[UNIT_ROWS / PASS_ROWS]; // of the slices of a unit
+
+// `sum` of the slice's integer activations.
+template <int FORMAT> DEVICE void set_facts(Facts *facts, int slice, uint32_t most, int32_t sum)
+{
+    float scale = activation_scale<FORMAT>(most) * FIXED_ONE;
+    bool fits = most < MOST_ACTIVATION;
+    (*facts)[slice].scale = !fits ? 0 : PLANES(FORMAT) == 2 ? scale * MUL1_SCALE : scale;
+    (*facts)[slice].offset = !fits                 ? 2.0f * NOT_FIXED
+                             : PLANES(FORMAT) == 2 ? scale * MUL1_OFFSET * (float)sum
+                                                   : 0;
+}
+
+// Row `row` of `rows` of unit `unit` of a group of `units`, the group in place 0 or 1 of the room.
+// Facts lie at its end.
+template <int FORMAT>
+DEVICE uint8_t *unit_columns(int place, int units, int unit, int rows, int row)
+{
+    return room() + place * units * rows * MOST_UNIT_BYTES + (unit * rows + row) * UNIT_BYTES(FORMAT);
+}
+
+DEVICE Facts *unit_facts(const Decoder &d, int place, int units, int unit, int rows, int row)
+{
+    return (Facts *)(room() + d.room_bytes) - 1 - ((place * units + unit) * rows + row);
+}
+
+// The two 128-channel blocks v of a unit of one row as activations in the room, in the order in
+// which lanes load them: of a column, for k-step s and k-tile c, register r is word r % 4 of the 16
+// bytes at 256 s + 64 (r / 4) + 16 c (128 s for exact fp16). Lane l has channels 4 l .. of a block.
+// By a whole warp.
+template <int FORMAT>
+DEVICE void make_activations(float v[2][4], uint8_t *columns, Facts *facts)
+{
+    constexpr bool EXL3 = FORMAT_IS_EXL3(FORMAT);
+    int lane = threadIdx.x % WARP, c = lane >> 2 & 3, a = lane & 3;
+    uint32_t most[2];
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        if (EXL3) {
+            hadamard(v[j], lane);
+#pragma unroll
+            for (int i = 0; i < 4; i++) v[j][i] *= HADAMARD_SCALE;
+        }
+        most[j] = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t size = float_bits(v[j][i]) & 0x7fffffffu;
+            most[j] = most[j] > size ? most[j] : size;
+        }
+    }
+    if (EXL3) {
+        most[0] = most[1] = warp_max(most[0] > most[1] ? most[0] : most[1]);
+    } else {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int bit = 8; bit; bit /= 2) {
+                uint32_t other = shuffle_xor(most[j], bit);
+                most[j] = most[j] > other ? most[j] : other;
+            }
+            if (lane % 16 == 0) set_facts<FORMAT>(facts, 2 * j + lane / 16, most[j], 0);
+        }
+    }
+    int32_t sum = 0;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        float inverse = activation_inverse<FORMAT>(most[j]);
+        uint8_t *to = columns + c * 16;
+        if (PLANES(FORMAT) == 2) {
+            // Rounding to an integer by adding 1.5 * 2^23; 128 more makes byte 1 the balanced high
+            // plane and byte 0 the low plane with its sign bit flipped.
+            uint32_t u[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                u[i] = float_bits(fmaf(v[j][i], inverse, 12582912.0f + 128));
+                sum += (int32_t)(u[i] - 0x4b400000u) - 128;
+            }
+            to += (2 * j + lane / 16) * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                uint32_t u0 = u[2 * i], u1 = u[2 * i + 1];
+                *(uint2 *)(to + 64 * i) =
+                    make_uint2(permute(u0, 0, 0x1111), permute(u1, 0, 0x1111));
+                *(uint2 *)(to + 64 * i + COLUMN_BYTES(FORMAT)) =
+                    make_uint2(permute(u0 ^ 0x80, 0, 0x0000), permute(u1 ^ 0x80, 0, 0x0000));
+            }
+        } else if (EXL3) {
+            to += (2 * j + lane / 16) * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float v0 = v[j][2 * i] * inverse, v1 = v[j][2 * i + 1] * inverse;
+                *(uint2 *)(to + 64 * i) = make_uint2(pack_half(v0, v0), pack_half(v1, v1));
+            }
+        } else {
+            to += (2 * j + lane / 16) * COLUMN_BYTES(FORMAT) + (a & 1) * 64 + (a >> 1) * 4;
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                *(uint32_t *)(to + 8 * i) =
+                    pack_half(v[j][2 * i] * inverse, v[j][2 * i + 1] * inverse);
+        }
+    }
+    if (EXL3) {
+        if (PLANES(FORMAT) == 2) sum = warp_add(sum);
+        if (lane == 0) set_facts<FORMAT>(facts, 0, most[0], sum);
+    }
+}
+
+// Activations of the groups of units that chunks from .. to of a part need: those groups whose
+// number, counted by *count through all parts, is in [first, first + held). load_blocks of the source's
+// type gives 2 x 128 channels of a row; exactly one block of threads in the grid has `own` for them.
+template <int FORMAT, int IN, typename Source>
+DEVICE void prepare_part(Decoder &d, const Part &p, int from, int to, int rows, int units,
+                         const Source &source, bool leading, int first, int held, int *count,
+                         int *task)
+{
+    if (from >= to) return;
+    int a_group = group_chunks<FORMAT, IN>(p.blocks, units), warp = threadIdx.x / WARP;
+    for (int group = from / a_group; group * a_group < to; group++) {
+        int number = (*count)++ - first;
+        if (number < 0 || number >= held) continue;
+        bool own = leading && group * a_group >= from;
+        int end = (group + 1) * units < UNITS(IN) ? (group + 1) * units : UNITS(IN);
+        for (int unit = group * units; unit < end; unit++)
+            for (int row = 0; row < rows; row++) {
+                if ((*task)++ % (MULTIPLIERS / WARP) != warp) continue;
+                int own_unit = unit - group * units, lane = threadIdx.x % WARP;
+                const Linear &w = *p.linear;
+                float v[2][4];
+                load_blocks(source, row, 2 * unit, own, v);
+                if (FORMAT_IS_EXL3(FORMAT)) {
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        float suh[4] = {0, 0, 0, 0};
+                        if (2 * unit + j < BLOCKS(IN))
+                            load4_half((const uint16_t *)(d.s.weights + w.suh) +
+                                           (2 * unit + j) * BLOCK + 4 * lane,
+                                       suh);
+#pragma unroll
+                        for (int i = 0; i < 4; i++) v[j][i] *= suh[i];
+                    }
+                }
+                make_activations<FORMAT>(
+                    v, unit_columns<FORMAT>(number, units, own_unit, rows, row),
+                    unit_facts(d, number, units, own_unit, rows, row));
+            }
+    }
+}
+
+// --- products ------------------------------------------------------------------------------------
+
+template <int FORMAT>
+DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                uint32_t b1)
+{
+    if constexpr (PLANES(FORMAT) == 2)
+        mma_bytes(c, a0, a1, a2, a3, b0, b1);
+    else
+        mma_half((float *)c, a0, a1, a2, a3, b0, b1);
+}
+
+// One k-step of 64 rows times 16 columns, tile `tile` of the half `pass`, and up to 8 columns of
+// activations at column0, with WIDE 8 more at column1.
+template <int FORMAT, bool WIDE>
+DEVICE void multiply_step(const uint8_t *pass, int tile, const uint8_t *column0,
+                          const uint8_t *column1, int32_t sums[2][4])
+{
+    constexpr int K = FORMAT_BITS(FORMAT);
+    constexpr int WORDS = FORMAT_IS_EXL3(FORMAT) ? 16 : 8;
+    uint32_t run[K + 1], b0[WORDS], b1[WORDS];
+    load_run<K>(pass, tile, run);
+#pragma unroll
+    for (int i = 0; i < WORDS / 4; i++) {
+        uint4 v = *(const uint4 *)(column0 + 64 * i);
+        b0[4 * i] = v.x, b0[4 * i + 1] = v.y, b0[4 * i + 2] = v.z, b0[4 * i + 3] = v.w;
+        if (WIDE) {
+            v = *(const uint4 *)(column1 + 64 * i);
+            b1[4 * i] = v.x, b1[4 * i + 1] = v.y, b1[4 * i + 2] = v.z, b1[4 * i + 3] = v.w;
+        }
+    }
+    if constexpr (FORMAT_IS_EXL3(FORMAT)) {
+        uint32_t product[32];
+        run_products<FORMAT>(run, product);
+        if (PLANES(FORMAT) == 1) {
+#pragma unroll
+            for (int i = 0; i < 32; i++) product[i] = summands(product[i]);
+        }
+#pragma unroll
+        for (int m = 0; m < 8; m++) {
+            int j = 31 - (8 * (m / 2) + 2 * (m % 2));
+            mma<FORMAT>(sums[0], product[j], product[j - 4], product[j - 1], product[j - 5],
+                        b0[2 * m], b0[2 * m + 1]);
+            if (WIDE)
+                mma<FORMAT>(sums[1], product[j], product[j - 4], product[j - 1], product[j - 5], b1[2 * m], b1[2 * m + 1]);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            mma<FORMAT>(sums[0], plain_pair<FORMAT>(run[4 * i]),
+                        plain_pair<FORMAT>(run[4 * i + 2]), plain_pair<FORMAT>(run[4 * i + 1]),
+                        plain_pair<FORMAT>(run[4 * i + 3]), b0[2 * i], b0[2 * i + 1]);
+    }
+}
+
+// A lane's results of a chunk, two without WIDE, else four: of row result_row(i) of its group of rows
+// and column g + 8 (i % 2) of the tile, lane = 4 g + c.
+template <int FORMAT> DEVICE int result_row(int i)
+{
+    int c = threadIdx.x % 4;
+    return PLANES(FORMAT) == 2 ? c + 4 * (i / 2) : 2 * c + i / 2;
+}
+template <int FORMAT, bool WIDE> DEVICE constexpr int result_count(void)
+{
+    return PLANES(FORMAT) == 2 && !WIDE ? 2 : 4;
+}
+
+DEVICE float from_fixed(uint64_t sum)
+{
+    int64_t v = (int64_t)sum;
+    return v >= NOT_FIXED || v <= -NOT_FIXED ? bits_float(0x7fc00000u)
+                                             : (float)v * (1.0f / FIXED_ONE);
+}
+
+// The products of one slice with a group of at most ROW_GROUP rows, of this warp's 16 columns, added
+// to total. The activations of row 0 of the group are at `columns`, its facts at `facts`, those of
+// the rows after it below.
+template <int FORMAT, bool WIDE>
+DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *columns, int rows,
+                           const Facts *facts, int slice_of_unit, uint64_t total[4])
+{
+    int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
+    int tile = threadIdx.x / WARP % 4;
+    int32_t sums[2][4] = {};
+    // Lanes of unused columns may read any.
+    const uint8_t *column0 = columns + c * 16, *column1 = column0;
+    if (PLANES(FORMAT) == 2) {
+        int row = g / 2 < rows ? g / 2 : 0;
+        column0 += row * UNIT_BYTES(FORMAT) + g % 2 * COLUMN_BYTES(FORMAT);
+        row = 4 + g / 2 < rows ? 4 + g / 2 : 0;
+        column1 += row * UNIT_BYTES(FORMAT) + g % 2 * COLUMN_BYTES(FORMAT);
+    } else {
+        column0 += (g < rows ? g : 0) * UNIT_BYTES(FORMAT);
+    }
+    if (FORMAT_IS_EXL3(FORMAT)) {
+        constexpr int STEP = 2 * PASS_BYTES(FORMAT_BITS(FORMAT));
+#pragma unroll 1
+        for (int step = 0; step < steps; step += 2) { // an even number of them
+            multiply_step<FORMAT, WIDE>(weights, tile, column0, column1, sums);
+            multiply_step<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256, sums);
+            weights += 2 * STEP, column0 += 512, column1 += 512;
+        }
+    } else {
+        multiply_step<FORMAT, WIDE>(weights, tile, column0, column1, sums);
+    }
+#pragma unroll
+    for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
+        int row = result_row<FORMAT>(i) < rows ? result_row<FORMAT>(i) : 0;
+        float scale = facts[-row][slice_of_unit].scale;
+        float offset = facts[-row][slice_of_unit].offset, sum;
+        if (PLANES(FORMAT) == 2)
+            sum = fmaf(256.0f, (float)sums[i / 2][i % 2 * 2], (float)sums[i / 2][i % 2 * 2 + 1]);
+        else
+            sum = bits_float(sums[0][i % 2 * 2 + i / 2]);
+        total[i] += round_float(fmaf(scale, sum, offset));
+    }
+}
+
+// Adds results to the sums of a group of rows at the first column of a block, and clears them.
+template <int FORMAT, bool WIDE>
+DEVICE void flush(uint64_t *sums, int width, int rows, uint64_t total[4])
+{
+    int g = threadIdx.x % WARP / 4, tile = threadIdx.x / WARP % 8;
+#pragma unroll
+    for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
+        int row = result_row<FORMAT>(i);
+        if (row < rows) atomic_add64(sums + (uint64_t)row * width + 16 * tile + g + 8 * (i % 2), total[i]);
+        total[i] = 0;
+    }
+}
+
+// The products of chunks from .. to of a part whose activations prepare_part has left in the room.
+template <int FORMAT, int IN, bool WIDE>
+DEVICE void multiply_part(Decoder &d, const Part &p, int from, int to, int rows, int units,
+                          uint64_t *sums, int width, int first, int held, int *count)
+{
+    if (from >= to) return;
+    constexpr int A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
+    int a_group = group_chunks<FORMAT, IN>(p.blocks, units);
+    uint32_t side = threadIdx.x / WARP / 8;
+    int half_bytes = threadIdx.x / WARP % 8 / 4 * PASS_BYTES(FORMAT_BITS(FORMAT));
+    int first_group = from / a_group, last_group = (to - 1) / a_group;
+    int low = first - *count + first_group; // the groups to do are low .. low + held - 1
+    *count += last_group - first_group + 1;
+    for (int group = first_group > low ? first_group : low;
+         group <= last_group && group < low + held; group++) {
+        int i = from > group * a_group ? from - group * a_group : 0;
+        int end = to - group * a_group < a_group ? to - group * a_group : a_group;
+        int slices = SLICES(FORMAT, IN) - group * units * A_UNIT;
+        slices = slices < units * A_UNIT ? slices : units * A_UNIT;
+        int slice = i % slices, place = group - low;
+        uint64_t total[4] = {0, 0, 0, 0};
+        uint64_t *own = sums + p.column + i / slices * BLOCK; // of the slice's block
+        bool something = false;                               // in total, of `own`
+#pragma unroll 1
+        for (; i < end; i++) {
+            int steps = slice_steps<FORMAT, IN>(group * units * A_UNIT + slice);
+            int bytes = steps * 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), at = ring_place(d, bytes);
+            d.ring_at = at + bytes;
+            if (d.chunk % 2 == side) {
+                const uint8_t *weights = room() + d.room_bytes + at + half_bytes;
+                int unit = slice / A_UNIT, slice_of_unit = slice % A_UNIT;
+                const uint8_t *columns = unit_columns<FORMAT>(place, units, unit, rows, 0) +
+                                         slice_of_unit * PLANES(FORMAT) * COLUMN_BYTES(FORMAT);
+                const Facts *facts = unit_facts(d, place, units, unit, rows, 0);
+                barrier_wait(full_barrier(d.chunk), chunk_parity(d.chunk));
+                if (!WIDE || rows <= ROW_GROUP) {
+                    multiply_chunk<FORMAT, WIDE>(weights, steps, columns, rows, facts, slice_of_unit,
+                                                 total);
+                    something = true;
+                } else {
+                    for (int row = 0; row < rows; row += ROW_GROUP) {
+                        int n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
+                        multiply_chunk<FORMAT, WIDE>(weights, steps,
+                                                     columns + row * UNIT_BYTES(FORMAT), n,
+                                                     facts - row, slice_of_unit, total);
+                        flush<FORMAT, WIDE>(own + (uint64_t)row * width, width, n, total);
+                    }
+                }
+                warp_sync();
+                if (threadIdx.x % WARP == 0) barrier_arrive(empty_barrier(d.chunk));
+            }
+            d.chunk++;
+            if (++slice == slices) {
+                slice = 0;
+                if (something) flush<FORMAT, WIDE>(own, width, rows, total);
+                something = false;
+                own += BLOCK;
+            }
+        }
+        if (something) flush<FORMAT, WIDE>(own, width, rows, total);
+    }
+}
+
+// --- steps ---------------------------------------------------------------------------------------
+
+DEVICE int clip(int v, int most)
+{
+    return v < 0 ? 0 : v > most ? most : v;
+}
+
+template <int IN, int A, int B, int C, bool WIDE>
+DEVICE void multiply_parts(Decoder &d, const Part &a, const Part &b, const Part &c, const int at[6],
+                           int rows, int units, uint64_t *sums, int width, int first, int held)
+{
+    int count = 0;
+    multiply_part<A, IN, WIDE>(d, a, at[0], at[1], rows, units, sums, width, first, held, &count);
+    if constexpr (B != 0)
+        multiply_part<B, IN, WIDE>(d, b, at[2], at[3], rows, units, sums, width, first, held, &count);
+    if constexpr (C != 0)
+        multiply_part<C, IN, WIDE>(d, c, at[4], at[5], rows, units, sums, width, first, held, &count);
+}
+
+// One step: the products of `rows` rows of `source` with up to three linear layers of formats A, B, C
+// (0: none), added to sums (rows, width).
+template <int IN, int A, int B, int C, typename Source>
+DEVICE void linear_step(Decoder &d, const Source &source, const Part &a, const Part &b,
+                        const Part &c, uint64_t *sums, int width, int rows)
+{
+    constexpr int G = B ? B : A, H = C ? C : A; // something to instantiate
+    int end_a = chunk_count<A, IN>(a), end_b = end_a + chunk_count<B, IN>(b);
+    int chunks = end_b + chunk_count<C, IN>(c);
+    int from = (uint64_t)chunks * blockIdx.x / gridDim.x;
+    int to = (uint64_t)chunks * (blockIdx.x + 1) / gridDim.x;
+    int units = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    units = units > 8 ? 4 : units > 1 ? units / 2 : 1; // of a group
+    int held = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES)) > 1 ? 2 : 1;
+    // The range of each part.
+    int at[6] = {clip(from, end_a),           clip(to, end_a),
+                 clip(from - end_a, end_b - end_a), clip(to - end_a, end_b - end_a),
+                 clip(from - end_b, chunks - end_b), clip(to - end_b, chunks - end_b)};
+    if (copies()) {
+        copy_part<A, IN>(d, a, at[0], at[1], units);
+        if constexpr (B != 0) copy_part<G, IN>(d, b, at[2], at[3], units);
+        if constexpr (C != 0) copy_part<H, IN>(d, c, at[4], at[5], units);
+        return;
+    }
+    for (int first = 0;; first += held) {
+        int groups = 0, task = 0;
+        prepare_part<A, IN>(d, a, at[0], at[1], rows, units, source, true, first, held, &groups,
+                            &task);
+        if constexpr (B != 0)
+            prepare_part<G, IN>(d, b, at[2], at[3], rows, units, source, false, first, held,
+                                &groups, &task);
+        if constexpr (C != 0)
+            prepare_part<H, IN>(d, c, at[4], at[5], rows, units, source, false, first, held,
+                                &groups, &task);
+        multipliers_sync();
+        if (rows <= NARROW_ROWS)
+            multiply_parts<IN, A, B, C, false>(d, a, b, c, at, rows, units, sums, width, first, held);
+        else
+            multiply_parts<IN, A, B, C, true>(d, a, b, c, at, rows, units, sums, width, first, held);
+        if (groups <= first + held) break;
+        multipliers_sync();
+    }
+}
+
+// Clears sums that the step before read: it is complete, and nobody adds to them before a later one.
+DEVICE void clear_sums(uint64_t *sums, uint64_t count)
+{
+    for (uint64_t i = blockIdx.x * MULTIPLIERS + threadIdx.x; i < count / 2;
+         i += (uint64_t)gridDim.x * MULTIPLIERS)
+        *(uint4 *)(sums + 2 * i) = make_uint4(0, 0, 0, 0);
+}
+
+DEVICE uint64_t *sums_at(const State &s, uint64_t place)
+{
+    return work_at<uint64_t>(s, place);
+}
+
+// Columns 4 * lane .. + 3 of block `block` of a row's sums, times `factor`.
+DEVICE void read_sums(const uint64_t *row, int block, float factor, float v[4])
+{
+    uint64_t sum[4];
+    load_fresh4(row + block * BLOCK + 4 * (threadIdx.x % WARP), sum);
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = from_fixed(sum[i]) * factor;
+}
+
+// x plus what a linear layer left in sums (rows, PADDED(DIM)); without a layer x alone. By a whole
+// warp, for one block of one row.
+DEVICE void add_pending(const State &s, const Linear *pending, const uint64_t *sums, const float *x,
+                        int row, int block, float v[4])
+{
+    float y[4];
+    load4_fresh<DIM>(x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+    if (!pending) return;
+    read_sums(sums + (uint64_t)row * PADDED(DIM), block, 1, y);
+    finish_columns(s, *pending, block, y);
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] += y[i];
+}
+
+// The residual stream, with a norm's weights but not its factor, which is applied to the products:
+// the sums of squares are complete only then. Who owns a block stores the new x and its square.
+typedef struct {
+    const State &s;
+    const Linear *pending;
+    const uint64_t *sums;
+    const float *from;
+    float *to; // may be `from` where that is complete
+    uint64_t norm;
+    const int32_t *map; // row r is row map[r] of x, or NULL
+} Residual;
+
+DEVICE void load_blocks(const Residual &r, int row, int block, bool own, float v[2][4])
+{
+    int x_row = r.map ? r.map[row] : row, lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        if (block + j >= BLOCKS(DIM)) {
+            v[j][0] = v[j][1] = v[j][2] = v[j][3] = 0;
+            continue;
+        }
+        add_pending(r.s, r.pending, r.sums, r.from, x_row, block + j, v[j]);
+        if (own) store_x(r.s, r.to, x_row, block + j, v[j]);
+        float weight[4];
+        load4<DIM>((const float *)(r.s.weights + r.norm), (block + j) * BLOCK + 4 * lane, weight);
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[j][i] *= weight[i];
+    }
+}
