@@ -98,6 +98,13 @@ typedef struct {
     const int32_t *page_table;   // (sequences, pages_per_sequence): physical pages
 } Batch;
 
+// What a block of threads did in a step of the decode form: which step, nanoseconds of its begin, of
+// the inputs being there, of their being prepared, of its end.
+#define TRACE_WORDS 5
+enum {
+    STEP_EMBED, STEP_QKV, STEP_HEADS, STEP_ATTEND, STEP_OUT, STEP_UP, STEP_DOWN, STEP_HEAD, STEP_LOGITS, STEP_KINDS
+};
+
 // What a step reads and writes besides its batch. One on the CPU, one per GPU.
 typedef struct {
     const uint8_t *weights;
@@ -112,5 +119,6 @@ typedef struct {
     float *logits;       // (outputs, VOCAB)
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL
     void *work;          // per-target working memory, see catalog.h
+    uint64_t *trace;     // (steps, blocks, TRACE_WORDS) of a decode pass in one launch, or NULL
     int32_t max_rows, max_outputs;
 } State;

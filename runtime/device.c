@@ -41,6 +41,7 @@ struct Device {
     GpuPointer rows_gpu, pages_gpu, tokens_gpu;
     int pages_dirty_from, pages_dirty_to; // entries of page_table not yet on the GPU
     int running, logits_read, hidden_read, tokens_read;
+    uint64_t *trace; // host copy
     GpuGraph **graphs; // by rows
 };
 
@@ -69,6 +70,17 @@ static void *take_gpu(Device *d, size_t bytes, Error *err)
     return (void *)p;
 }
 
+// More steps than any pass has.
+static int trace_steps(void)
+{
+    return 8 * model_info.layers + 8;
+}
+
+static size_t trace_bytes(const Device *d)
+{
+    return 8 * TRACE_WORDS * (size_t)trace_steps() * (size_t)d->gpu->sm_count;
+}
+
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
 {
     void *(*get)(Device *, size_t, Error *) = d->gpu ? take_gpu : take;
@@ -88,6 +100,9 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         return -1;
     size_t hidden_bytes = 4 * rows * (size_t)(m->layers + 1) * (size_t)m->dim;
     if (o->keep_hidden && !(s->hidden = get(d, hidden_bytes, err))) return -1;
+    if (o->trace && d->gpu && (!(s->trace = get(d, trace_bytes(d), err)) ||
+                               !(d->trace = take(d, trace_bytes(d), err))))
+        return -1;
     s->max_rows = o->max_rows;
     s->max_outputs = o->max_outputs;
     s->ends = m->ends;
@@ -343,6 +358,17 @@ const float *device_hidden(Device *d)
                      (size_t)model_info.dim);
     d->hidden_read = 1;
     return d->hidden;
+}
+
+const uint64_t *device_trace(Device *d, int *steps, int *blocks)
+{
+    device_wait(d);
+    if (!d->state.trace) return NULL;
+    gpu_read(d->gpu, d->trace, (GpuPointer)d->state.trace, trace_bytes(d));
+    *blocks = d->gpu->sm_count;
+    for (*steps = 0; *steps < trace_steps(); ++*steps)
+        if (!d->trace[(size_t)*steps * (size_t)*blocks * TRACE_WORDS + TRACE_WORDS - 1]) break;
+    return *steps ? d->trace : NULL;
 }
 
 // --- the memory's own rate -----------------------------------------------------------------------

@@ -19,6 +19,7 @@ typedef struct {
     int max_context;   // tokens of one sequence
     int max_sequences, pages_per_sequence, pages; // pages of PAGE tokens each
     int keep_hidden;   // keep the residual stream after every layer
+    int trace;         // on a GPU: keep the times of the steps of a decode pass in one launch
     LaunchMode mode;
 } DeviceOptions;
 
@@ -40,6 +41,10 @@ const int32_t *device_tokens(Device *d);                   // (outputs); -1 wher
 const float *device_logits(Device *d);                     // (outputs, vocab)
 const float *device_hidden(Device *d);                     // (layers + 1, rows, dim)
 void device_wait(Device *d);
+
+// Times of the last pass (steps, blocks, TRACE_WORDS), where it was a decode pass in one launch and
+// options.trace was set; else NULL. Host memory, valid until the next call.
+const uint64_t *device_trace(Device *d, int *steps, int *blocks);
 
 // Measures how fast the device reads memory that is in no cache, bytes per second; 0 when a GPU
 // has no memory left to try it on.

@@ -13,7 +13,7 @@ static void print_usage(FILE *out)
         "  run -p PROMPT [-n N] [--temperature T] [--top-k K] [--top-p P] [--min-p P] [--seed S]\n"
         "      [--stop TEXT]... [--json]      continue a text; N defaults to 256\n"
         "  chat --raw                         continue what you type, line by line\n"
-        "  bench [--json] [--prompt LIST] [--gen N] [--batch LIST] [--context LIST]\n"
+        "  bench [--json] [--prompt LIST] [--gen N] [--batch LIST] [--context LIST] [--trace FILE]\n"
         "  info [--json] [--max-context N] [--max-batch N] [--cache-tokens N]\n"
         "  tokenize [--no-special] [--decode] text on stdin to ids, or the other way\n"
         "  logits --ids 1,2,3 [--chunk N] [--hidden] -o OUT.safetensors\n"

@@ -2,6 +2,7 @@
 // the memory can give.
 #include "batch.h"
 #include "options.h"
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +135,38 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
     free(times);
 }
 
+// The last decode pass as a timeline in the Chrome trace format: a row a multiprocessor, in every
+// step the time it waited for its inputs, prepared them and multiplied.
+static void write_trace(Bench *b, const char *path)
+{
+    static const char *const names[STEP_KINDS] = {
+        [STEP_EMBED] = "embed", [STEP_QKV] = "qkv",   [STEP_HEADS] = "heads",
+        [STEP_ATTEND] = "attend", [STEP_OUT] = "out", [STEP_UP] = "up",
+        [STEP_DOWN] = "down",   [STEP_HEAD] = "head", [STEP_LOGITS] = "logits"};
+    static const char *const parts[] = {"waits", "prepares", "works"};
+    int steps, blocks, first = 1;
+    const uint64_t *trace = device_trace(b->model.device, &steps, &blocks);
+    if (!trace) fail("--trace needs a decode pass on a GPU in --mode persistent");
+    FILE *f = fopen(path, "w");
+    if (!f) fail("%s: %s", path, strerror(errno));
+    fprintf(f, "{\"traceEvents\": [\n");
+    for (int i = 0; i < steps * blocks; i++) {
+        const uint64_t *t = trace + (size_t)i * TRACE_WORDS;
+        uint64_t at[4] = {t[1], t[2], t[3] > t[2] && t[3] < t[4] ? t[3] : t[2], t[4]};
+        for (int j = 0; j < 3; j++)
+            if (at[j + 1] > at[j])
+                fprintf(f,
+                        "%s{\"name\": \"%s %s\", \"ph\": \"X\", \"pid\": 0, \"tid\": %d, "
+                        "\"ts\": %.3f, \"dur\": %.3f, \"args\": {\"step\": %d}}",
+                        first ? "" : ",\n", names[t[0] % STEP_KINDS], parts[j], i % blocks,
+                        (double)(at[j] - trace[1]) / 1e3, (double)(at[j + 1] - at[j]) / 1e3,
+                        i / blocks),
+                    first = 0;
+    }
+    fprintf(f, "\n]}\n");
+    if (fclose(f) != 0) fail("%s: %s", path, strerror(errno));
+}
+
 int command_bench(const Options *o)
 {
     Options s = *o;
@@ -168,6 +201,7 @@ int command_bench(const Options *o)
         for (int j = 0; j < s.context_count; j++)
             bench_decode(&b, s.batches[i], s.contexts[j], s.gen);
     if (s.json) printf("]}\n");
+    if (s.trace) write_trace(&b, s.trace);
     batch_close(&b.batcher);
     close_model(&b.model);
     return 0;

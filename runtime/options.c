@@ -113,7 +113,7 @@ Options parse_options(int argc, char **argv, int first)
         static const char *const valued[] = {
             "-p", "-n", "-o", "--ids", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
             "--stop", "--device", "--threads", "--max-context", "--max-batch", "--cache-tokens",
-            "--cache-bits", "--chunk", "--mode", "--text", "--windows", "--context", "--prompt",
+            "--cache-bits", "--chunk", "--mode", "--trace", "--text", "--windows", "--context", "--prompt",
             "--batch", "--gen"};
         for (size_t v = 0; v < sizeof valued / sizeof *valued; v++) known |= !strcmp(a, valued[v]);
         if (!known) usage_error("unknown option %s", a);
@@ -136,6 +136,7 @@ Options parse_options(int argc, char **argv, int first)
         else if (!strcmp(a, "--cache-bits")) o.cache_bits = (int)whole(a, v, 16, 16);
         else if (!strcmp(a, "--chunk")) o.chunk = (int)whole(a, v, 1, 1 << 16);
         else if (!strcmp(a, "--mode")) parse_mode(&o, v);
+        else if (!strcmp(a, "--trace")) o.trace = v;
         else if (!strcmp(a, "--text")) o.text = v;
         else if (!strcmp(a, "--windows")) o.windows = (int)whole(a, v, 1, 1 << 30);
         else if (!strcmp(a, "--prompt")) o.prompt_count = whole_list(a, v, 1, 1 << 24, o.prompts);
@@ -166,7 +167,7 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                     m->max_context);
     if (batch > m->max_batch)
         usage_error("--max-batch %d: this program was built for at most %d", batch, m->max_batch);
-    DeviceOptions d = {.cuda = cuda, .ordinal = o->ordinal, .threads = o->threads, .mode = o->mode,
+    DeviceOptions d = {.cuda = cuda, .ordinal = o->ordinal, .threads = o->threads, .mode = o->mode, .trace = o->trace != NULL,
                        .keep_hidden = keep_hidden};
     d.max_context = context;
     d.pages_per_sequence = (context + PAGE - 1) / PAGE;

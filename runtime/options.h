@@ -6,6 +6,7 @@ typedef struct {
     // where
     int cuda, ordinal, device_given, threads;
     LaunchMode mode;
+    const char *trace; // file
     int mode_given;
     // limits
     int max_context, max_batch, cache_tokens, cache_bits, chunk;

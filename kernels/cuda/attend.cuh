@@ -200,7 +200,7 @@ DEVICE void decode_attend(Decoder &d, const Layer *layer)
     float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
     uint8_t *values = (uint8_t *)(raw + HEADS_ROOM);
     int window = layer->window;
-    step_start(d);
+    step_start(d, STEP_ATTEND);
     clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)b.rows * PADDED(DIM));
     for (int row = threadIdx.x; row < b.rows; row += MULTIPLIERS) {
         int position = b.position[row];
@@ -231,6 +231,7 @@ DEVICE void decode_attend(Decoder &d, const Layer *layer)
                     load_fresh1(s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i);
             multipliers_sync();
         }
+        if (item == from_item) stamp(d, 3, nanoseconds());
         attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
                     to < SPLIT ? to : SPLIT - 1, queries, values,
                     split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS);

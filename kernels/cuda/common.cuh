@@ -154,6 +154,12 @@ DEVICE void multipliers_sync(void)
     asm volatile("bar.sync 1, 512;" ::: "memory");
 }
 
+// Warps 4 i .. 4 i + 3 of a block, i < 4.
+DEVICE void four_warps_sync(int i)
+{
+    asm volatile("bar.sync %0, 128;" ::"r"(2 + i) : "memory");
+}
+
 // --- matrix instructions -------------------------------------------------------------------------
 // Lane 4g + c. A: a0 (g, k), a1 (g + 8, k), a2 (g, k + 8), a3 (g + 8, k + 8), two halves from
 // k = 2c; B: b0 (k = 2c, column g), b1 (k = 2c + 8, column g); C: c0 c1 (g, columns 2c, 2c + 1),
@@ -243,6 +249,12 @@ DEVICE uint4 load_weights(const uint4 *p)
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p));
     return v;
+}
+
+// Has the second-level cache read a line of 128 bytes.
+DEVICE void prefetch(const void *p)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 // Reads of what other blocks of the same launch wrote, past the first-level cache.
@@ -363,6 +375,14 @@ DEVICE void wait_count(const int32_t *count, int most)
     do
         asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(count) : "memory");
     while (v < most);
+}
+
+// A clock that all multiprocessors share, in nanoseconds.
+DEVICE uint64_t nanoseconds(void)
+{
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
 }
 
 // --- neighbouring launches -----------------------------------------------------------------------

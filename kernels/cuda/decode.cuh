@@ -33,6 +33,7 @@ typedef struct {
 typedef struct {
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     int32_t begin[RING_CHUNKS], end[RING_CHUNKS];   // their places in the ring
+    uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
 static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES, "room of DecodeShared");
@@ -88,8 +89,16 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
 // A step's multiplying warps call step_start before they read what earlier steps wrote, and step_end
 // after they have written.
 
-DEVICE void step_start(Decoder &d)
+DEVICE void stamp(const Decoder &d, int word, uint64_t value)
 {
+    if (d.together && d.s.trace && threadIdx.x == 0)
+        d.s.trace[((uint64_t)d.meetings * gridDim.x + blockIdx.x) * TRACE_WORDS + word] = value;
+}
+
+DEVICE void step_start(Decoder &d, int kind)
+{
+    stamp(d, 0, kind);
+    stamp(d, 1, nanoseconds());
     if (d.meetings == 0) {
         grid_wait();
     } else {
@@ -97,12 +106,14 @@ DEVICE void step_start(Decoder &d)
             wait_count(work_at<int32_t>(d.s, work_of(d.s).counters), d.meetings * gridDim.x);
         multipliers_sync();
     }
+    stamp(d, 2, nanoseconds());
 }
 
 DEVICE void step_end(Decoder &d)
 {
     if (!d.together) return;
     multipliers_sync();
+    stamp(d, 4, nanoseconds());
     if (threadIdx.x == 0) count_release(work_at<int32_t>(d.s, work_of(d.s).counters));
     d.meetings++;
 }
@@ -223,6 +234,34 @@ DEVICE void copy_part(Decoder &d, const Part &p, int from, int to, int units)
     }
 }
 
+// Asks the second-level cache for a block of 128 numbers, by a whole warp.
+DEVICE void expect_halves(const State &s, uint64_t place, int block)
+{
+    if (place && threadIdx.x % WARP < 2)
+        prefetch(s.weights + place + block * BLOCK * 2 + threadIdx.x % WARP * 128);
+}
+
+template <int IN> DEVICE void expect_floats(const State &s, uint64_t place, int block)
+{
+    int lane = threadIdx.x % WARP;
+    if (place && lane < 4 && block * BLOCK + lane * 32 < IN)
+        prefetch(s.weights + place + block * BLOCK * 4 + lane * 128);
+}
+
+// By the copying warp, which is ahead of the others: what the channels that chunks from .. to of a
+// part multiply will be prepared with.
+template <int FORMAT, int IN, typename Source>
+DEVICE void expect_part(Decoder &d, const Part &p, int from, int to, int units, const Source &source)
+{
+    if (from >= to) return;
+    int a_group = group_chunks<FORMAT, IN>(p.blocks, units);
+    int end = ((to - 1) / a_group + 1) * units * UNIT_BLOCKS;
+    for (int block = from / a_group * units * UNIT_BLOCKS; block < end && block < BLOCKS(IN); block++) {
+        expect_halves(d.s, p.linear->suh, block);
+        expect_block(source, block);
+    }
+}
+
 // --- activations ---------------------------------------------------------------------------------
 
 // Sums are fixed-point numbers of 2^-26. A slice whose activations are too large for them, infinite or
@@ -249,21 +288,16 @@ template <int FORMAT> DEVICE float activation_inverse(uint32_t most)
     return exponent < 20u << 23 ? 0 : bits_float((254u << 23) - (exponent - (9u << 23)));
 }
 
-// A slice's sums are scale * products + offset, in fixed point.
-typedef struct {
-    float scale, offset;
-} Facts[UNIT_ROWS / PASS_ROWS]; // of the slices of a unit
-
-// `sum` of the slice's integer activations.
-template <int FORMAT> DEVICE void set_facts(Facts *facts, int slice, uint32_t most, int32_t sum)
-{
-    float scale = activation_scale<FORMAT>(most) * FIXED_ONE;
-    bool fits = most < MOST_ACTIVATION;
-    (*facts)[slice].scale = !fits ? 0 : PLANES(FORMAT) == 2 ? scale * MUL1_SCALE : scale;
-    (*facts)[slice].offset = !fits                 ? 2.0f * NOT_FIXED
-                             : PLANES(FORMAT) == 2 ? scale * MUL1_OFFSET * (float)sum
-                                                   : 0;
-}
+// A slice's sums are scale * products + offsets, in fixed point; one offset a 128-channel block.
+typedef union {
+    struct {
+        float scale, unused[3], offset[UNIT_BLOCKS];
+    } trellis; // of the only slice of a unit
+    struct {
+        float scale, offset;
+    } plain[UNIT_ROWS / PASS_ROWS];
+} Facts;
+static_assert(sizeof(Facts) == FACTS_BYTES, "room of Facts");
 
 // Row `row` of `rows` of unit `unit` of a group of `units`, the group in place 0 or 1 of the room.
 // Facts lie at its end.
@@ -278,97 +312,87 @@ DEVICE Facts *unit_facts(const Decoder &d, int place, int units, int unit, int r
     return (Facts *)(room() + d.room_bytes) - 1 - ((place * units + unit) * rows + row);
 }
 
-// The two 128-channel blocks v of a unit of one row as activations in the room, in the order in
-// which lanes load them: of a column, for k-step s and k-tile c, register r is word r % 4 of the 16
-// bytes at 256 s + 64 (r / 4) + 16 c (128 s for exact fp16). Lane l has channels 4 l .. of a block.
-// By a whole warp.
-template <int FORMAT>
-DEVICE void make_activations(float v[2][4], uint8_t *columns, Facts *facts)
+// Bits of the largest of four magnitudes.
+DEVICE uint32_t largest_bits(const float v[4])
 {
-    constexpr bool EXL3 = FORMAT_IS_EXL3(FORMAT);
-    int lane = threadIdx.x % WARP, c = lane >> 2 & 3, a = lane & 3;
-    uint32_t most[2];
+    uint32_t most = 0;
 #pragma unroll
-    for (int j = 0; j < 2; j++) {
-        if (EXL3) {
-            hadamard(v[j], lane);
-#pragma unroll
-            for (int i = 0; i < 4; i++) v[j][i] *= HADAMARD_SCALE;
-        }
-        most[j] = 0;
+    for (int i = 0; i < 4; i++) {
+        uint32_t size = float_bits(v[i]) & 0x7fffffffu;
+        most = most > size ? most : size;
+    }
+    return most;
+}
+
+// Block `block` of a unit of one row, channels 4 l .. in lane l, as activations in the room, in the
+// order in which lanes load them: of a column, for k-step s and k-tile c, register r is word r % 4 of
+// the 16 bytes at 256 s + 64 (r / 4) + 16 c (128 s for exact fp16). `most` is of the whole slice. By a
+// whole warp.
+template <int FORMAT>
+DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t *columns,
+                             Facts *facts)
+{
+    int lane = threadIdx.x % WARP, step = 2 * block + lane / 16, c = lane >> 2 & 3, a = lane & 3;
+    float inverse = activation_inverse<FORMAT>(most);
+    float scale = most < MOST_ACTIVATION ? activation_scale<FORMAT>(most) * FIXED_ONE : 0;
+    float offset = most < MOST_ACTIVATION ? 0 : 2.0f * NOT_FIXED;
+    uint8_t *to = columns + c * 16;
+    if (PLANES(FORMAT) == 2) {
+        // Rounding to an integer by adding 1.5 * 2^23; 128 more makes byte 1 the balanced high plane
+        // and byte 0 the low plane with its sign bit flipped.
+        uint32_t u[4];
+        int32_t sum = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            uint32_t size = float_bits(v[j][i]) & 0x7fffffffu;
-            most[j] = most[j] > size ? most[j] : size;
+            u[i] = float_bits(fmaf(v[i], inverse, 12582912.0f + 128));
+            sum += (int32_t)(u[i] - 0x4b400000u) - 128;
         }
-    }
-    if (EXL3) {
-        most[0] = most[1] = warp_max(most[0] > most[1] ? most[0] : most[1]);
+        to += step * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            uint32_t u0 = u[2 * i], u1 = u[2 * i + 1];
+            *(uint2 *)(to + 64 * i) = make_uint2(permute(u0, 0, 0x1111), permute(u1, 0, 0x1111));
+            *(uint2 *)(to + 64 * i + COLUMN_BYTES(FORMAT)) =
+                make_uint2(permute(u0 ^ 0x80, 0, 0x0000), permute(u1 ^ 0x80, 0, 0x0000));
+        }
+        sum = warp_add(sum);
+        offset += scale * MUL1_OFFSET * (float)sum;
+        scale *= MUL1_SCALE;
+    } else if (FORMAT_IS_EXL3(FORMAT)) {
+        to += step * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float v0 = v[2 * i] * inverse, v1 = v[2 * i + 1] * inverse;
+            *(uint2 *)(to + 64 * i) = make_uint2(pack_half(v0, v0), pack_half(v1, v1));
+        }
     } else {
+        to += step * COLUMN_BYTES(FORMAT) + (a & 1) * 64 + (a >> 1) * 4;
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
-#pragma unroll
-            for (int bit = 8; bit; bit /= 2) {
-                uint32_t other = shuffle_xor(most[j], bit);
-                most[j] = most[j] > other ? most[j] : other;
-            }
-            if (lane % 16 == 0) set_facts<FORMAT>(facts, 2 * j + lane / 16, most[j], 0);
-        }
+        for (int i = 0; i < 2; i++)
+            *(uint32_t *)(to + 8 * i) = pack_half(v[2 * i] * inverse, v[2 * i + 1] * inverse);
+        if (lane % 16 == 0)
+            facts->plain[step].scale = scale, facts->plain[step].offset = offset;
+        return;
     }
-    int32_t sum = 0;
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        float inverse = activation_inverse<FORMAT>(most[j]);
-        uint8_t *to = columns + c * 16;
-        if (PLANES(FORMAT) == 2) {
-            // Rounding to an integer by adding 1.5 * 2^23; 128 more makes byte 1 the balanced high
-            // plane and byte 0 the low plane with its sign bit flipped.
-            uint32_t u[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                u[i] = float_bits(fmaf(v[j][i], inverse, 12582912.0f + 128));
-                sum += (int32_t)(u[i] - 0x4b400000u) - 128;
-            }
-            to += (2 * j + lane / 16) * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint32_t u0 = u[2 * i], u1 = u[2 * i + 1];
-                *(uint2 *)(to + 64 * i) =
-                    make_uint2(permute(u0, 0, 0x1111), permute(u1, 0, 0x1111));
-                *(uint2 *)(to + 64 * i + COLUMN_BYTES(FORMAT)) =
-                    make_uint2(permute(u0 ^ 0x80, 0, 0x0000), permute(u1 ^ 0x80, 0, 0x0000));
-            }
-        } else if (EXL3) {
-            to += (2 * j + lane / 16) * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float v0 = v[j][2 * i] * inverse, v1 = v[j][2 * i + 1] * inverse;
-                *(uint2 *)(to + 64 * i) = make_uint2(pack_half(v0, v0), pack_half(v1, v1));
-            }
-        } else {
-            to += (2 * j + lane / 16) * COLUMN_BYTES(FORMAT) + (a & 1) * 64 + (a >> 1) * 4;
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                *(uint32_t *)(to + 8 * i) =
-                    pack_half(v[j][2 * i] * inverse, v[j][2 * i + 1] * inverse);
-        }
-    }
-    if (EXL3) {
-        if (PLANES(FORMAT) == 2) sum = warp_add(sum);
-        if (lane == 0) set_facts<FORMAT>(facts, 0, most[0], sum);
+    if (lane == 0) {
+        facts->trellis.offset[block] = offset;
+        if (block == 0) facts->trellis.scale = scale;
     }
 }
 
 // Activations of the groups of units that chunks from .. to of a part need: those groups whose
-// number, counted by *count through all parts, is in [first, first + held). load_blocks of the source's
-// type gives 2 x 128 channels of a row; exactly one block of threads in the grid has `own` for them.
+// number, counted by *count through all parts, is in [first, first + held). load_block of the source's
+// type gives 128 channels of a row; exactly one block of threads in the grid has `own` for them. Four
+// warps take a unit of a row, *task counts those.
 template <int FORMAT, int IN, typename Source>
 DEVICE void prepare_part(Decoder &d, const Part &p, int from, int to, int rows, int units,
                          const Source &source, bool leading, int first, int held, int *count,
                          int *task)
 {
     if (from >= to) return;
-    int a_group = group_chunks<FORMAT, IN>(p.blocks, units), warp = threadIdx.x / WARP;
+    int a_group = group_chunks<FORMAT, IN>(p.blocks, units), lane = threadIdx.x % WARP;
+    int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4;
+    const uint16_t *suh = (const uint16_t *)(d.s.weights + p.linear->suh);
     for (int group = from / a_group; group * a_group < to; group++) {
         int number = (*count)++ - first;
         if (number < 0 || number >= held) continue;
@@ -376,26 +400,38 @@ DEVICE void prepare_part(Decoder &d, const Part &p, int from, int to, int rows, 
         int end = (group + 1) * units < UNITS(IN) ? (group + 1) * units : UNITS(IN);
         for (int unit = group * units; unit < end; unit++)
             for (int row = 0; row < rows; row++) {
-                if ((*task)++ % (MULTIPLIERS / WARP) != warp) continue;
-                int own_unit = unit - group * units, lane = threadIdx.x % WARP;
-                const Linear &w = *p.linear;
-                float v[2][4];
-                load_blocks(source, row, 2 * unit, own, v);
+                if ((*task)++ % (MULTIPLIERS / WARP / 4) != four) continue;
+                int block = unit * UNIT_BLOCKS + own_block;
+                float v[4] = {0, 0, 0, 0};
+                if (block < BLOCKS(IN)) {
+                    load_block(source, row, block, own, v);
+                    if (FORMAT_IS_EXL3(FORMAT)) {
+                        float scale[4];
+                        load4_half(suh + block * BLOCK + 4 * lane, scale);
+#pragma unroll
+                        for (int j = 0; j < 4; j++) v[j] *= HADAMARD_SCALE * scale[j];
+                        hadamard(v, lane);
+                    }
+                }
+                uint32_t most = largest_bits(v);
                 if (FORMAT_IS_EXL3(FORMAT)) {
+                    uint32_t *all = decode_shared()->most[four][*task / 4 % 2];
+                    most = warp_max(most);
+                    if (lane == 0) all[own_block] = most;
+                    four_warps_sync(four);
 #pragma unroll
-                    for (int j = 0; j < 2; j++) {
-                        float suh[4] = {0, 0, 0, 0};
-                        if (2 * unit + j < BLOCKS(IN))
-                            load4_half((const uint16_t *)(d.s.weights + w.suh) +
-                                           (2 * unit + j) * BLOCK + 4 * lane,
-                                       suh);
+                    for (int j = 0; j < UNIT_BLOCKS; j++) most = most > all[j] ? most : all[j];
+                } else { // a slice is half a block
 #pragma unroll
-                        for (int i = 0; i < 4; i++) v[j][i] *= suh[i];
+                    for (int bit = 8; bit; bit /= 2) {
+                        uint32_t other = shuffle_xor(most, bit);
+                        most = most > other ? most : other;
                     }
                 }
                 make_activations<FORMAT>(
-                    v, unit_columns<FORMAT>(number, units, own_unit, rows, row),
-                    unit_facts(d, number, units, own_unit, rows, row));
+                    v, most, own_block,
+                    unit_columns<FORMAT>(number, units, unit - group * units, rows, row),
+                    unit_facts(d, number, units, unit - group * units, rows, row));
             }
     }
 }
@@ -416,7 +452,7 @@ DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3
 // activations at column0, with WIDE 8 more at column1.
 template <int FORMAT, bool WIDE>
 DEVICE void multiply_step(const uint8_t *pass, int tile, const uint8_t *column0,
-                          const uint8_t *column1, int32_t sums[2][4])
+                          const uint8_t *column1, int32_t (*sums)[4])
 {
     constexpr int K = FORMAT_BITS(FORMAT);
     constexpr int WORDS = FORMAT_IS_EXL3(FORMAT) ? 16 : 8;
@@ -483,7 +519,7 @@ DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *col
 {
     int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
     int tile = threadIdx.x / WARP % 4;
-    int32_t sums[2][4] = {};
+    int32_t sums[4][4] = {}; // of even and odd steps, which need not wait for each other
     // Lanes of unused columns may read any.
     const uint8_t *column0 = columns + c * 16, *column1 = column0;
     if (PLANES(FORMAT) == 2) {
@@ -499,7 +535,7 @@ DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *col
 #pragma unroll 1
         for (int step = 0; step < steps; step += 2) { // an even number of them
             multiply_step<FORMAT, WIDE>(weights, tile, column0, column1, sums);
-            multiply_step<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256, sums);
+            multiply_step<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256, sums + 2);
             weights += 2 * STEP, column0 += 512, column1 += 512;
         }
     } else {
@@ -508,12 +544,22 @@ DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *col
 #pragma unroll
     for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
         int row = result_row<FORMAT>(i) < rows ? result_row<FORMAT>(i) : 0;
-        float scale = facts[-row][slice_of_unit].scale;
-        float offset = facts[-row][slice_of_unit].offset, sum;
-        if (PLANES(FORMAT) == 2)
-            sum = fmaf(256.0f, (float)sums[i / 2][i % 2 * 2], (float)sums[i / 2][i % 2 * 2 + 1]);
-        else
-            sum = bits_float(sums[0][i % 2 * 2 + i / 2]);
+        const Facts *f = facts - row;
+        float scale, offset, sum;
+        if (FORMAT_IS_EXL3(FORMAT)) {
+            float4 t = *(const float4 *)f->trellis.offset;
+            scale = f->trellis.scale, offset = (t.x + t.y) + (t.z + t.w);
+        } else {
+            scale = f->plain[slice_of_unit].scale, offset = f->plain[slice_of_unit].offset;
+        }
+        if (PLANES(FORMAT) == 2) {
+            int h = i % 2 * 2, j = i / 2;
+            sum = fmaf(256.0f, (float)(sums[j][h] + sums[2 + j][h]),
+                       (float)(sums[j][h + 1] + sums[2 + j][h + 1]));
+        } else {
+            int h = i % 2 * 2 + i / 2;
+            sum = bits_float(sums[0][h]) + bits_float(sums[2][h]);
+        }
         total[i] += round_float(fmaf(scale, sum, offset));
     }
 }
@@ -625,13 +671,16 @@ DEVICE void linear_step(Decoder &d, const Source &source, const Part &a, const P
     int from = (uint64_t)chunks * blockIdx.x / gridDim.x;
     int to = (uint64_t)chunks * (blockIdx.x + 1) / gridDim.x;
     int units = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES));
-    units = units > 8 ? 4 : units > 1 ? units / 2 : 1; // of a group
+    units = units > 4 ? 2 : units > 1 ? units / 2 : 1; // of a group
     int held = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES)) > 1 ? 2 : 1;
     // The range of each part.
     int at[6] = {clip(from, end_a),           clip(to, end_a),
                  clip(from - end_a, end_b - end_a), clip(to - end_a, end_b - end_a),
                  clip(from - end_b, chunks - end_b), clip(to - end_b, chunks - end_b)};
     if (copies()) {
+        expect_part<A, IN>(d, a, at[0], at[1], units, source);
+        if constexpr (B != 0) expect_part<G, IN>(d, b, at[2], at[3], units, source);
+        if constexpr (C != 0) expect_part<H, IN>(d, c, at[4], at[5], units, source);
         copy_part<A, IN>(d, a, at[0], at[1], units);
         if constexpr (B != 0) copy_part<G, IN>(d, b, at[2], at[3], units);
         if constexpr (C != 0) copy_part<H, IN>(d, c, at[4], at[5], units);
@@ -648,6 +697,7 @@ DEVICE void linear_step(Decoder &d, const Source &source, const Part &a, const P
             prepare_part<H, IN>(d, c, at[4], at[5], rows, units, source, false, first, held,
                                 &groups, &task);
         multipliers_sync();
+        if (first == 0) stamp(d, 3, nanoseconds());
         if (rows <= NARROW_ROWS)
             multiply_parts<IN, A, B, C, false>(d, a, b, c, at, rows, units, sums, width, first, held);
         else
@@ -705,20 +755,20 @@ typedef struct {
     const int32_t *map; // row r is row map[r] of x, or NULL
 } Residual;
 
-DEVICE void load_blocks(const Residual &r, int row, int block, bool own, float v[2][4])
+DEVICE void load_block(const Residual &r, int row, int block, bool own, float v[4])
 {
-    int x_row = r.map ? r.map[row] : row, lane = threadIdx.x % WARP;
+    int x_row = r.map ? r.map[row] : row;
+    float weight[4];
+    load4<DIM>((const float *)(r.s.weights + r.norm), block * BLOCK + 4 * (threadIdx.x % WARP), weight);
+    add_pending(r.s, r.pending, r.sums, r.from, x_row, block, v);
+    if (own) store_x(r.s, r.to, x_row, block, v);
 #pragma unroll
-    for (int j = 0; j < 2; j++) {
-        if (block + j >= BLOCKS(DIM)) {
-            v[j][0] = v[j][1] = v[j][2] = v[j][3] = 0;
-            continue;
-        }
-        add_pending(r.s, r.pending, r.sums, r.from, x_row, block + j, v[j]);
-        if (own) store_x(r.s, r.to, x_row, block + j, v[j]);
-        float weight[4];
-        load4<DIM>((const float *)(r.s.weights + r.norm), (block + j) * BLOCK + 4 * lane, weight);
-#pragma unroll
-        for (int i = 0; i < 4; i++) v[j][i] *= weight[i];
-    }
+    for (int i = 0; i < 4; i++) v[i] *= weight[i];
+}
+
+// Has the constants that load_block reads come nearer.
+DEVICE void expect_block(const Residual &r, int block)
+{
+    expect_floats<DIM>(r.s, r.norm, block);
+    if (r.pending) expect_halves(r.s, r.pending->svh, block);
 }

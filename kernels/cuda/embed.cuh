@@ -41,7 +41,7 @@ template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
 template <int FORMAT> DEVICE void decode_embed(Decoder &d)
 {
     if (copies()) return;
-    step_start(d);
+    step_start(d, STEP_EMBED);
     for (int row = blockIdx.x; row < d.b.rows; row += gridDim.x)
         embed_row<FORMAT>(d.s, d.b, row, MULTIPLIERS);
     step_end(d);

@@ -49,7 +49,7 @@ template <int FORMAT> DEVICE void decode_head(Decoder &d, bool pending)
     const State &s = d.s;
     Part part = {&s.ends.head, BLOCKS(VOCAB), 0}, none = {};
     if (!copies()) {
-        step_start(d);
+        step_start(d, STEP_HEAD);
         if (pending)
             clear_sums(sums_at(s, work_of(s).sums_up), (uint64_t)d.b.rows * 2 * PADDED(FFN_DIM));
     }
@@ -71,7 +71,7 @@ DEVICE void decode_logits(Decoder &d, bool pending)
     if (copies()) return;
     const State &s = d.s;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    step_start(d);
+    step_start(d, STEP_LOGITS);
     if (pending) clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)d.b.rows * PADDED(DIM));
     for (int task = warp * gridDim.x + blockIdx.x; task < d.b.outputs * BLOCKS(VOCAB);
          task += MULTIPLIERS / WARP * gridDim.x) {
@@ -86,6 +86,7 @@ DEVICE void decode_logits(Decoder &d, bool pending)
         finish_columns(s, s.ends.head, block, v);
         store_logits(s, output, block, v);
     }
+    stamp(d, 4, nanoseconds());
 }
 
 // Grid: outputs.

@@ -129,7 +129,7 @@ static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
     int rows = most(b->rows, b->outputs), bytes = (int)gpu->shared_bytes_per_block - 2048;
     int room = most(activation_room(gpu, rows), WORK_UP(ATTEND_SHARED_BYTES));
     if (!decode_form(s, b) || b->rows != b->segments || b->outputs == 0 || s->hidden ||
-        room + DECODE_SHARED_BYTES + 2 * MOST_CHUNK_BYTES > bytes)
+        room + DECODE_SHARED_BYTES + MOST_CHUNK_BYTES > bytes)
         return 0;
     const Layer *layer = NULL;
     void *arguments[] = {(void *)s, (void *)b, &layer, &room};

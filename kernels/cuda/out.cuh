@@ -19,26 +19,24 @@ typedef struct {
     int window;
 } Attended;
 
-DEVICE void load_blocks(const Attended &a, int row, int block, bool, float v[2][4])
+DEVICE void load_block(const Attended &a, int row, int block, bool, float v[4])
 {
-    int position = a.b.position[row];
+    int position = a.b.position[row], channel = block * BLOCK + 4 * (threadIdx.x % WARP);
     int splits = position / SPLIT - first_key(a.window, position) / SPLIT + 1;
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-        int channel = (block + j) * BLOCK + 4 * (threadIdx.x % WARP);
-        if (splits == 1)
-            load4_fresh<Q_DIM>(a.s.a + (uint64_t)row * Q_DIM, channel, v[j]);
-        else
-            add_splits(a.s, row, channel, splits, v[j]);
-    }
+    if (splits == 1)
+        load4_fresh<Q_DIM>(a.s.a + (uint64_t)row * Q_DIM, channel, v);
+    else
+        add_splits(a.s, row, channel, splits, v);
 }
+
+DEVICE void expect_block(const Attended &, int) {}
 
 template <int FORMAT> DEVICE void decode_out(Decoder &d, const Layer *layer)
 {
     const State &s = d.s;
     Part part = {&layer->o, BLOCKS(DIM), 0}, none = {};
     if (!copies()) {
-        step_start(d);
+        step_start(d, STEP_OUT);
         clear_sums(sums_at(s, work_of(s).sums_qkv), (uint64_t)d.b.rows * RAW_DIM);
     }
     Attended source = {s, d.b, layer->window};
@@ -53,29 +51,25 @@ typedef struct {
     const Layer *layer;
 } Activated;
 
-DEVICE void load_blocks(const Activated &a, int row, int block, bool, float v[2][4])
+DEVICE void load_block(const Activated &a, int row, int block, bool, float v[4])
 {
     const State &s = a.s;
     const uint64_t *sums = sums_at(s, work_of(s).sums_up) + (uint64_t)row * 2 * PADDED(FFN_DIM);
-    const Linear gate = a.layer->gate, up = a.layer->up;
     int lane = threadIdx.x % WARP;
-    float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
+    float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane), y[4];
+    read_sums(sums, block, factor, v);
+    read_sums(sums + PADDED(FFN_DIM), block, factor, y);
+    finish_columns(s, a.layer->gate, block, v);
+    finish_columns(s, a.layer->up, block, y);
 #pragma unroll
-    for (int j = 0; j < 2; j++) {
-        float y[4];
-        if (block + j >= BLOCKS(FFN_DIM)) {
-            v[j][0] = v[j][1] = v[j][2] = v[j][3] = 0;
-            continue;
-        }
-        read_sums(sums, block + j, factor, v[j]);
-        read_sums(sums + PADDED(FFN_DIM), block + j, factor, y);
-        finish_columns(s, gate, block + j, v[j]);
-        finish_columns(s, up, block + j, y);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            v[j][i] =
-                (block + j) * BLOCK + 4 * lane + i < FFN_DIM ? silu(v[j][i]) * y[i] : 0;
-    }
+    for (int i = 0; i < 4; i++)
+        v[i] = block * BLOCK + 4 * lane + i < FFN_DIM ? silu(v[i]) * y[i] : 0;
+}
+
+DEVICE void expect_block(const Activated &a, int block)
+{
+    expect_halves(a.s, a.layer->gate.svh, block);
+    expect_halves(a.s, a.layer->up.svh, block);
 }
 
 template <int FORMAT> DEVICE void decode_down(Decoder &d, const Layer *layer)
@@ -83,7 +77,7 @@ template <int FORMAT> DEVICE void decode_down(Decoder &d, const Layer *layer)
     const State &s = d.s;
     Part part = {&layer->down, BLOCKS(DIM), 0}, none = {};
     if (!copies()) {
-        step_start(d);
+        step_start(d, STEP_DOWN);
         clear_sums(sums_at(s, work_of(s).sums_out), (uint64_t)d.b.rows * PADDED(DIM));
     }
     Activated source = {s, layer};

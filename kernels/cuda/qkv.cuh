@@ -99,7 +99,7 @@ template <int Q, int K, int V> DEVICE void decode_qkv(Decoder &d, const Layer *l
     Part k = {&layer->k, BLOCKS(KV_DIM), PADDED(Q_DIM)};
     Part v = {&layer->v, BLOCKS(KV_DIM), PADDED(Q_DIM) + PADDED(KV_DIM)};
     if (!copies()) {
-        step_start(d);
+        step_start(d, STEP_QKV);
         clear_sums(sums_at(s, work_of(s).sums_up), (uint64_t)d.b.rows * 2 * PADDED(FFN_DIM));
     }
     Residual source = {s,
@@ -154,7 +154,7 @@ DEVICE void decode_heads(Decoder &d, const Layer *layer)
 {
     if (copies()) return;
     const State &s = d.s;
-    step_start(d);
+    step_start(d, STEP_HEADS);
     for (int item = blockIdx.x; item < d.b.rows * KV_HEADS; item += gridDim.x) {
         int row = item / KV_HEADS, kv_head = item % KV_HEADS;
         finish_heads(s, d.b, layer, row, kv_head, true,

@@ -16,7 +16,7 @@ template <int GATE, int UP> DEVICE void decode_up(Decoder &d, const Layer *layer
     Part up = {&layer->up, BLOCKS(FFN_DIM), PADDED(FFN_DIM)}, none = {};
     Residual source = {s,   &layer->o,       sums_at(s, work_of(s).sums_out), work_at<float>(s, work_of(s).middle),
                        s.x, layer->ffn_norm, nullptr};
-    if (!copies()) step_start(d);
+    if (!copies()) step_start(d, STEP_UP);
     linear_step<DIM, GATE, UP, 0>(d, source, gate, up, none, sums_at(s, work_of(s).sums_up),
                                   2 * PADDED(FFN_DIM), d.b.rows);
     if (!copies()) step_end(d);

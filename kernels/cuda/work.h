@@ -17,12 +17,12 @@
 #define PAIRS(n) ((BLOCKS(n) + 1) / 2)
 
 // The decode form takes at most DECODE_ROWS rows; its matrix instructions take them by ROW_GROUP. Sums
-// over k are cut into slices, each with activations of one scale; a unit is the 256 channels that a
-// warp prepares at once, one slice of trellis weights or four of 16-bit ones.
+// over k are cut into slices, each with activations of one scale; a unit is 512 channels, one slice of
+// trellis weights or eight of 16-bit ones.
 #define DECODE_ROWS 64
 #define ROW_GROUP 8
 #define NARROW_ROWS 4 // that fit one matrix instruction in any format
-#define UNIT_ROWS 256
+#define UNIT_ROWS 512
 #define UNITS(in) ((PADDED(in) + UNIT_ROWS - 1) / UNIT_ROWS)
 #define SLICE_ROWS(format) (FORMAT_IS_EXL3(format) ? UNIT_ROWS : PASS_ROWS)
 #define SLICES(format, in) ((PADDED(in) + SLICE_ROWS(format) - 1) / SLICE_ROWS(format))
@@ -116,24 +116,25 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define STEP_BYTES(format) (FORMAT_IS_EXL3(format) ? 256 : 128)
 #define COLUMN_BYTES(format) (SLICE_ROWS(format) / PASS_ROWS * STEP_BYTES(format) + 64)
 #define UNIT_BYTES(format) (UNIT_ROWS / SLICE_ROWS(format) * PLANES(format) * COLUMN_BYTES(format))
-#define MOST_UNIT_BYTES 2176 // of all formats
-#define FACTS_BYTES 32       // of a unit of one row: scales and sum
+#define UNIT_BLOCKS (UNIT_ROWS / BLOCK)
+#define MOST_UNIT_BYTES 4224 // of all formats
+#define FACTS_BYTES 64       // of a unit of one row: scales and offsets of its slices
 
 // Shared memory of the decode form: DecodeShared, the room of activations or of attention, the ring of
 // weights. A chunk of the ring is one slice of one column block.
 #define CHUNK_BYTES(format)                                                                        \
     (SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)))
-#define MOST_CHUNK_BYTES 32768
+#define MOST_CHUNK_BYTES 65536
 #define RING_CHUNKS 16 // under way at a time
 #define DECODE_SHARED_BYTES 1280 // DecodeShared of decode.cuh
 #define UNITS_ROOM (72 * 1024) // what activations may take where it is enough for one unit
 // Units of activations that a block holds, in two groups where there are two or more.
 WORK_INLINE int held_units(int rows, int shared_bytes)
 {
-    int room = shared_bytes - DECODE_SHARED_BYTES - 2 * MOST_CHUNK_BYTES;
+    int room = shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES;
     room = room < UNITS_ROOM ? room : UNITS_ROOM;
     int units = room / (rows * (MOST_UNIT_BYTES + FACTS_BYTES));
-    return units > 8 ? 8 : units > 2 ? units / 2 * 2 : units < 1 ? 1 : units;
+    return units > 4 ? 4 : units > 2 ? 2 : units < 1 ? 1 : units;
 }
 
 // The prefill form: tiles of 128 columns by 128 rows, k in stages of 64.

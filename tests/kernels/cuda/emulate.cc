@@ -42,7 +42,7 @@ struct Meeting {
 struct Block {
     Index index;
     uint8_t *shared;
-    Meeting all, consumers;
+    Meeting all, consumers, fours[4];
     int alive;
 };
 
@@ -176,6 +176,12 @@ void emulate_copy_wait(int left)
 uint8_t *emulate_shared(void)
 {
     return me()->block->shared;
+}
+
+void emulate_four_warps_sync(int i)
+{
+    assert(threadIdx.x / 128 == i);
+    meet(&me()->block->fours[i], 128);
 }
 
 int emulate_shared_bytes(void)
@@ -339,6 +345,7 @@ static void run_blocks(void)
     for (int i = 0; i < cluster; i++) {
         blocks[i].alive = blockDim.x;
         blocks[i].all.arrived = blocks[i].consumers.arrived = 0;
+        for (int j = 0; j < 4; j++) blocks[i].fours[j].arrived = 0;
     }
     cluster_meeting.arrived = 0;
     for (int i = 0; i < threads / WARP; i++) warps[i].meeting.arrived = 0;

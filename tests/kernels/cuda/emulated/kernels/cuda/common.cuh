@@ -41,6 +41,7 @@ void emulate_commit(void);
 void emulate_copy_wait(int left);
 uint8_t *emulate_shared(void);
 void emulate_multipliers_sync(int threads);
+void emulate_four_warps_sync(int i);
 int emulate_shared_bytes(void);
 void emulate_yield(void);
 void emulate_barrier_init(uint64_t *barrier, int arrivals);
@@ -124,6 +125,8 @@ DEVICE uint32_t warp_ballot(int predicate)
 DEVICE void warp_sync(void) { uint32_t v = 0; emulate_exchange(&v, 1); }
 DEVICE void block_sync(void) { emulate_block_sync(); }
 DEVICE void multipliers_sync(void) { emulate_multipliers_sync(512); }
+DEVICE void four_warps_sync(int i) { emulate_four_warps_sync(i); }
+DEVICE void prefetch(const void *) {}
 
 // Operands of all lanes of a matrix instruction: a 0..3, b 4..5.
 DEVICE const uint32_t *mma_operands(uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
@@ -207,6 +210,7 @@ DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *
     emulate_barrier_arrive(barrier, bytes, emulate_rank());
     emulate_bulk(to, from, bytes, barrier, 0);
 }
+DEVICE uint64_t nanoseconds(void) { return 0; }
 DEVICE void count_release(int32_t *count) { ++*count; }
 DEVICE void wait_count(const int32_t *count, int most)
 {
