@@ -120,5 +120,6 @@ typedef struct {
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL
     void *work;          // per-target working memory, see catalog.h
     uint64_t *trace;     // (steps, blocks, TRACE_WORDS) of a decode pass in one launch, or NULL
+    uint64_t places[16]; // of what lies in work, on a GPU
     int32_t max_rows, max_outputs;
 } State;

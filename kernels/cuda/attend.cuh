@@ -191,17 +191,17 @@ DEVICE bool heads_together(const Batch &b)
     return b.rows == b.segments;
 }
 
-DEVICE void decode_attend(Decoder &d, const Layer *layer)
+FUNCTION void decode_attend(Decoder *decoder, const Layer *layer)
 {
     if (copies()) return;
     int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items; // of rows before
-    const State &s = d.s;
-    const Batch &b = d.b;
+    Decoder d = *decoder;
+    const State &s = decode_state();
+    const Batch &b = decode_batch();
     float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
     uint8_t *values = (uint8_t *)(raw + HEADS_ROOM);
     int window = layer->window;
-    step_start(d, STEP_ATTEND);
-    clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)b.rows * PADDED(DIM));
+    if (!d.together) step_start(d, STEP_ATTEND); // the positions may be on their way
     for (int row = threadIdx.x; row < b.rows; row += MULTIPLIERS) {
         int position = b.position[row];
         first_split[row] = first_key(window, position) / SPLIT;
@@ -212,7 +212,9 @@ DEVICE void decode_attend(Decoder &d, const Layer *layer)
         end[0] = 0;
         for (int row = 0; row < b.rows; row++) end[row + 1] += end[row];
     }
+    if (d.together) step_start(d, STEP_ATTEND);
     multipliers_sync();
+    clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)b.rows * PADDED(DIM));
 
     int items = end[b.rows], from_item = (uint64_t)items * blockIdx.x / gridDim.x;
     int to_item = (uint64_t)items * (blockIdx.x + 1) / gridDim.x;
@@ -238,6 +240,7 @@ DEVICE void decode_attend(Decoder &d, const Layer *layer)
         multipliers_sync(); // the room is free for the next item
     }
     step_end(d);
+    *decoder = d;
 }
 
 // --- prefill form --------------------------------------------------------------------------------

@@ -19,8 +19,6 @@
 #include "kernels/cuda/linear.cuh"
 
 typedef struct {
-    const State &s;
-    const Batch &b;
     int together;               // one launch of all steps: blocks meet between them
     int room_bytes, ring_bytes; // of shared memory
     int ring_at;                // end of the last chunk
@@ -29,10 +27,22 @@ typedef struct {
     int meetings;
 } Decoder;
 
+// A linear layer of a step: its columns, and where they begin in the sums of a row.
+typedef struct {
+    const Linear *linear;
+    int blocks, column;
+    // filled in by plan_step
+    int format, slices, group_slices; // slices of k, and of a whole group
+    int from, to;                     // chunks of this block of threads
+} Part;
+
 // At the start of shared memory.
 typedef struct {
+    State s;
+    Batch b;
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     int32_t begin[RING_CHUNKS], end[RING_CHUNKS];   // their places in the ring
+    Part part[2][3];                                          // of a step; the copying warp's second
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
@@ -41,6 +51,16 @@ static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES, "room of DecodeShared
 DEVICE DecodeShared *decode_shared(void)
 {
     return (DecodeShared *)shared_memory();
+}
+
+DEVICE const State &decode_state(void)
+{
+    return decode_shared()->s;
+}
+
+DEVICE const Batch &decode_batch(void)
+{
+    return decode_shared()->b;
 }
 
 DEVICE uint64_t *full_barrier(uint32_t chunk)
@@ -71,9 +91,10 @@ DEVICE bool copies(void)
 // By all threads. room_bytes: of activations or attention; the rest of shared memory is the ring.
 DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int room_bytes)
 {
-    Decoder d = {s, b, together, room_bytes, 0, 0, 0, 0, 0};
+    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0};
     d.ring_bytes = dynamic_shared_bytes() - DECODE_SHARED_BYTES - room_bytes;
     if (threadIdx.x == 0) {
+        decode_shared()->s = s, decode_shared()->b = b;
         for (int i = 0; i < RING_CHUNKS; i++) {
             barrier_init(full_barrier(i), COPY_ARRIVALS);
             barrier_init(empty_barrier(i), MULTIPLIERS / WARP / 2);
@@ -91,21 +112,19 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
 
 DEVICE void stamp(const Decoder &d, int word, uint64_t value)
 {
-    if (d.together && d.s.trace && threadIdx.x == 0)
-        d.s.trace[((uint64_t)d.meetings * gridDim.x + blockIdx.x) * TRACE_WORDS + word] = value;
+    if (d.together && decode_state().trace && threadIdx.x == 0)
+        decode_state().trace[((uint64_t)d.meetings * gridDim.x + blockIdx.x) * TRACE_WORDS + word] = value;
 }
 
 DEVICE void step_start(Decoder &d, int kind)
 {
     stamp(d, 0, kind);
     stamp(d, 1, nanoseconds());
-    if (d.meetings == 0) {
+    if (d.meetings == 0)
         grid_wait();
-    } else {
-        if (threadIdx.x == 0)
-            wait_count(work_at<int32_t>(d.s, work_of(d.s).counters), d.meetings * gridDim.x);
-        multipliers_sync();
-    }
+    else if (threadIdx.x == 0)
+        wait_count(work_at<int32_t>(decode_state(), work_of(decode_state()).counters), d.meetings * gridDim.x);
+    multipliers_sync();
     stamp(d, 2, nanoseconds());
 }
 
@@ -114,7 +133,7 @@ DEVICE void step_end(Decoder &d)
     if (!d.together) return;
     multipliers_sync();
     stamp(d, 4, nanoseconds());
-    if (threadIdx.x == 0) count_release(work_at<int32_t>(d.s, work_of(d.s).counters));
+    if (threadIdx.x == 0) count_release(work_at<int32_t>(decode_state(), work_of(decode_state()).counters));
     d.meetings++;
 }
 
@@ -122,7 +141,7 @@ DEVICE void step_end(Decoder &d)
 DEVICE void decoder_close(Decoder &d)
 {
     if (threadIdx.x != 0) return;
-    int32_t *counters = work_at<int32_t>(d.s, work_of(d.s).counters);
+    int32_t *counters = work_at<int32_t>(decode_state(), work_of(decode_state()).counters);
     if (atomic_add(counters + 1, 1) == (int)gridDim.x - 1) counters[0] = counters[1] = 0;
 }
 
@@ -158,79 +177,42 @@ DEVICE void copy_chunk(Decoder &d, const uint8_t *from, int bytes)
 }
 
 // --- chunks of a linear layer --------------------------------------------------------------------
-// In this order: groups of `units` units of k, in a group column blocks, in a block the slices.
+// In this order: groups of units of k, in a group column blocks, in a block the slices.
 
-typedef struct {
-    int first, slices; // of the group
-    int block, slice;
-    int groups_before, units;
-} Cursor;
-
-template <int FORMAT, int IN> DEVICE int group_chunks(int blocks, int units)
+DEVICE int group_chunks(const Part &p)
 {
-    return blocks * units * (UNIT_ROWS / SLICE_ROWS(FORMAT));
+    return p.blocks * p.group_slices;
 }
 
-template <int FORMAT, int IN> DEVICE Cursor cursor_at(int chunk, int blocks, int units)
+// k-steps of slice `slice`: the last one may be shorter.
+DEVICE int slice_steps(const Part &p, int in, int slice)
 {
-    constexpr int A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
-    Cursor c;
-    c.units = units;
-    c.groups_before = chunk / group_chunks<FORMAT, IN>(blocks, units);
-    c.first = c.groups_before * units * A_UNIT;
-    c.slices = SLICES(FORMAT, IN) - c.first < units * A_UNIT ? SLICES(FORMAT, IN) - c.first
-                                                            : units * A_UNIT;
-    chunk -= c.groups_before * group_chunks<FORMAT, IN>(blocks, units);
-    c.block = chunk / c.slices;
-    c.slice = c.first + chunk % c.slices;
-    return c;
+    int steps = SLICE_ROWS(p.format) / PASS_ROWS, left = PADDED(in) / PASS_ROWS - slice * steps;
+    return left < steps ? left : steps;
 }
 
-template <int FORMAT, int IN> DEVICE void cursor_next(Cursor &c, int blocks)
+// By the copying warp: chunks from .. to of a part.
+DEVICE void copy_part(Decoder &d, const Part &p, int in)
 {
-    constexpr int A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
-    if (++c.slice < c.first + c.slices) return;
-    c.slice = c.first;
-    if (++c.block < blocks) return;
-    c.block = 0;
-    c.groups_before++;
-    c.first += c.slices;
-    c.slice = c.first;
-    c.slices = SLICES(FORMAT, IN) - c.first < c.units * A_UNIT ? SLICES(FORMAT, IN) - c.first
-                                                              : c.units * A_UNIT;
-}
-
-// k-steps of a slice: the last slice may be shorter.
-template <int FORMAT, int IN> DEVICE int slice_steps(int slice)
-{
-    constexpr int STEPS = SLICE_ROWS(FORMAT) / PASS_ROWS;
-    int left = PADDED(IN) / PASS_ROWS - slice * STEPS;
-    return left < STEPS ? left : STEPS;
-}
-
-// A linear layer of a step: its columns, and where they begin in the sums of a row.
-typedef struct {
-    const Linear *linear;
-    int blocks, column;
-} Part;
-
-template <int FORMAT, int IN> DEVICE int chunk_count(const Part &p)
-{
-    return FORMAT ? p.blocks * SLICES(FORMAT, IN) : 0;
-}
-
-template <int FORMAT, int IN>
-DEVICE void copy_part(Decoder &d, const Part &p, int from, int to, int units)
-{
-    if (from >= to) return;
-    const uint8_t *weights = d.s.weights + p.linear->weights;
-    Cursor c = cursor_at<FORMAT, IN>(from, p.blocks, units);
-    for (int i = from; i < to; i++) {
+    int bits = FORMAT_BITS(p.format), group = p.from / group_chunks(p);
+    int slices = p.slices - group * p.group_slices; // of the group
+    if (slices > p.group_slices) slices = p.group_slices;
+    int within = p.from - group * group_chunks(p), block = within / slices;
+    int slice = within % slices; // of the group
+    const uint8_t *weights = decode_state().weights + p.linear->weights;
+    for (int i = p.from; i < p.to; i++) {
+        int first = group * p.group_slices + slice;
         copy_chunk(d,
-                   weights + c.block * COLUMN_BLOCK_BYTES(FORMAT_BITS(FORMAT), IN) +
-                       (uint64_t)c.slice * CHUNK_BYTES(FORMAT),
-                   slice_steps<FORMAT, IN>(c.slice) * 2 * PASS_BYTES(FORMAT_BITS(FORMAT)));
-        cursor_next<FORMAT, IN>(c, p.blocks);
+                   weights + block * COLUMN_BLOCK_BYTES(bits, in) +
+                       (uint64_t)first * CHUNK_BYTES(p.format),
+                   slice_steps(p, in, first) * 2 * PASS_BYTES(bits));
+        if (++slice < slices) continue;
+        slice = 0;
+        if (++block < p.blocks) continue;
+        block = 0;
+        group++;
+        slices = p.slices - group * p.group_slices;
+        if (slices > p.group_slices) slices = p.group_slices;
     }
 }
 
@@ -248,16 +230,15 @@ template <int IN> DEVICE void expect_floats(const State &s, uint64_t place, int 
         prefetch(s.weights + place + block * BLOCK * 4 + lane * 128);
 }
 
-// By the copying warp, which is ahead of the others: what the channels that chunks from .. to of a
-// part multiply will be prepared with.
-template <int FORMAT, int IN, typename Source>
-DEVICE void expect_part(Decoder &d, const Part &p, int from, int to, int units, const Source &source)
+// By the copying warp, which is ahead of the others: what the channels that a part's chunks multiply
+// will be prepared with.
+template <typename Source>
+DEVICE void expect_part(Decoder &d, const Part &p, int in, int units, const Source &source)
 {
-    if (from >= to) return;
-    int a_group = group_chunks<FORMAT, IN>(p.blocks, units);
-    int end = ((to - 1) / a_group + 1) * units * UNIT_BLOCKS;
-    for (int block = from / a_group * units * UNIT_BLOCKS; block < end && block < BLOCKS(IN); block++) {
-        expect_halves(d.s, p.linear->suh, block);
+    int end = ((p.to - 1) / group_chunks(p) + 1) * units * UNIT_BLOCKS;
+    for (int block = p.from / group_chunks(p) * units * UNIT_BLOCKS; block < end && block < BLOCKS(in);
+         block++) {
+        expect_halves(decode_state(), p.linear->suh, block);
         expect_block(source, block);
     }
 }
@@ -380,30 +361,30 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
     }
 }
 
-// Activations of the groups of units that chunks from .. to of a part need: those groups whose
+// Activations of the groups of units that a part's chunks need: those groups whose
 // number, counted by *count through all parts, is in [first, first + held). load_block of the source's
 // type gives 128 channels of a row; exactly one block of threads in the grid has `own` for them. Four
 // warps take a unit of a row, *task counts those.
-template <int FORMAT, int IN, typename Source>
-DEVICE void prepare_part(Decoder &d, const Part &p, int from, int to, int rows, int units,
-                         const Source &source, bool leading, int first, int held, int *count,
-                         int *task)
+template <int FORMAT, typename Source>
+DEVICE void prepare_part(Decoder &d, const Part &p, int in, int rows, int units, const Source &source,
+                         bool leading, int first, int held, int *count, int *task)
 {
-    if (from >= to) return;
-    int a_group = group_chunks<FORMAT, IN>(p.blocks, units), lane = threadIdx.x % WARP;
+    int a_group = group_chunks(p), lane = threadIdx.x % WARP;
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4;
-    const uint16_t *suh = (const uint16_t *)(d.s.weights + p.linear->suh);
-    for (int group = from / a_group; group * a_group < to; group++) {
+    const uint16_t *suh = (const uint16_t *)(decode_state().weights + p.linear->suh);
+    for (int group = p.from / a_group; group * a_group < p.to; group++) {
         int number = (*count)++ - first;
         if (number < 0 || number >= held) continue;
-        bool own = leading && group * a_group >= from;
-        int end = (group + 1) * units < UNITS(IN) ? (group + 1) * units : UNITS(IN);
+        bool own = leading && group * a_group >= p.from;
+        int end = (group + 1) * units < UNITS(in) ? (group + 1) * units : UNITS(in);
+#pragma unroll 1
         for (int unit = group * units; unit < end; unit++)
+#pragma unroll 1
             for (int row = 0; row < rows; row++) {
                 if ((*task)++ % (MULTIPLIERS / WARP / 4) != four) continue;
                 int block = unit * UNIT_BLOCKS + own_block;
                 float v[4] = {0, 0, 0, 0};
-                if (block < BLOCKS(IN)) {
+                if (block < BLOCKS(in)) {
                     load_block(source, row, block, own, v);
                     if (FORMAT_IS_EXL3(FORMAT)) {
                         float scale[4];
@@ -577,66 +558,91 @@ DEVICE void flush(uint64_t *sums, int width, int rows, uint64_t total[4])
     }
 }
 
-// The products of chunks from .. to of a part whose activations prepare_part has left in the room.
-template <int FORMAT, int IN, bool WIDE>
-DEVICE void multiply_part(Decoder &d, const Part &p, int from, int to, int rows, int units,
-                          uint64_t *sums, int width, int first, int held, int *count)
+// The products of the chunks of group `group` of part `part`, whose activations are in place `place`
+// of the room, added to sums (rows, width). Returns where the ring goes on. A function, so that steps
+// share its code: what is executed once a layer comes from far away.
+template <int FORMAT, bool WIDE>
+FUNCTION int multiply_group(int part, int in, int group, int place, int units, int rows, uint64_t *sums,
+                            int width, int room_bytes, int ring_bytes, int at, uint32_t chunk)
 {
-    if (from >= to) return;
-    constexpr int A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
-    int a_group = group_chunks<FORMAT, IN>(p.blocks, units);
+    constexpr int STEPS = SLICE_ROWS(FORMAT) / PASS_ROWS, A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
+    const Part *p = &decode_shared()->part[0][part];
+    int a_group = group_chunks(*p);
+    int i = p->from > group * a_group ? p->from - group * a_group : 0;
+    int end = p->to - group * a_group < a_group ? p->to - group * a_group : a_group;
+    int slices = p->slices - group * p->group_slices, last = slices - 1;
+    if (slices > p->group_slices) slices = p->group_slices;
+    int last_steps = slice_steps(*p, in, p->slices - 1), slice = i % slices;
     uint32_t side = threadIdx.x / WARP / 8;
-    int half_bytes = threadIdx.x / WARP % 8 / 4 * PASS_BYTES(FORMAT_BITS(FORMAT));
-    int first_group = from / a_group, last_group = (to - 1) / a_group;
+    const uint8_t *ring =
+        room() + room_bytes + threadIdx.x / WARP % 8 / 4 * PASS_BYTES(FORMAT_BITS(FORMAT));
+    const uint8_t *columns = room() + place * units * rows * MOST_UNIT_BYTES;
+    const Facts *facts = (const Facts *)(room() + room_bytes) - 1 - place * units * rows;
+    uint64_t *own = sums + p->column + i / slices * BLOCK; // of the chunk's column block
+    uint64_t total[4] = {0, 0, 0, 0};
+    bool something = false; // in total, of `own`
+#pragma unroll 1
+    for (; i < end; i++) {
+        int steps = slice == last ? last_steps : STEPS;
+        int bytes = steps * 2 * PASS_BYTES(FORMAT_BITS(FORMAT));
+        if (at + bytes > ring_bytes) at = 0;
+        if (chunk % 2 == side) {
+            int unit = slice / A_UNIT, slice_of_unit = slice % A_UNIT;
+            const uint8_t *column = columns + unit * rows * UNIT_BYTES(FORMAT) +
+                                    slice_of_unit * PLANES(FORMAT) * COLUMN_BYTES(FORMAT);
+            barrier_wait(full_barrier(chunk), chunk_parity(chunk));
+            if (!WIDE || rows <= ROW_GROUP) {
+                multiply_chunk<FORMAT, WIDE>(ring + at, steps, column, rows, facts - unit * rows,
+                                             slice_of_unit, total);
+                something = true;
+            } else {
+#pragma unroll 1
+                for (int row = 0; row < rows; row += ROW_GROUP) {
+                    int n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
+                    multiply_chunk<FORMAT, WIDE>(ring + at, steps, column + row * UNIT_BYTES(FORMAT), n,
+                                                 facts - unit * rows - row, slice_of_unit, total);
+                    flush<FORMAT, WIDE>(own + (uint64_t)row * width, width, n, total);
+                }
+            }
+            warp_sync();
+            if (threadIdx.x % WARP == 0) barrier_arrive(empty_barrier(chunk));
+        }
+        at += bytes;
+        chunk++;
+        if (++slice == slices) {
+            slice = 0;
+            if (something) flush<FORMAT, WIDE>(own, width, rows, total);
+            something = false;
+            own += BLOCK;
+        }
+    }
+    if (something) flush<FORMAT, WIDE>(own, width, rows, total);
+    return at;
+}
+
+// The products of a part's chunks whose groups prepare_part has just left in the room.
+template <int FORMAT>
+DEVICE void multiply_part(Decoder &d, int part, int in, int rows, int units, uint64_t *sums,
+                          int width, int first, int held, int *count)
+{
+    const Part *p = &decode_shared()->part[0][part];
+    int a_group = group_chunks(*p), first_group = p->from / a_group, last_group = (p->to - 1) / a_group;
     int low = first - *count + first_group; // the groups to do are low .. low + held - 1
     *count += last_group - first_group + 1;
+#pragma unroll 1
     for (int group = first_group > low ? first_group : low;
          group <= last_group && group < low + held; group++) {
-        int i = from > group * a_group ? from - group * a_group : 0;
-        int end = to - group * a_group < a_group ? to - group * a_group : a_group;
-        int slices = SLICES(FORMAT, IN) - group * units * A_UNIT;
-        slices = slices < units * A_UNIT ? slices : units * A_UNIT;
-        int slice = i % slices, place = group - low;
-        uint64_t total[4] = {0, 0, 0, 0};
-        uint64_t *own = sums + p.column + i / slices * BLOCK; // of the slice's block
-        bool something = false;                               // in total, of `own`
-#pragma unroll 1
-        for (; i < end; i++) {
-            int steps = slice_steps<FORMAT, IN>(group * units * A_UNIT + slice);
-            int bytes = steps * 2 * PASS_BYTES(FORMAT_BITS(FORMAT)), at = ring_place(d, bytes);
-            d.ring_at = at + bytes;
-            if (d.chunk % 2 == side) {
-                const uint8_t *weights = room() + d.room_bytes + at + half_bytes;
-                int unit = slice / A_UNIT, slice_of_unit = slice % A_UNIT;
-                const uint8_t *columns = unit_columns<FORMAT>(place, units, unit, rows, 0) +
-                                         slice_of_unit * PLANES(FORMAT) * COLUMN_BYTES(FORMAT);
-                const Facts *facts = unit_facts(d, place, units, unit, rows, 0);
-                barrier_wait(full_barrier(d.chunk), chunk_parity(d.chunk));
-                if (!WIDE || rows <= ROW_GROUP) {
-                    multiply_chunk<FORMAT, WIDE>(weights, steps, columns, rows, facts, slice_of_unit,
-                                                 total);
-                    something = true;
-                } else {
-                    for (int row = 0; row < rows; row += ROW_GROUP) {
-                        int n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
-                        multiply_chunk<FORMAT, WIDE>(weights, steps,
-                                                     columns + row * UNIT_BYTES(FORMAT), n,
-                                                     facts - row, slice_of_unit, total);
-                        flush<FORMAT, WIDE>(own + (uint64_t)row * width, width, n, total);
-                    }
-                }
-                warp_sync();
-                if (threadIdx.x % WARP == 0) barrier_arrive(empty_barrier(d.chunk));
-            }
-            d.chunk++;
-            if (++slice == slices) {
-                slice = 0;
-                if (something) flush<FORMAT, WIDE>(own, width, rows, total);
-                something = false;
-                own += BLOCK;
-            }
-        }
-        if (something) flush<FORMAT, WIDE>(own, width, rows, total);
+        int begin = p->from > group * a_group ? p->from : group * a_group;
+        int end = p->to < (group + 1) * a_group ? p->to : (group + 1) * a_group;
+        if (rows <= NARROW_ROWS)
+            d.ring_at = multiply_group<FORMAT, false>(part, in, group, group - low, units, rows, sums,
+                                                      width, d.room_bytes, d.ring_bytes, d.ring_at,
+                                                      d.chunk);
+        else
+            d.ring_at = multiply_group<FORMAT, true>(part, in, group, group - low, units, rows, sums,
+                                                     width, d.room_bytes, d.ring_bytes, d.ring_at,
+                                                     d.chunk);
+        d.chunk += end - begin;
     }
 }
 
@@ -647,72 +653,99 @@ DEVICE int clip(int v, int most)
     return v < 0 ? 0 : v > most ? most : v;
 }
 
-template <int IN, int A, int B, int C, bool WIDE>
-DEVICE void multiply_parts(Decoder &d, const Part &a, const Part &b, const Part &c, const int at[6],
-                           int rows, int units, uint64_t *sums, int width, int first, int held)
-{
-    int count = 0;
-    multiply_part<A, IN, WIDE>(d, a, at[0], at[1], rows, units, sums, width, first, held, &count);
-    if constexpr (B != 0)
-        multiply_part<B, IN, WIDE>(d, b, at[2], at[3], rows, units, sums, width, first, held, &count);
-    if constexpr (C != 0)
-        multiply_part<C, IN, WIDE>(d, c, at[4], at[5], rows, units, sums, width, first, held, &count);
-}
-
-// One step: the products of `rows` rows of `source` with up to three linear layers of formats A, B, C
-// (0: none), added to sums (rows, width).
-template <int IN, int A, int B, int C, typename Source>
-DEVICE void linear_step(Decoder &d, const Source &source, const Part &a, const Part &b,
-                        const Part &c, uint64_t *sums, int width, int rows)
-{
-    constexpr int G = B ? B : A, H = C ? C : A; // something to instantiate
-    int end_a = chunk_count<A, IN>(a), end_b = end_a + chunk_count<B, IN>(b);
-    int chunks = end_b + chunk_count<C, IN>(c);
-    int from = (uint64_t)chunks * blockIdx.x / gridDim.x;
-    int to = (uint64_t)chunks * (blockIdx.x + 1) / gridDim.x;
-    int units = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES));
-    units = units > 4 ? 2 : units > 1 ? units / 2 : 1; // of a group
-    int held = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES)) > 1 ? 2 : 1;
-    // The range of each part.
-    int at[6] = {clip(from, end_a),           clip(to, end_a),
-                 clip(from - end_a, end_b - end_a), clip(to - end_a, end_b - end_a),
-                 clip(from - end_b, chunks - end_b), clip(to - end_b, chunks - end_b)};
-    if (copies()) {
-        expect_part<A, IN>(d, a, at[0], at[1], units, source);
-        if constexpr (B != 0) expect_part<G, IN>(d, b, at[2], at[3], units, source);
-        if constexpr (C != 0) expect_part<H, IN>(d, c, at[4], at[5], units, source);
-        copy_part<A, IN>(d, a, at[0], at[1], units);
-        if constexpr (B != 0) copy_part<G, IN>(d, b, at[2], at[3], units);
-        if constexpr (C != 0) copy_part<H, IN>(d, c, at[4], at[5], units);
-        return;
-    }
-    for (int first = 0;; first += held) {
-        int groups = 0, task = 0;
-        prepare_part<A, IN>(d, a, at[0], at[1], rows, units, source, true, first, held, &groups,
-                            &task);
-        if constexpr (B != 0)
-            prepare_part<G, IN>(d, b, at[2], at[3], rows, units, source, false, first, held,
-                                &groups, &task);
-        if constexpr (C != 0)
-            prepare_part<H, IN>(d, c, at[4], at[5], rows, units, source, false, first, held,
-                                &groups, &task);
-        multipliers_sync();
-        if (first == 0) stamp(d, 3, nanoseconds());
-        if (rows <= NARROW_ROWS)
-            multiply_parts<IN, A, B, C, false>(d, a, b, c, at, rows, units, sums, width, first, held);
-        else
-            multiply_parts<IN, A, B, C, true>(d, a, b, c, at, rows, units, sums, width, first, held);
-        if (groups <= first + held) break;
-        multipliers_sync();
-    }
-}
-
 // Clears sums that the step before read: it is complete, and nobody adds to them before a later one.
 DEVICE void clear_sums(uint64_t *sums, uint64_t count)
 {
     for (uint64_t i = blockIdx.x * MULTIPLIERS + threadIdx.x; i < count / 2;
          i += (uint64_t)gridDim.x * MULTIPLIERS)
         *(uint4 *)(sums + 2 * i) = make_uint4(0, 0, 0, 0);
+}
+
+// Fills in the parts of a step, by one thread.
+template <int A, int B, int C>
+DEVICE void plan_step(Part *parts, int count, int in, int units)
+{
+    int chunks = 0;
+    for (int i = 0; i < count; i++) {
+        Part *p = &parts[i];
+        p->format = i == 0 ? A : i == 1 ? B : C;
+        p->slices = SLICES(p->format, in);
+        p->group_slices = units * (UNIT_ROWS / SLICE_ROWS(p->format));
+        chunks += p->blocks * p->slices;
+    }
+    int from = (uint64_t)chunks * blockIdx.x / gridDim.x;
+    int to = (uint64_t)chunks * (blockIdx.x + 1) / gridDim.x;
+    for (int i = 0; i < count; i++) {
+        int most = parts[i].blocks * parts[i].slices;
+        parts[i].from = clip(from, most);
+        parts[i].to = clip(to, most);
+        from -= most, to -= most;
+    }
+}
+
+// One step, of that kind: the products of `rows` rows of `source`, `in` channels, with up to three
+// linear layers of formats A, B, C (the same as A where there are fewer), added to sums (rows, width).
+// Also clears sums of an earlier step.
+template <int A, int B, int C, typename Source>
+DEVICE void linear_step(Decoder &d, int kind, const Source &source, int in, const Part &a,
+                        const Part &b, const Part &c, int count, uint64_t *sums, int width, int rows,
+                        uint64_t *old_sums, uint64_t old_count)
+{
+    constexpr bool SAME = A == B && A == C;
+    int units = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES)), held = units > 1 ? 2 : 1;
+    units = units >= 4 ? 2 : 1; // of a group
+    Part *parts = decode_shared()->part[copies()];
+    if (threadIdx.x % MULTIPLIERS == 0) {
+        parts[0] = a;
+        if (count > 1) parts[1] = b;
+        if (count > 2) parts[2] = c;
+        plan_step<A, B, C>(parts, count, in, units);
+    }
+    if (copies()) {
+        warp_sync();
+#pragma unroll 1
+        for (int i = 0; i < count; i++)
+            if (parts[i].from < parts[i].to) expect_part(d, parts[i], in, units, source);
+#pragma unroll 1
+        for (int i = 0; i < count; i++)
+            if (parts[i].from < parts[i].to) copy_part(d, parts[i], in);
+        warp_sync(); // before parts change
+        return;
+    }
+    step_start(d, kind);
+    clear_sums(old_sums, old_count);
+#pragma unroll 1
+    for (int first = 0;; first += held) {
+        int groups = 0, task = 0, done = 0;
+#pragma unroll(SAME ? 1 : 3)
+        for (int i = 0; i < (SAME ? count : 3); i++) {
+            if (i >= count || parts[i].from >= parts[i].to) continue;
+            if (SAME || i == 0)
+                prepare_part<A>(d, parts[i], in, rows, units, source, i == 0, first, held, &groups,
+                                &task);
+            else if (B == C || i == 1)
+                prepare_part<B>(d, parts[i], in, rows, units, source, false, first, held, &groups,
+                                &task);
+            else
+                prepare_part<C>(d, parts[i], in, rows, units, source, false, first, held, &groups,
+                                &task);
+        }
+        multipliers_sync();
+        if (first == 0) stamp(d, 3, nanoseconds());
+#pragma unroll(SAME ? 1 : 3)
+        for (int i = 0; i < (SAME ? count : 3); i++) {
+            if (i >= count || parts[i].from >= parts[i].to) continue;
+            if (SAME || i == 0)
+                multiply_part<A>(d, i, in, rows, units, sums, width, first, held, &done);
+            else if (B == C || i == 1)
+                multiply_part<B>(d, i, in, rows, units, sums, width, first, held, &done);
+            else
+                multiply_part<C>(d, i, in, rows, units, sums, width, first, held, &done);
+        }
+        if (groups <= first + held) break;
+        multipliers_sync();
+    }
+    step_end(d);
 }
 
 DEVICE uint64_t *sums_at(const State &s, uint64_t place)

@@ -38,13 +38,15 @@ template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
     embed_row<FORMAT>(s, b, blockIdx.x, PREFILL_THREADS);
 }
 
-template <int FORMAT> DEVICE void decode_embed(Decoder &d)
+template <int FORMAT> FUNCTION void decode_embed(Decoder *decoder)
 {
     if (copies()) return;
+    Decoder d = *decoder;
     step_start(d, STEP_EMBED);
-    for (int row = blockIdx.x; row < d.b.rows; row += gridDim.x)
-        embed_row<FORMAT>(d.s, d.b, row, MULTIPLIERS);
+    for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x)
+        embed_row<FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
     step_end(d);
+    *decoder = d;
 }
 
 // hidden[l] = x before layer l, or the normed x after the last. pending: x as the decode form leaves

@@ -44,41 +44,41 @@ DEVICE void store_logits(const State &s, int output, int block, const float v[4]
 
 // Products of the output rows. pending: what the last layer's `down` left is still to be added to x;
 // otherwise x is complete.
-template <int FORMAT> DEVICE void decode_head(Decoder &d, bool pending)
+template <int FORMAT> FUNCTION void decode_head(Decoder *decoder, bool pending)
 {
-    const State &s = d.s;
-    Part part = {&s.ends.head, BLOCKS(VOCAB), 0}, none = {};
-    if (!copies()) {
-        step_start(d, STEP_HEAD);
-        if (pending)
-            clear_sums(sums_at(s, work_of(s).sums_up), (uint64_t)d.b.rows * 2 * PADDED(FFN_DIM));
-    }
+    Decoder d = *decoder;
+    const State &s = decode_state();
+    const Work &w = work_of(s);
+    Part part = {&s.ends.head, BLOCKS(VOCAB), 0};
     Residual source = {s,
                        pending ? &s.layers[LAYERS - 1].down : nullptr,
-                       sums_at(s, work_of(s).sums_down),
+                       sums_at(s, w.sums_down),
                        s.x,
-                       pending ? work_at<float>(s, work_of(s).middle) : s.x,
+                       pending ? work_at<float>(s, w.middle) : s.x,
                        s.ends.norm,
-                       d.b.output};
-    linear_step<DIM, FORMAT, 0, 0>(d, source, part, none, none, sums_at(s, work_of(s).sums_head),
-                                   PADDED(VOCAB), d.b.outputs);
-    if (!copies()) step_end(d);
+                       decode_batch().output};
+    linear_step<FORMAT, FORMAT, FORMAT>(d, STEP_HEAD, source, DIM, part, part, part, 1,
+                                        sums_at(s, w.sums_head), PADDED(VOCAB), decode_batch().outputs,
+                                        sums_at(s, w.sums_up),
+                                        pending ? (uint64_t)decode_batch().rows * 2 * PADDED(FFN_DIM) : 0);
+    *decoder = d;
 }
 
 // The logits themselves, from the sums, which are cleared.
-DEVICE void decode_logits(Decoder &d, bool pending)
+FUNCTION void decode_logits(Decoder *decoder, bool pending)
 {
     if (copies()) return;
-    const State &s = d.s;
+    Decoder d = *decoder;
+    const State &s = decode_state();
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     step_start(d, STEP_LOGITS);
-    if (pending) clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)d.b.rows * PADDED(DIM));
-    for (int task = warp * gridDim.x + blockIdx.x; task < d.b.outputs * BLOCKS(VOCAB);
+    if (pending) clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)decode_batch().rows * PADDED(DIM));
+    for (int task = warp * gridDim.x + blockIdx.x; task < decode_batch().outputs * BLOCKS(VOCAB);
          task += MULTIPLIERS / WARP * gridDim.x) {
         int output = task / BLOCKS(VOCAB), block = task % BLOCKS(VOCAB);
         uint64_t *sums = sums_at(s, work_of(s).sums_head) + (uint64_t)output * PADDED(VOCAB);
         float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares),
-                                        d.b.output[output], lane);
+                                        decode_batch().output[output], lane);
         float v[4];
         read_sums(sums, block, factor, v);
         uint4 *place = (uint4 *)(sums + block * BLOCK + 4 * lane);
@@ -87,6 +87,7 @@ DEVICE void decode_logits(Decoder &d, bool pending)
         store_logits(s, output, block, v);
     }
     stamp(d, 4, nanoseconds());
+    *decoder = d;
 }
 
 // Grid: outputs.

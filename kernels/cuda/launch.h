@@ -14,6 +14,15 @@ static size_t gpu_work_bytes(int max_rows, int max_outputs)
     return work_places(max_rows, max_outputs).bytes;
 }
 
+static State with_places(const State *s)
+{
+    State placed = *s;
+    Work work = work_places(s->max_rows, s->max_outputs);
+    _Static_assert(sizeof work <= sizeof placed.places, "room of State.places");
+    memcpy(placed.places, &work, sizeof work);
+    return placed;
+}
+
 // --- names ---------------------------------------------------------------------------------------
 
 // Kernel `step` with the formats a, b, c (0: none) and an ending, looked up once a thread.
@@ -51,7 +60,8 @@ static int step_kernel(Gpu *gpu, const char *step, int a, int b, int c, const ch
 static void launch_step(Gpu *gpu, int kernel, const State *s, const Batch *b, const Layer *layer,
                         int n, int grid, int grid_y, int block, int shared_bytes)
 {
-    void *arguments[] = {(void *)s, (void *)b, &layer, &n};
+    State placed = with_places(s);
+    void *arguments[] = {&placed, (void *)b, &layer, &n};
     gpu_launch(gpu, kernel, grid, grid_y, block, shared_bytes, GPU_OVERLAP, arguments);
 }
 
@@ -132,7 +142,8 @@ static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
         room + DECODE_SHARED_BYTES + MOST_CHUNK_BYTES > bytes)
         return 0;
     const Layer *layer = NULL;
-    void *arguments[] = {(void *)s, (void *)b, &layer, &room};
+    State placed = with_places(s);
+    void *arguments[] = {&placed, (void *)b, &layer, &room};
     return gpu_launch_together(gpu, step_kernel(gpu, "decode_kernel", 0, 0, 0, ""), DECODE_THREADS,
                                bytes, arguments);
 }
@@ -225,7 +236,8 @@ static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int for
 static inline void launch_sample(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampling,
                                  int32_t *tokens)
 {
-    void *arguments[] = {(void *)s, (void *)b, &sampling, &tokens};
+    State placed = with_places(s);
+    void *arguments[] = {&placed, (void *)b, &sampling, &tokens};
     if (b->outputs)
         gpu_launch(gpu, step_kernel(gpu, "sample_kernel", 0, 0, 0, ""), b->outputs, 1, 1024, 0,
                    GPU_OVERLAP, arguments);

@@ -31,18 +31,17 @@ DEVICE void load_block(const Attended &a, int row, int block, bool, float v[4])
 
 DEVICE void expect_block(const Attended &, int) {}
 
-template <int FORMAT> DEVICE void decode_out(Decoder &d, const Layer *layer)
+template <int FORMAT> FUNCTION void decode_out(Decoder *decoder, const Layer *layer)
 {
-    const State &s = d.s;
-    Part part = {&layer->o, BLOCKS(DIM), 0}, none = {};
-    if (!copies()) {
-        step_start(d, STEP_OUT);
-        clear_sums(sums_at(s, work_of(s).sums_qkv), (uint64_t)d.b.rows * RAW_DIM);
-    }
-    Attended source = {s, d.b, layer->window};
-    linear_step<Q_DIM, FORMAT, 0, 0>(d, source, part, none, none, sums_at(s, work_of(s).sums_out),
-                                     PADDED(DIM), d.b.rows);
-    if (!copies()) step_end(d);
+    Decoder d = *decoder;
+    const State &s = decode_state();
+    const Work &w = work_of(s);
+    Part part = {&layer->o, BLOCKS(DIM), 0};
+    Attended source = {s, decode_batch(), layer->window};
+    linear_step<FORMAT, FORMAT, FORMAT>(d, STEP_OUT, source, Q_DIM, part, part, part, 1,
+                                        sums_at(s, w.sums_out), PADDED(DIM), decode_batch().rows,
+                                        sums_at(s, w.sums_qkv), (uint64_t)decode_batch().rows * RAW_DIM);
+    *decoder = d;
 }
 
 // What gate and up left: silu(gate) * up.
@@ -72,18 +71,17 @@ DEVICE void expect_block(const Activated &a, int block)
     expect_halves(a.s, a.layer->up.svh, block);
 }
 
-template <int FORMAT> DEVICE void decode_down(Decoder &d, const Layer *layer)
+template <int FORMAT> FUNCTION void decode_down(Decoder *decoder, const Layer *layer)
 {
-    const State &s = d.s;
-    Part part = {&layer->down, BLOCKS(DIM), 0}, none = {};
-    if (!copies()) {
-        step_start(d, STEP_DOWN);
-        clear_sums(sums_at(s, work_of(s).sums_out), (uint64_t)d.b.rows * PADDED(DIM));
-    }
+    Decoder d = *decoder;
+    const State &s = decode_state();
+    const Work &w = work_of(s);
+    Part part = {&layer->down, BLOCKS(DIM), 0};
     Activated source = {s, layer};
-    linear_step<FFN_DIM, FORMAT, 0, 0>(d, source, part, none, none,
-                                       sums_at(s, work_of(s).sums_down), PADDED(DIM), d.b.rows);
-    if (!copies()) step_end(d);
+    linear_step<FORMAT, FORMAT, FORMAT>(d, STEP_DOWN, source, FFN_DIM, part, part, part, 1,
+                                        sums_at(s, w.sums_down), PADDED(DIM), decode_batch().rows,
+                                        sums_at(s, w.sums_out), (uint64_t)decode_batch().rows * PADDED(DIM));
+    *decoder = d;
 }
 
 // Grid: rows.

@@ -9,17 +9,18 @@ DEVICE float silu(float v)
 }
 
 // gate and up of the residual stream after attention.
-template <int GATE, int UP> DEVICE void decode_up(Decoder &d, const Layer *layer)
+template <int GATE, int UP> FUNCTION void decode_up(Decoder *decoder, const Layer *layer)
 {
-    const State &s = d.s;
+    Decoder d = *decoder;
+    const State &s = decode_state();
+    const Work &w = work_of(s);
     Part gate = {&layer->gate, BLOCKS(FFN_DIM), 0};
-    Part up = {&layer->up, BLOCKS(FFN_DIM), PADDED(FFN_DIM)}, none = {};
-    Residual source = {s,   &layer->o,       sums_at(s, work_of(s).sums_out), work_at<float>(s, work_of(s).middle),
+    Part up = {&layer->up, BLOCKS(FFN_DIM), PADDED(FFN_DIM)};
+    Residual source = {s,   &layer->o,       sums_at(s, w.sums_out), work_at<float>(s, w.middle),
                        s.x, layer->ffn_norm, nullptr};
-    if (!copies()) step_start(d, STEP_UP);
-    linear_step<DIM, GATE, UP, 0>(d, source, gate, up, none, sums_at(s, work_of(s).sums_up),
-                                  2 * PADDED(FFN_DIM), d.b.rows);
-    if (!copies()) step_end(d);
+    linear_step<GATE, UP, UP>(d, STEP_UP, source, DIM, gate, up, up, 2, sums_at(s, w.sums_up),
+                              2 * PADDED(FFN_DIM), decode_batch().rows, nullptr, 0);
+    *decoder = d;
 }
 
 // Grid: rows.

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define DEVICE static inline
+#define FUNCTION static
 #define KERNEL extern "C" void
 #define WARP 32
 #define __launch_bounds__(...)
