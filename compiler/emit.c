@@ -185,9 +185,26 @@ static void add_kernel(Buffer *b, const Step *step)
     buffer_free(&line);
 }
 
+// Adds F(format) of a step's weights to a line, once.
+static void add_formats(Buffer *b, const Step *step)
+{
+    for (int i = 0; i < step->format_count; i++) {
+        char item[16];
+        snprintf(item, sizeof item, " F(%s)", format_name(step->formats[i]));
+        if (!strstr(b->data, item)) buffer_print(b, "%s", item);
+    }
+}
+
 static Buffer kernels_region(const Plan *plan)
 {
-    Buffer b = {0};
+    Buffer b = {0}, formats = {0};
+    buffer_print(&formats, "#define MODEL_FORMATS(F)");
+    for (int r = 0; r < plan->run_count; r++)
+        for (int i = 0; i < plan->runs[r].step_count; i++)
+            add_formats(&formats, &plan->runs[r].steps[i]);
+    add_formats(&formats, &plan->head_step);
+    buffer_print(&b, "%s\n#include \"kernels/cuda/steps.cuh\"\n\n", formats.data);
+    buffer_free(&formats);
     add_kernel(&b, &(Step){.name = "embed", .formats = {plan->embed_format}, .format_count = 1});
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++) add_kernel(&b, &plan->runs[r].steps[i]);

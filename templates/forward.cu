@@ -1,12 +1,14 @@
 // exlc: begin title
 // sample (LlamaForCausalLM), by exlc 0.1.0 from archs/llama.lua.
 // exlc: end title
-// The device code of this model: one line per kernel variant that forward.inc needs, and all decode
-// steps as one kernel.
+// The device code of this model: the weight formats that forward.inc names, one line per kernel
+// variant, and the steps of a decode pass.
 #include "constants.h"
-#include "kernels/cuda/steps.cuh"
 
 // exlc: begin kernels
+#define MODEL_FORMATS(F) F(m4) F(m6)
+#include "kernels/cuda/steps.cuh"
+
 EMBED(f16)
 KEEP()
 QKV(m4, m4, m4)
@@ -18,12 +20,15 @@ HEAD(m6)
 SAMPLE()
 // exlc: end kernels
 
-#define LAYER(l) (&s.layers[l])
-#define STEP(name, ...) DECODER_##name(__VA_ARGS__)
+#define LAYER(l) l
+#define STEP(name, ...) TABLE_##name(__VA_ARGS__)
 
-ENTRY(decode_kernel, DECODE_THREADS, 1)
+DEVICE constexpr StepTable make_steps(void)
 {
-    Decoder d = decoder_open(s, b, 1, n);
+    StepTable t = {};
 #include "forward.inc"
-    decoder_close(d);
+    return t;
 }
+
+__constant__ StepTable STEP_TABLE = make_steps();
+DECODE()

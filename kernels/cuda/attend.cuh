@@ -191,20 +191,14 @@ DEVICE bool heads_together(const Batch &b)
     return b.rows == b.segments;
 }
 
-FUNCTION void decode_attend(Decoder *decoder, const Layer *layer)
+// What a block attends to, before the inputs are there: the items of every row.
+DEVICE void plan_attend(const Layer *layer)
 {
-    if (copies()) return;
-    int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items; // of rows before
-    Decoder d = *decoder;
-    const State &s = decode_state();
     const Batch &b = decode_batch();
-    float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
-    uint8_t *values = (uint8_t *)(raw + HEADS_ROOM);
-    int window = layer->window;
-    if (!d.together) step_start(d, STEP_ATTEND); // the positions may be on their way
+    int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items;
     for (int row = threadIdx.x; row < b.rows; row += MULTIPLIERS) {
         int position = b.position[row];
-        first_split[row] = first_key(window, position) / SPLIT;
+        first_split[row] = first_key(layer->window, position) / SPLIT;
         end[row + 1] = (position / SPLIT - first_split[row] + 1) * KV_HEADS;
     }
     multipliers_sync();
@@ -212,12 +206,19 @@ FUNCTION void decode_attend(Decoder *decoder, const Layer *layer)
         end[0] = 0;
         for (int row = 0; row < b.rows; row++) end[row + 1] += end[row];
     }
-    if (d.together) step_start(d, STEP_ATTEND);
-    multipliers_sync();
-    clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)b.rows * PADDED(DIM));
+}
 
-    int items = end[b.rows], from_item = (uint64_t)items * blockIdx.x / gridDim.x;
+DEVICE void decode_attend(const Decoder &d, const Layer *layer)
+{
+    const State &s = decode_state();
+    const Batch &b = decode_batch();
+    const int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items;
+    float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
+    uint8_t *values = (uint8_t *)(raw + HEADS_ROOM);
+    int window = layer->window, items = end[b.rows];
+    int from_item = (uint64_t)items * blockIdx.x / gridDim.x;
     int to_item = (uint64_t)items * (blockIdx.x + 1) / gridDim.x;
+#pragma unroll 1
     for (int item = from_item, row = 0; item < to_item; item++) {
         while (end[row + 1] <= item) row++;
         int splits = (end[row + 1] - end[row]) / KV_HEADS;
@@ -239,8 +240,6 @@ FUNCTION void decode_attend(Decoder *decoder, const Layer *layer)
                     split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS);
         multipliers_sync(); // the room is free for the next item
     }
-    step_end(d);
-    *decoder = d;
 }
 
 // --- prefill form --------------------------------------------------------------------------------

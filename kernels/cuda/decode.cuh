@@ -27,14 +27,31 @@ typedef struct {
     int meetings;
 } Decoder;
 
-// A linear layer of a step: its columns, and where they begin in the sums of a row.
+// A step of a pass: what, where, of which weight formats.
+typedef struct {
+    int kind, layer;
+    int format[3];
+    int pending; // products of the step before are still to be added to x
+} Step;
+
+// A linear layer of a step.
 typedef struct {
     const Linear *linear;
-    int blocks, column;
-    // filled in by plan_step
-    int format, slices, group_slices; // slices of k, and of a whole group
-    int from, to;                     // chunks of this block of threads
+    int format, blocks, column;  // column blocks, and where they begin in the sums of a row
+    int slices, group_slices;    // slices of k, and of a whole group
+    int from, to;                // chunks of this block of threads
 } Part;
+
+// A step as planned by each block of threads.
+typedef struct {
+    Step step;
+    const Layer *layer;
+    Part part[3];
+    int count, in, rows, width; // parts; input channels; rows; columns of a row of sums
+    int units, held;            // units of a group; groups whose activations are held at a time
+    uint64_t sums;              // place of the sums it adds to
+    uint64_t old_sums, old_count; // sums of an earlier step to clear
+} Plan;
 
 // At the start of shared memory.
 typedef struct {
@@ -42,7 +59,7 @@ typedef struct {
     Batch b;
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     int32_t begin[RING_CHUNKS], end[RING_CHUNKS];   // their places in the ring
-    Part part[2][3];                                          // of a step; the copying warp's second
+    Plan plan[2];                                             // the copying warp's is the second
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
@@ -230,16 +247,19 @@ template <int IN> DEVICE void expect_floats(const State &s, uint64_t place, int 
         prefetch(s.weights + place + block * BLOCK * 4 + lane * 128);
 }
 
+// Has the constants that load_block reads come nearer. By a whole warp.
+DEVICE void expect_block(const Plan &p, int block);
+
 // By the copying warp, which is ahead of the others: what the channels that a part's chunks multiply
 // will be prepared with.
-template <typename Source>
-DEVICE void expect_part(Decoder &d, const Part &p, int in, int units, const Source &source)
+DEVICE void expect_part(const Plan &plan, const Part &p)
 {
-    int end = ((p.to - 1) / group_chunks(p) + 1) * units * UNIT_BLOCKS;
-    for (int block = p.from / group_chunks(p) * units * UNIT_BLOCKS; block < end && block < BLOCKS(in);
-         block++) {
+    int end = ((p.to - 1) / group_chunks(p) + 1) * plan.units * UNIT_BLOCKS;
+#pragma unroll 1
+    for (int block = p.from / group_chunks(p) * plan.units * UNIT_BLOCKS;
+         block < end && block < BLOCKS(plan.in); block++) {
         expect_halves(decode_state(), p.linear->suh, block);
-        expect_block(source, block);
+        expect_block(plan, block);
     }
 }
 
@@ -282,10 +302,9 @@ static_assert(sizeof(Facts) == FACTS_BYTES, "room of Facts");
 
 // Row `row` of `rows` of unit `unit` of a group of `units`, the group in place 0 or 1 of the room.
 // Facts lie at its end.
-template <int FORMAT>
-DEVICE uint8_t *unit_columns(int place, int units, int unit, int rows, int row)
+DEVICE uint8_t *unit_columns(int format, int place, int units, int unit, int rows, int row)
 {
-    return room() + place * units * rows * MOST_UNIT_BYTES + (unit * rows + row) * UNIT_BYTES(FORMAT);
+    return room() + place * units * rows * MOST_UNIT_BYTES + (unit * rows + row) * UNIT_BYTES(format);
 }
 
 DEVICE Facts *unit_facts(const Decoder &d, int place, int units, int unit, int rows, int row)
@@ -361,59 +380,73 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
     }
 }
 
-// Activations of the groups of units that a part's chunks need: those groups whose
-// number, counted by *count through all parts, is in [first, first + held). load_block of the source's
-// type gives 128 channels of a row; exactly one block of threads in the grid has `own` for them. Four
-// warps take a unit of a row, *task counts those.
-template <int FORMAT, typename Source>
-DEVICE void prepare_part(Decoder &d, const Part &p, int in, int rows, int units, const Source &source,
-                         bool leading, int first, int held, int *count, int *task)
+// Which kinds of formats this model has: code for others is left out.
+#define IS_BYTES(f) || PLANES(f) == 2
+#define IS_HALVES(f) || (FORMAT_IS_EXL3(f) && PLANES(f) == 1)
+#define IS_PLAIN(f) || !FORMAT_IS_EXL3(f)
+constexpr bool HAS_BYTES = 0 MODEL_FORMATS(IS_BYTES), HAS_HALVES = 0 MODEL_FORMATS(IS_HALVES);
+constexpr bool HAS_PLAIN = 0 MODEL_FORMATS(IS_PLAIN);
+
+// 128 channels of a row of a step's input. Exactly one block of threads in the grid has `own` for
+// them. By a whole warp.
+DEVICE void load_block(const Plan &p, int row, int block, bool own, float v[4]);
+
+// Activations of the groups of units that a part's chunks need: those groups whose number, counted by
+// *count through all parts, is in [first, first + held). Four warps take a unit of a row, *task
+// counts those.
+DEVICE void prepare_part(const Decoder &d, const Plan &plan, const Part &p, bool leading, int first,
+                         int *count, int *task)
 {
-    int a_group = group_chunks(p), lane = threadIdx.x % WARP;
+    int a_group = group_chunks(p), lane = threadIdx.x % WARP, rows = plan.rows, units = plan.units;
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4;
+    bool exl3 = HAS_BYTES || HAS_HALVES ? FORMAT_IS_EXL3(p.format) : false;
     const uint16_t *suh = (const uint16_t *)(decode_state().weights + p.linear->suh);
+#pragma unroll 1
     for (int group = p.from / a_group; group * a_group < p.to; group++) {
         int number = (*count)++ - first;
-        if (number < 0 || number >= held) continue;
+        if (number < 0 || number >= plan.held) continue;
         bool own = leading && group * a_group >= p.from;
-        int end = (group + 1) * units < UNITS(in) ? (group + 1) * units : UNITS(in);
+        int end = (group + 1) * units < UNITS(plan.in) ? (group + 1) * units : UNITS(plan.in);
 #pragma unroll 1
-        for (int unit = group * units; unit < end; unit++)
-#pragma unroll 1
-            for (int row = 0; row < rows; row++) {
-                if ((*task)++ % (MULTIPLIERS / WARP / 4) != four) continue;
-                int block = unit * UNIT_BLOCKS + own_block;
-                float v[4] = {0, 0, 0, 0};
-                if (block < BLOCKS(in)) {
-                    load_block(source, row, block, own, v);
-                    if (FORMAT_IS_EXL3(FORMAT)) {
-                        float scale[4];
-                        load4_half(suh + block * BLOCK + 4 * lane, scale);
+        for (int i = group * units * rows; i < end * rows; i++) {
+            if ((*task)++ % (MULTIPLIERS / WARP / 4) != four) continue;
+            int unit = i / rows, row = i % rows, block = unit * UNIT_BLOCKS + own_block;
+            float v[4] = {0, 0, 0, 0};
+            if (block < BLOCKS(plan.in)) {
+                load_block(plan, row, block, own, v);
+                if (exl3) {
+                    float scale[4];
+                    load4_half(suh + block * BLOCK + 4 * lane, scale);
 #pragma unroll
-                        for (int j = 0; j < 4; j++) v[j] *= HADAMARD_SCALE * scale[j];
-                        hadamard(v, lane);
-                    }
+                    for (int j = 0; j < 4; j++) v[j] *= HADAMARD_SCALE * scale[j];
+                    hadamard(v, lane);
                 }
-                uint32_t most = largest_bits(v);
-                if (FORMAT_IS_EXL3(FORMAT)) {
-                    uint32_t *all = decode_shared()->most[four][*task / 4 % 2];
-                    most = warp_max(most);
-                    if (lane == 0) all[own_block] = most;
-                    four_warps_sync(four);
-#pragma unroll
-                    for (int j = 0; j < UNIT_BLOCKS; j++) most = most > all[j] ? most : all[j];
-                } else { // a slice is half a block
-#pragma unroll
-                    for (int bit = 8; bit; bit /= 2) {
-                        uint32_t other = shuffle_xor(most, bit);
-                        most = most > other ? most : other;
-                    }
-                }
-                make_activations<FORMAT>(
-                    v, most, own_block,
-                    unit_columns<FORMAT>(number, units, unit - group * units, rows, row),
-                    unit_facts(d, number, units, unit - group * units, rows, row));
             }
+            uint32_t most = largest_bits(v);
+            if (exl3) {
+                uint32_t *all = decode_shared()->most[four][*task / 4 % 2];
+                most = warp_max(most);
+                if (lane == 0) all[own_block] = most;
+                four_warps_sync(four);
+#pragma unroll
+                for (int j = 0; j < UNIT_BLOCKS; j++) most = most > all[j] ? most : all[j];
+            } else if (HAS_PLAIN) { // a slice is half a block
+#pragma unroll
+                for (int bit = 8; bit; bit /= 2) {
+                    uint32_t other = shuffle_xor(most, bit);
+                    most = most > other ? most : other;
+                }
+            }
+            unit -= group * units;
+            uint8_t *columns = unit_columns(p.format, number, units, unit, rows, row);
+            Facts *facts = unit_facts(d, number, units, unit, rows, row);
+            if (HAS_BYTES && PLANES(p.format) == 2)
+                make_activations<m4>(v, most, own_block, columns, facts);
+            else if (HAS_HALVES && exl3)
+                make_activations<c4>(v, most, own_block, columns, facts);
+            else if (HAS_PLAIN)
+                make_activations<f16>(v, most, own_block, columns, facts);
+        }
     }
 }
 
@@ -432,7 +465,7 @@ DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3
 // One k-step of 64 rows times 16 columns, tile `tile` of the half `pass`, and up to 8 columns of
 // activations at column0, with WIDE 8 more at column1.
 template <int FORMAT, bool WIDE>
-DEVICE void multiply_step(const uint8_t *pass, int tile, const uint8_t *column0,
+DEVICE void multiply_run(const uint8_t *pass, int tile, const uint8_t *column0,
                           const uint8_t *column1, int32_t (*sums)[4])
 {
     constexpr int K = FORMAT_BITS(FORMAT);
@@ -515,12 +548,12 @@ DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *col
         constexpr int STEP = 2 * PASS_BYTES(FORMAT_BITS(FORMAT));
 #pragma unroll 1
         for (int step = 0; step < steps; step += 2) { // an even number of them
-            multiply_step<FORMAT, WIDE>(weights, tile, column0, column1, sums);
-            multiply_step<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256, sums + 2);
+            multiply_run<FORMAT, WIDE>(weights, tile, column0, column1, sums);
+            multiply_run<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256, sums + 2);
             weights += 2 * STEP, column0 += 512, column1 += 512;
         }
     } else {
-        multiply_step<FORMAT, WIDE>(weights, tile, column0, column1, sums);
+        multiply_run<FORMAT, WIDE>(weights, tile, column0, column1, sums);
     }
 #pragma unroll
     for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
@@ -558,27 +591,26 @@ DEVICE void flush(uint64_t *sums, int width, int rows, uint64_t total[4])
     }
 }
 
-// The products of the chunks of group `group` of part `part`, whose activations are in place `place`
-// of the room, added to sums (rows, width). Returns where the ring goes on. A function, so that steps
-// share its code: what is executed once a layer comes from far away.
+// The products of the chunks of group `group` of a part, whose activations are in place `place` of the
+// room.
 template <int FORMAT, bool WIDE>
-FUNCTION int multiply_group(int part, int in, int group, int place, int units, int rows, uint64_t *sums,
-                            int width, int room_bytes, int ring_bytes, int at, uint32_t chunk)
+DEVICE void multiply_group(Decoder &d, const Plan &plan, const Part &p, int group, int place)
 {
     constexpr int STEPS = SLICE_ROWS(FORMAT) / PASS_ROWS, A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
-    const Part *p = &decode_shared()->part[0][part];
-    int a_group = group_chunks(*p);
-    int i = p->from > group * a_group ? p->from - group * a_group : 0;
-    int end = p->to - group * a_group < a_group ? p->to - group * a_group : a_group;
-    int slices = p->slices - group * p->group_slices, last = slices - 1;
-    if (slices > p->group_slices) slices = p->group_slices;
-    int last_steps = slice_steps(*p, in, p->slices - 1), slice = i % slices;
-    uint32_t side = threadIdx.x / WARP / 8;
+    int a_group = group_chunks(p), rows = plan.rows, width = plan.width;
+    int i = p.from > group * a_group ? p.from - group * a_group : 0;
+    int end = p.to - group * a_group < a_group ? p.to - group * a_group : a_group;
+    int slices = p.slices - group * p.group_slices, last = slices - 1;
+    if (slices > p.group_slices) slices = p.group_slices;
+    int last_steps = slice_steps(p, plan.in, p.slices - 1), slice = i % slices;
+    uint32_t side = threadIdx.x / WARP / 8, chunk = d.chunk;
+    int at = d.ring_at, ring_bytes = d.ring_bytes;
     const uint8_t *ring =
-        room() + room_bytes + threadIdx.x / WARP % 8 / 4 * PASS_BYTES(FORMAT_BITS(FORMAT));
-    const uint8_t *columns = room() + place * units * rows * MOST_UNIT_BYTES;
-    const Facts *facts = (const Facts *)(room() + room_bytes) - 1 - place * units * rows;
-    uint64_t *own = sums + p->column + i / slices * BLOCK; // of the chunk's column block
+        room() + d.room_bytes + threadIdx.x / WARP % 8 / 4 * PASS_BYTES(FORMAT_BITS(FORMAT));
+    const uint8_t *columns = room() + place * plan.units * rows * MOST_UNIT_BYTES;
+    const Facts *facts = (const Facts *)(room() + d.room_bytes) - 1 - place * plan.units * rows;
+    uint64_t *own = work_at<uint64_t>(decode_state(), plan.sums) + p.column +
+                    i / slices * BLOCK; // of the chunk's column block
     uint64_t total[4] = {0, 0, 0, 0};
     bool something = false; // in total, of `own`
 #pragma unroll 1
@@ -617,33 +649,8 @@ FUNCTION int multiply_group(int part, int in, int group, int place, int units, i
         }
     }
     if (something) flush<FORMAT, WIDE>(own, width, rows, total);
-    return at;
-}
-
-// The products of a part's chunks whose groups prepare_part has just left in the room.
-template <int FORMAT>
-DEVICE void multiply_part(Decoder &d, int part, int in, int rows, int units, uint64_t *sums,
-                          int width, int first, int held, int *count)
-{
-    const Part *p = &decode_shared()->part[0][part];
-    int a_group = group_chunks(*p), first_group = p->from / a_group, last_group = (p->to - 1) / a_group;
-    int low = first - *count + first_group; // the groups to do are low .. low + held - 1
-    *count += last_group - first_group + 1;
-#pragma unroll 1
-    for (int group = first_group > low ? first_group : low;
-         group <= last_group && group < low + held; group++) {
-        int begin = p->from > group * a_group ? p->from : group * a_group;
-        int end = p->to < (group + 1) * a_group ? p->to : (group + 1) * a_group;
-        if (rows <= NARROW_ROWS)
-            d.ring_at = multiply_group<FORMAT, false>(part, in, group, group - low, units, rows, sums,
-                                                      width, d.room_bytes, d.ring_bytes, d.ring_at,
-                                                      d.chunk);
-        else
-            d.ring_at = multiply_group<FORMAT, true>(part, in, group, group - low, units, rows, sums,
-                                                     width, d.room_bytes, d.ring_bytes, d.ring_at,
-                                                     d.chunk);
-        d.chunk += end - begin;
-    }
+    d.ring_at = at;
+    d.chunk = chunk;
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -654,98 +661,96 @@ DEVICE int clip(int v, int most)
 }
 
 // Clears sums that the step before read: it is complete, and nobody adds to them before a later one.
-DEVICE void clear_sums(uint64_t *sums, uint64_t count)
+DEVICE void clear_sums(uint64_t place, uint64_t count)
 {
+    uint4 *sums = work_at<uint4>(decode_state(), place);
     for (uint64_t i = blockIdx.x * MULTIPLIERS + threadIdx.x; i < count / 2;
          i += (uint64_t)gridDim.x * MULTIPLIERS)
-        *(uint4 *)(sums + 2 * i) = make_uint4(0, 0, 0, 0);
+        sums[i] = make_uint4(0, 0, 0, 0);
 }
 
-// Fills in the parts of a step, by one thread.
-template <int A, int B, int C>
-DEVICE void plan_step(Part *parts, int count, int in, int units)
+// Adds a linear layer to a plan.
+DEVICE void plan_part(Plan *p, const Linear *linear, int out, int column)
+{
+    Part part = {linear, p->step.format[p->count], BLOCKS(out), column};
+    part.slices = SLICES(part.format, p->in);
+    part.group_slices = p->units * (UNIT_ROWS / SLICE_ROWS(part.format));
+    p->part[p->count++] = part;
+}
+
+// Gives every block of threads an equal range of a plan's chunks.
+DEVICE void plan_ranges(Plan *p)
 {
     int chunks = 0;
-    for (int i = 0; i < count; i++) {
-        Part *p = &parts[i];
-        p->format = i == 0 ? A : i == 1 ? B : C;
-        p->slices = SLICES(p->format, in);
-        p->group_slices = units * (UNIT_ROWS / SLICE_ROWS(p->format));
-        chunks += p->blocks * p->slices;
-    }
+    for (int i = 0; i < p->count; i++) chunks += p->part[i].blocks * p->part[i].slices;
     int from = (uint64_t)chunks * blockIdx.x / gridDim.x;
     int to = (uint64_t)chunks * (blockIdx.x + 1) / gridDim.x;
-    for (int i = 0; i < count; i++) {
-        int most = parts[i].blocks * parts[i].slices;
-        parts[i].from = clip(from, most);
-        parts[i].to = clip(to, most);
+    for (int i = 0; i < p->count; i++) {
+        int most = p->part[i].blocks * p->part[i].slices;
+        p->part[i].from = clip(from, most);
+        p->part[i].to = clip(to, most);
         from -= most, to -= most;
     }
 }
 
-// One step, of that kind: the products of `rows` rows of `source`, `in` channels, with up to three
-// linear layers of formats A, B, C (the same as A where there are fewer), added to sums (rows, width).
-// Also clears sums of an earlier step.
-template <int A, int B, int C, typename Source>
-DEVICE void linear_step(Decoder &d, int kind, const Source &source, int in, const Part &a,
-                        const Part &b, const Part &c, int count, uint64_t *sums, int width, int rows,
-                        uint64_t *old_sums, uint64_t old_count)
+// How many units of activations the room holds: two groups where it can.
+DEVICE void plan_units(const Decoder &d, Plan *p)
 {
-    constexpr bool SAME = A == B && A == C;
-    int units = d.room_bytes / (rows * (MOST_UNIT_BYTES + FACTS_BYTES)), held = units > 1 ? 2 : 1;
-    units = units >= 4 ? 2 : 1; // of a group
-    Part *parts = decode_shared()->part[copies()];
-    if (threadIdx.x % MULTIPLIERS == 0) {
-        parts[0] = a;
-        if (count > 1) parts[1] = b;
-        if (count > 2) parts[2] = c;
-        plan_step<A, B, C>(parts, count, in, units);
-    }
-    if (copies()) {
-        warp_sync();
+    int units = d.room_bytes / (p->rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    p->held = units > 1 ? 2 : 1;
+    p->units = units >= 4 ? 2 : 1;
+}
+
+// The copying warp's side of a planned step, and the others'.
+DEVICE void copy_step(Decoder &d, const Plan &plan)
+{
 #pragma unroll 1
-        for (int i = 0; i < count; i++)
-            if (parts[i].from < parts[i].to) expect_part(d, parts[i], in, units, source);
+    for (int i = 0; i < plan.count; i++)
+        if (plan.part[i].from < plan.part[i].to) expect_part(plan, plan.part[i]);
 #pragma unroll 1
-        for (int i = 0; i < count; i++)
-            if (parts[i].from < parts[i].to) copy_part(d, parts[i], in);
-        warp_sync(); // before parts change
-        return;
-    }
-    step_start(d, kind);
-    clear_sums(old_sums, old_count);
+    for (int i = 0; i < plan.count; i++)
+        if (plan.part[i].from < plan.part[i].to) copy_part(d, plan.part[i], plan.in);
+}
+
+DEVICE void multiply_step(Decoder &d, const Plan &plan)
+{
 #pragma unroll 1
-    for (int first = 0;; first += held) {
+    for (int first = 0;; first += plan.held) {
         int groups = 0, task = 0, done = 0;
-#pragma unroll(SAME ? 1 : 3)
-        for (int i = 0; i < (SAME ? count : 3); i++) {
-            if (i >= count || parts[i].from >= parts[i].to) continue;
-            if (SAME || i == 0)
-                prepare_part<A>(d, parts[i], in, rows, units, source, i == 0, first, held, &groups,
-                                &task);
-            else if (B == C || i == 1)
-                prepare_part<B>(d, parts[i], in, rows, units, source, false, first, held, &groups,
-                                &task);
-            else
-                prepare_part<C>(d, parts[i], in, rows, units, source, false, first, held, &groups,
-                                &task);
-        }
+#pragma unroll 1
+        for (int i = 0; i < plan.count; i++)
+            if (plan.part[i].from < plan.part[i].to)
+                prepare_part(d, plan, plan.part[i], i == 0, first, &groups, &task);
         multipliers_sync();
         if (first == 0) stamp(d, 3, nanoseconds());
-#pragma unroll(SAME ? 1 : 3)
-        for (int i = 0; i < (SAME ? count : 3); i++) {
-            if (i >= count || parts[i].from >= parts[i].to) continue;
-            if (SAME || i == 0)
-                multiply_part<A>(d, i, in, rows, units, sums, width, first, held, &done);
-            else if (B == C || i == 1)
-                multiply_part<B>(d, i, in, rows, units, sums, width, first, held, &done);
-            else
-                multiply_part<C>(d, i, in, rows, units, sums, width, first, held, &done);
+#pragma unroll 1
+        for (int i = 0; i < plan.count; i++) {
+            const Part &p = plan.part[i];
+            if (p.from >= p.to) continue;
+            int a_group = group_chunks(p), first_group = p.from / a_group;
+            int last_group = (p.to - 1) / a_group;
+            int low = first - done + first_group; // the groups to do are low .. low + held - 1
+            done += last_group - first_group + 1;
+#pragma unroll 1
+            for (int group = first_group > low ? first_group : low;
+                 group <= last_group && group < low + plan.held; group++) {
+                // clang-format off
+                switch (p.format) {
+#define MULTIPLY(f)                                                                                \
+                case f:                                                                            \
+                    if (plan.rows <= NARROW_ROWS)                                                  \
+                        multiply_group<f, false>(d, plan, p, group, group - low);                  \
+                    else                                                                           \
+                        multiply_group<f, true>(d, plan, p, group, group - low);                   \
+                    break;
+                MODEL_FORMATS(MULTIPLY)
+                }
+                // clang-format on
+            }
         }
-        if (groups <= first + held) break;
+        if (groups <= first + plan.held) break;
         multipliers_sync();
     }
-    step_end(d);
 }
 
 DEVICE uint64_t *sums_at(const State &s, uint64_t place)
@@ -774,34 +779,4 @@ DEVICE void add_pending(const State &s, const Linear *pending, const uint64_t *s
     finish_columns(s, *pending, block, y);
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] += y[i];
-}
-
-// The residual stream, with a norm's weights but not its factor, which is applied to the products:
-// the sums of squares are complete only then. Who owns a block stores the new x and its square.
-typedef struct {
-    const State &s;
-    const Linear *pending;
-    const uint64_t *sums;
-    const float *from;
-    float *to; // may be `from` where that is complete
-    uint64_t norm;
-    const int32_t *map; // row r is row map[r] of x, or NULL
-} Residual;
-
-DEVICE void load_block(const Residual &r, int row, int block, bool own, float v[4])
-{
-    int x_row = r.map ? r.map[row] : row;
-    float weight[4];
-    load4<DIM>((const float *)(r.s.weights + r.norm), block * BLOCK + 4 * (threadIdx.x % WARP), weight);
-    add_pending(r.s, r.pending, r.sums, r.from, x_row, block, v);
-    if (own) store_x(r.s, r.to, x_row, block, v);
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[i] *= weight[i];
-}
-
-// Has the constants that load_block reads come nearer.
-DEVICE void expect_block(const Residual &r, int block)
-{
-    expect_floats<DIM>(r.s, r.norm, block);
-    if (r.pending) expect_halves(r.s, r.pending->svh, block);
 }

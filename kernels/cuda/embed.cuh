@@ -38,17 +38,6 @@ template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
     embed_row<FORMAT>(s, b, blockIdx.x, PREFILL_THREADS);
 }
 
-template <int FORMAT> FUNCTION void decode_embed(Decoder *decoder)
-{
-    if (copies()) return;
-    Decoder d = *decoder;
-    step_start(d, STEP_EMBED);
-    for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x)
-        embed_row<FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
-    step_end(d);
-    *decoder = d;
-}
-
 // hidden[l] = x before layer l, or the normed x after the last. pending: x as the decode form leaves
 // it, with the products of the layer before still to be added. Grid: rows; 256 threads.
 DEVICE void keep(const State &s, const Batch &b, int l, bool pending)

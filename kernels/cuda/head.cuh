@@ -42,43 +42,18 @@ DEVICE void store_logits(const State &s, int output, int block, const float v[4]
         work_at<Best>(s, work_of(s).best)[(uint64_t)output * BLOCKS(VOCAB) + block] = best;
 }
 
-// Products of the output rows. pending: what the last layer's `down` left is still to be added to x;
-// otherwise x is complete.
-template <int FORMAT> FUNCTION void decode_head(Decoder *decoder, bool pending)
+// The logits themselves, from the sums of the decode form, which are cleared.
+DEVICE void decode_logits(void)
 {
-    Decoder d = *decoder;
     const State &s = decode_state();
-    const Work &w = work_of(s);
-    Part part = {&s.ends.head, BLOCKS(VOCAB), 0};
-    Residual source = {s,
-                       pending ? &s.layers[LAYERS - 1].down : nullptr,
-                       sums_at(s, w.sums_down),
-                       s.x,
-                       pending ? work_at<float>(s, w.middle) : s.x,
-                       s.ends.norm,
-                       decode_batch().output};
-    linear_step<FORMAT, FORMAT, FORMAT>(d, STEP_HEAD, source, DIM, part, part, part, 1,
-                                        sums_at(s, w.sums_head), PADDED(VOCAB), decode_batch().outputs,
-                                        sums_at(s, w.sums_up),
-                                        pending ? (uint64_t)decode_batch().rows * 2 * PADDED(FFN_DIM) : 0);
-    *decoder = d;
-}
-
-// The logits themselves, from the sums, which are cleared.
-FUNCTION void decode_logits(Decoder *decoder, bool pending)
-{
-    if (copies()) return;
-    Decoder d = *decoder;
-    const State &s = decode_state();
+    const Batch &b = decode_batch();
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    step_start(d, STEP_LOGITS);
-    if (pending) clear_sums(sums_at(s, work_of(s).sums_down), (uint64_t)decode_batch().rows * PADDED(DIM));
-    for (int task = warp * gridDim.x + blockIdx.x; task < decode_batch().outputs * BLOCKS(VOCAB);
+    for (int task = warp * gridDim.x + blockIdx.x; task < b.outputs * BLOCKS(VOCAB);
          task += MULTIPLIERS / WARP * gridDim.x) {
         int output = task / BLOCKS(VOCAB), block = task % BLOCKS(VOCAB);
         uint64_t *sums = sums_at(s, work_of(s).sums_head) + (uint64_t)output * PADDED(VOCAB);
         float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares),
-                                        decode_batch().output[output], lane);
+                                        b.output[output], lane);
         float v[4];
         read_sums(sums, block, factor, v);
         uint4 *place = (uint4 *)(sums + block * BLOCK + 4 * lane);
@@ -86,8 +61,6 @@ FUNCTION void decode_logits(Decoder *decoder, bool pending)
         finish_columns(s, s.ends.head, block, v);
         store_logits(s, output, block, v);
     }
-    stamp(d, 4, nanoseconds());
-    *decoder = d;
 }
 
 // Grid: outputs.

@@ -86,14 +86,22 @@ static int activation_room(const Gpu *gpu, int rows)
            (MOST_UNIT_BYTES + FACTS_BYTES);
 }
 
-// A decode step: as many blocks as multiprocessors, all shared memory. `room` is for what lies there
-// besides the ring.
-static void launch_decode(Gpu *gpu, const char *step, const State *s, const Batch *b,
-                          const Layer *layer, int x, int y, int z, int room)
+// The first parameter of decode_step after state and batch (decode.cuh).
+typedef struct {
+    int32_t kind, layer, format[3], pending;
+} DecodeStep;
+
+// A decode step as a launch of its own: as many blocks as multiprocessors, all shared memory. `room` is
+// for what lies there besides the ring.
+static void launch_decode(Gpu *gpu, int kind, const State *s, const Batch *b, const Layer *layer, int x,
+                          int y, int z, int pending, int room)
 {
+    State placed = with_places(s);
+    DecodeStep step = {kind, layer ? (int)(layer - s->layers) : 0, {x, y, z}, pending};
+    void *arguments[] = {&placed, (void *)b, &step, &room};
     // What the kernels declare statically stays below 2 KB.
-    launch_step(gpu, step_kernel(gpu, step, x, y, z, ""), s, b, layer, room, gpu->sm_count, 1,
-                DECODE_THREADS, (int)gpu->shared_bytes_per_block - 2048);
+    gpu_launch(gpu, step_kernel(gpu, "decode_step", 0, 0, 0, ""), gpu->sm_count, 1, DECODE_THREADS,
+               (int)gpu->shared_bytes_per_block - 2048, GPU_OVERLAP, arguments);
 }
 
 // The wide prefill form: clusters of two blocks for `pairs` pairs of column blocks, which they take
@@ -137,14 +145,13 @@ static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Bat
 static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
 {
     int rows = most(b->rows, b->outputs), bytes = (int)gpu->shared_bytes_per_block - 2048;
-    int room = most(activation_room(gpu, rows), WORK_UP(ATTEND_SHARED_BYTES));
+    int room = most(activation_room(gpu, rows), ATTEND_ROOM);
     if (!decode_form(s, b) || b->rows != b->segments || b->outputs == 0 || s->hidden ||
         room + DECODE_SHARED_BYTES + MOST_CHUNK_BYTES > bytes)
         return 0;
-    const Layer *layer = NULL;
     State placed = with_places(s);
-    void *arguments[] = {&placed, (void *)b, &layer, &room};
-    return gpu_launch_together(gpu, step_kernel(gpu, "decode_kernel", 0, 0, 0, ""), DECODE_THREADS,
+    void *arguments[] = {&placed, (void *)b, &room};
+    return gpu_launch_together(gpu, step_kernel(gpu, "decode_pass", 0, 0, 0, ""), DECODE_THREADS,
                                bytes, arguments);
 }
 
@@ -169,7 +176,8 @@ static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, i
                               const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "qkv", s, b, layer, q, k, v, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_QKV, s, b, layer, q, k, v, layer != s->layers,
+                      activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
                        PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM), b->rows);
@@ -182,8 +190,8 @@ static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const
 {
     if (decode_form(s, b)) {
         if (b->rows != b->segments)
-            launch_decode(gpu, "heads_kernel", s, b, layer, 0, 0, 0, ATTEND_SHARED_BYTES);
-        launch_decode(gpu, "attend_kernel", s, b, layer, 0, 0, 0, ATTEND_SHARED_BYTES);
+            launch_decode(gpu, STEP_HEADS, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
+        launch_decode(gpu, STEP_ATTEND, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
     } else {
         launch_step(gpu, step_kernel(gpu, "attend_prefill_kernel", 0, 0, 0, ""), s, b, layer, 0,
                     b->rows / QUERY_ROWS + b->segments, HEADS, 128, ATTEND_PREFILL_SHARED_BYTES);
@@ -194,7 +202,7 @@ static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int form
                               const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "out", s, b, layer, format, 0, 0, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_OUT, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
@@ -203,7 +211,7 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
                              const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "up", s, b, layer, gate, up, 0, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_UP, s, b, layer, gate, up, 0, 1, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "up", s, b, layer, gate, up, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
                        b->rows);
@@ -213,20 +221,20 @@ static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int for
                                const Layer *layer)
 {
     if (decode_form(s, b))
-        launch_decode(gpu, "down", s, b, layer, format, 0, 0, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_DOWN, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)
 {
-    // The layer only says that the last one's products are still to be added.
-    const Layer *pending = decode_form(s, b) ? s->layers : NULL;
+    int pending = decode_form(s, b); // the last layer's products
     launch_keep(gpu, s, b, LAYERS);
     if (b->outputs == 0) return;
     if (b->outputs <= DECODE_ROWS) {
-        launch_decode(gpu, "head", s, b, pending, format, 0, 0, activation_room(gpu, b->outputs));
-        launch_decode(gpu, "logits", s, b, pending, format, 0, 0, 0);
+        launch_decode(gpu, STEP_HEAD, s, b, NULL, format, 0, 0, pending,
+                      activation_room(gpu, b->outputs));
+        launch_decode(gpu, STEP_LOGITS, s, b, NULL, 0, 0, 0, pending, 0);
     } else
         launch_prefill(gpu, "head", s, b, NULL, format, 0, 0, BLOCKS(VOCAB), PAIRS(VOCAB),
                        b->outputs);

@@ -1,7 +1,6 @@
 // out and down: x += linear(input) + bias, and the sums of squares of the new x.
 #pragma once
-#include "kernels/cuda/attend.cuh"
-#include "kernels/cuda/up.cuh"
+#include "kernels/cuda/wide.cuh"
 
 // Adds a row's outputs of one column block to x, by a whole warp.
 DEVICE void add_to_x(const State &s, int row, int block, float v[4])
@@ -10,78 +9,6 @@ DEVICE void add_to_x(const State &s, int row, int block, float v[4])
     load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), x);
     for (int i = 0; i < 4; i++) v[i] += x[i];
     store_x(s, s.x, row, block, v);
-}
-
-// The attention output, where its splits are still to be added.
-typedef struct {
-    const State &s;
-    const Batch &b;
-    int window;
-} Attended;
-
-DEVICE void load_block(const Attended &a, int row, int block, bool, float v[4])
-{
-    int position = a.b.position[row], channel = block * BLOCK + 4 * (threadIdx.x % WARP);
-    int splits = position / SPLIT - first_key(a.window, position) / SPLIT + 1;
-    if (splits == 1)
-        load4_fresh<Q_DIM>(a.s.a + (uint64_t)row * Q_DIM, channel, v);
-    else
-        add_splits(a.s, row, channel, splits, v);
-}
-
-DEVICE void expect_block(const Attended &, int) {}
-
-template <int FORMAT> FUNCTION void decode_out(Decoder *decoder, const Layer *layer)
-{
-    Decoder d = *decoder;
-    const State &s = decode_state();
-    const Work &w = work_of(s);
-    Part part = {&layer->o, BLOCKS(DIM), 0};
-    Attended source = {s, decode_batch(), layer->window};
-    linear_step<FORMAT, FORMAT, FORMAT>(d, STEP_OUT, source, Q_DIM, part, part, part, 1,
-                                        sums_at(s, w.sums_out), PADDED(DIM), decode_batch().rows,
-                                        sums_at(s, w.sums_qkv), (uint64_t)decode_batch().rows * RAW_DIM);
-    *decoder = d;
-}
-
-// What gate and up left: silu(gate) * up.
-typedef struct {
-    const State &s;
-    const Layer *layer;
-} Activated;
-
-DEVICE void load_block(const Activated &a, int row, int block, bool, float v[4])
-{
-    const State &s = a.s;
-    const uint64_t *sums = sums_at(s, work_of(s).sums_up) + (uint64_t)row * 2 * PADDED(FFN_DIM);
-    int lane = threadIdx.x % WARP;
-    float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane), y[4];
-    read_sums(sums, block, factor, v);
-    read_sums(sums + PADDED(FFN_DIM), block, factor, y);
-    finish_columns(s, a.layer->gate, block, v);
-    finish_columns(s, a.layer->up, block, y);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        v[i] = block * BLOCK + 4 * lane + i < FFN_DIM ? silu(v[i]) * y[i] : 0;
-}
-
-DEVICE void expect_block(const Activated &a, int block)
-{
-    expect_halves(a.s, a.layer->gate.svh, block);
-    expect_halves(a.s, a.layer->up.svh, block);
-}
-
-template <int FORMAT> FUNCTION void decode_down(Decoder *decoder, const Layer *layer)
-{
-    Decoder d = *decoder;
-    const State &s = decode_state();
-    const Work &w = work_of(s);
-    Part part = {&layer->down, BLOCKS(DIM), 0};
-    Activated source = {s, layer};
-    linear_step<FORMAT, FORMAT, FORMAT>(d, STEP_DOWN, source, FFN_DIM, part, part, part, 1,
-                                        sums_at(s, w.sums_down), PADDED(DIM), decode_batch().rows,
-                                        sums_at(s, w.sums_out), (uint64_t)decode_batch().rows * PADDED(DIM));
-    *decoder = d;
 }
 
 // Grid: rows.

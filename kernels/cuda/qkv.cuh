@@ -90,27 +90,6 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     warp_sync();
 }
 
-// q, k and v of the residual stream: complete before the first layer, else what `down` left is
-// pending. Also clears the sums that it read.
-template <int Q, int K, int V> FUNCTION void decode_qkv(Decoder *decoder, const Layer *layer)
-{
-    Decoder d = *decoder;
-    const State &s = decode_state();
-    const Work &w = work_of(s);
-    Part q = {&layer->q, BLOCKS(Q_DIM), 0}, k = {&layer->k, BLOCKS(KV_DIM), PADDED(Q_DIM)};
-    Part v = {&layer->v, BLOCKS(KV_DIM), PADDED(Q_DIM) + PADDED(KV_DIM)};
-    Residual source = {s,
-                       layer == s.layers ? nullptr : &layer[-1].down,
-                       sums_at(s, w.sums_down),
-                       s.x,
-                       work_at<float>(s, w.middle),
-                       layer->attn_norm,
-                       nullptr};
-    linear_step<Q, K, V>(d, STEP_QKV, source, DIM, q, k, v, 3, sums_at(s, w.sums_qkv), RAW_DIM,
-                         decode_batch().rows, sums_at(s, w.sums_up), (uint64_t)decode_batch().rows * 2 * PADDED(FFN_DIM));
-    *decoder = d;
-}
-
 // The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums that
 // decode_qkv left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
 // multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
@@ -147,19 +126,15 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Layer *layer, int
 
 // Queries of all rows to s.q, keys and values to the cache: a step of its own where rows of one
 // sequence attend to each other.
-FUNCTION void decode_heads(Decoder *decoder, const Layer *layer)
+DEVICE void decode_heads(const Layer *layer)
 {
-    if (copies()) return;
-    Decoder d = *decoder;
     const State &s = decode_state();
-    step_start(d, STEP_HEADS);
-    for (int item = blockIdx.x; item < decode_batch().rows * KV_HEADS; item += gridDim.x) {
+    const Batch &b = decode_batch();
+    for (int item = blockIdx.x; item < b.rows * KV_HEADS; item += gridDim.x) {
         int row = item / KV_HEADS, kv_head = item % KV_HEADS;
-        finish_heads(s, decode_batch(), layer, row, kv_head, true,
+        finish_heads(s, b, layer, row, kv_head, true,
                      s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM, (float *)room());
     }
-    step_end(d);
-    *decoder = d;
 }
 
 // Grid: rows.

@@ -8,21 +8,6 @@ DEVICE float silu(float v)
     return divide_fast(v, 1 + expf(-v));
 }
 
-// gate and up of the residual stream after attention.
-template <int GATE, int UP> FUNCTION void decode_up(Decoder *decoder, const Layer *layer)
-{
-    Decoder d = *decoder;
-    const State &s = decode_state();
-    const Work &w = work_of(s);
-    Part gate = {&layer->gate, BLOCKS(FFN_DIM), 0};
-    Part up = {&layer->up, BLOCKS(FFN_DIM), PADDED(FFN_DIM)};
-    Residual source = {s,   &layer->o,       sums_at(s, w.sums_out), work_at<float>(s, w.middle),
-                       s.x, layer->ffn_norm, nullptr};
-    linear_step<GATE, UP, UP>(d, STEP_UP, source, DIM, gate, up, up, 2, sums_at(s, w.sums_up),
-                              2 * PADDED(FFN_DIM), decode_batch().rows, nullptr, 0);
-    *decoder = d;
-}
-
 // Grid: rows.
 template <int GATE, int UP>
 DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer)

@@ -363,7 +363,7 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
     set_x();
     launch_qkv(gpu, &s, &b, q, k, v, s.layers + l);
     if (decode_form(&s, &b)) {
-        launch_decode(gpu, "heads_kernel", &s, &b, s.layers + l, 0, 0, 0, WORK_UP(ATTEND_SHARED_BYTES));
+        launch_decode(gpu, STEP_HEADS, &s, &b, s.layers + l, 0, 0, 0, 0, ATTEND_ROOM);
         clear_all_sums();
     }
     double *x = normed_x(layer->attn_norm, NULL, b.rows);
@@ -451,7 +451,7 @@ static void check_attend(int l)
     if (decode_form(&s, &b)) {
         Batch given = b; // the queries are in s.q
         given.segments = -1;
-        launch_decode(gpu, "attend_kernel", &s, &given, s.layers + l, 0, 0, 0, WORK_UP(ATTEND_SHARED_BYTES));
+        launch_decode(gpu, STEP_ATTEND, &s, &given, s.layers + l, 0, 0, 0, 0, ATTEND_ROOM);
     } else {
         launch_attend(gpu, &s, &b, s.layers + l);
     }

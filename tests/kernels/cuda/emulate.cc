@@ -12,20 +12,20 @@ extern "C" {
 
 TEST_KERNELS
 
-#define ALL_STEPS(q, k, v, o, g, u, d_, h)                                                          \
-    DECODER_embed(EMBED_FORMAT)                                                                    \
+#define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
+    TABLE_embed(EMBED_FORMAT)                                                                      \
     for (int l = 0; l < LAYERS; l++) {                                                             \
-        const Layer *own = &s.layers[l];                                                           \
-        DECODER_qkv(q, k, v, own) DECODER_attend(own) DECODER_out(o, own)                          \
-        DECODER_up(g, u, own) DECODER_down(d_, own)                                                \
+        TABLE_qkv(q, k, v, l) TABLE_attend(l) TABLE_out(o, l) TABLE_up(g, u, l) TABLE_down(d, l)   \
     }                                                                                              \
-    DECODER_head(h)
-ENTRY(decode_kernel, DECODE_THREADS, 1)
+    TABLE_head(h)
+DEVICE constexpr StepTable make_steps(void)
 {
-    Decoder d = decoder_open(s, b, 1, n);
+    StepTable t = {};
     TEST_STEP_FORMATS(ALL_STEPS)
-    decoder_close(d);
+    return t;
 }
+__constant__ StepTable STEP_TABLE = make_steps();
+DECODE()
 
 enum { STACK = 96 * 1024, MOST_BLOCKS = 7, MOST_THREADS = MOST_BLOCKS * 1024 };
 
@@ -94,7 +94,8 @@ static std::vector<Bulk> bulks;
 static void *scheduler_stack;
 static void **launch_arguments;
 static void *launch_function;
-static bool launch_is_sample;
+enum Signature { COMMON, SAMPLING, STEP, PASS };
+static Signature launch_signature;
 
 static Fiber *me(void)
 {
@@ -322,12 +323,18 @@ void emulate_wgmma_wait(int left)
 static void fiber_main(void)
 {
     void **a = launch_arguments;
-    if (launch_is_sample)
+    const State &state = *(State *)a[0];
+    const Batch &batch = *(Batch *)a[1];
+    if (launch_signature == SAMPLING)
         ((void (*)(State, Batch, const Sampling *, int32_t *))launch_function)(
-            *(State *)a[0], *(Batch *)a[1], *(const Sampling **)a[2], *(int32_t **)a[3]);
+            state, batch, *(const Sampling **)a[2], *(int32_t **)a[3]);
+    else if (launch_signature == STEP)
+        ((void (*)(State, Batch, Step, int))launch_function)(state, batch, *(Step *)a[2], *(int *)a[3]);
+    else if (launch_signature == PASS)
+        ((void (*)(State, Batch, int))launch_function)(state, batch, *(int *)a[2]);
     else
         ((void (*)(State, Batch, const Layer *, int))launch_function)(
-            *(State *)a[0], *(Batch *)a[1], *(const Layer **)a[2], *(int *)a[3]);
+            state, batch, *(const Layer **)a[2], *(int *)a[3]);
     Block *block = me()->block;
     me()->done = true;
     block->alive--;
@@ -430,13 +437,16 @@ void gpu_read(Gpu *, void *to, GpuPointer from, size_t bytes)
 }
 void gpu_wait(Gpu *) {}
 static void *functions[512];
-static bool is_sample[512];
+static Signature signatures[512];
 static int function_count;
 int gpu_kernel(Gpu *, const char *name)
 {
     void *f = dlsym(RTLD_DEFAULT, name);
     if (!f) return -1;
-    is_sample[function_count] = strcmp(name, "sample_kernel") == 0;
+    signatures[function_count] = strcmp(name, "sample_kernel") == 0 ? SAMPLING
+                                 : strcmp(name, "decode_step") == 0 ? STEP
+                                 : strcmp(name, "decode_pass") == 0 ? PASS
+                                                                    : COMMON;
     functions[function_count] = f;
     return function_count++;
 }
@@ -444,7 +454,7 @@ static void run_grid(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint3
                      uint32_t shared, int at_a_time, void **arguments)
 {
     launch_function = functions[kernel];
-    launch_is_sample = is_sample[kernel];
+    launch_signature = signatures[kernel];
     launch_arguments = arguments;
     gridDim = {(int)grid, (int)grid_y};
     blockDim = {(int)block, 1};

@@ -4,17 +4,17 @@
 
 TEST_KERNELS
 
-#define ALL_STEPS(q, k, v, o, g, u, d_, h)                                                          \
-    DECODER_embed(EMBED_FORMAT)                                                                    \
+#define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
+    TABLE_embed(EMBED_FORMAT)                                                                      \
     for (int l = 0; l < LAYERS; l++) {                                                             \
-        const Layer *own = &s.layers[l];                                                           \
-        DECODER_qkv(q, k, v, own) DECODER_attend(own) DECODER_out(o, own)                          \
-        DECODER_up(g, u, own) DECODER_down(d_, own)                                                \
+        TABLE_qkv(q, k, v, l) TABLE_attend(l) TABLE_out(o, l) TABLE_up(g, u, l) TABLE_down(d, l)   \
     }                                                                                              \
-    DECODER_head(h)
-ENTRY(decode_kernel, DECODE_THREADS, 1)
+    TABLE_head(h)
+DEVICE constexpr StepTable make_steps(void)
 {
-    Decoder d = decoder_open(s, b, 1, n);
+    StepTable t = {};
     TEST_STEP_FORMATS(ALL_STEPS)
-    decoder_close(d);
+    return t;
 }
+__constant__ StepTable STEP_TABLE = make_steps();
+DECODE()

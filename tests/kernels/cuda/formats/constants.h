@@ -41,6 +41,7 @@
 #define TEST_UP(F) F(m3, m3)
 #define TEST_DOWN(F) F(m5)
 #define TEST_HEAD(F) F(m6)
+#define MODEL_FORMATS(F) F(m1) F(m2) F(m3) F(m4) F(m5) F(m6) F(m7) F(m8) F(c1) F(c2) F(c3) F(c4) F(c5) F(c6) F(c7) F(c8) F(t1) F(t2) F(t3) F(t4) F(t5) F(t6) F(t7) F(t8) F(f16) F(b16)
 #define TEST_DOWN_FORMAT m5
 #define TEST_STEP_FORMATS(F) F(m4, m4, m4, c3, m3, m3, m5, m6) // q k v o gate up down head, one of each above
 #define TEST_HEAD_FORMAT m6

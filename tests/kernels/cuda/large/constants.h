@@ -38,6 +38,7 @@
 #define TEST_UP(F) F(m2, m2) F(m3, m3) F(m4, m4) F(m6, m6) F(m8, m8) F(c2, c2) F(c3, c3) F(c4, c4)
 #define TEST_DOWN(F) F(m2) F(m3) F(m4) F(m6) F(m8) F(c2) F(c3) F(c4)
 #define TEST_HEAD(F) F(m6)
+#define MODEL_FORMATS(F) F(m2) F(m3) F(m4) F(m6) F(m8) F(c2) F(c3) F(c4)
 #define TEST_DOWN_FORMAT m4
 #define TEST_STEP_FORMATS(F) F(m4, m4, m4, m4, m4, m4, m4, m6) // q k v o gate up down head, one of each above
 #define TEST_HEAD_FORMAT m6

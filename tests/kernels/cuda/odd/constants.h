@@ -29,6 +29,7 @@
 #define TEST_UP(F) F(c4, c4)
 #define TEST_DOWN(F) F(m5)
 #define TEST_HEAD(F) F(m8)
+#define MODEL_FORMATS(F) F(m4) F(m2) F(c4) F(m5) F(m8)
 #define TEST_DOWN_FORMAT m5
 #define TEST_STEP_FORMATS(F) F(m4, m4, m4, m2, c4, c4, m5, m8) // q k v o gate up down head, one of each above
 #define TEST_HEAD_FORMAT m8

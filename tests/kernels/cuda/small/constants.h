@@ -30,6 +30,7 @@
 #define TEST_UP(F) F(m3, t5) F(b16, m1)
 #define TEST_DOWN(F) F(c6)
 #define TEST_HEAD(F) F(f16) F(t4)
+#define MODEL_FORMATS(F) F(m4) F(c3) F(f16) F(t2) F(m8) F(m3) F(t5) F(b16) F(m1) F(c6) F(t4)
 #define TEST_DOWN_FORMAT c6
 #define TEST_STEP_FORMATS(F) F(m4, c3, f16, m4, b16, m1, c6, f16) // q k v o gate up down head, one of each above
 #define TEST_HEAD_FORMAT f16

@@ -49,6 +49,7 @@
 #define TEST_UP(F) F(m2, m2)
 #define TEST_DOWN(F) F(m7)
 #define TEST_HEAD(F) F(c5)
+#define MODEL_FORMATS(F) F(m4) F(t3) F(m2) F(m7) F(c5)
 #define TEST_DOWN_FORMAT m7
 #define TEST_STEP_FORMATS(F) F(m4, m4, m4, t3, m2, m2, m7, c5) // q k v o gate up down head, one of each above
 #define TEST_HEAD_FORMAT c5
