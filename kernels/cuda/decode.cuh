@@ -34,23 +34,33 @@ typedef struct {
     int pending; // products of the step before are still to be added to x
 } Step;
 
-// A linear layer of a step.
+// A linear layer of a step, and what of it this block of threads multiplies.
 typedef struct {
-    const Linear *linear;
+    Linear linear;
     int format, blocks, column;  // column blocks, and where they begin in the sums of a row
     int slices, group_slices;    // slices of k, and of a whole group
+    int a_group;                 // chunks of a whole group
     int from, to;                // chunks of this block of threads
+    int first_group, last_group; // that they belong to
+    int begin_block, begin_slice; // of the first one, in its group
+    int last_steps;              // k-steps of the last slice
 } Part;
 
-// A step as planned by each block of threads.
+// A step as planned by each block of threads, ahead of its inputs.
 typedef struct {
     Step step;
     const Layer *layer;
     Part part[3];
-    int count, in, rows, width; // parts; input channels; rows; columns of a row of sums
-    int units, held;            // units of a group; groups whose activations are held at a time
-    uint64_t sums;              // place of the sums it adds to
+    int count, in, rows, width;   // parts; input channels; rows; columns of a row of sums
+    int units, held;              // units of a group; groups whose activations are held at a time
+    uint64_t sums;                // place of the sums it adds to
     uint64_t old_sums, old_count; // sums of an earlier step to clear
+    // The input: pending products and a norm; or gate and up.
+    Linear pending[2];
+    int pending_count;
+    uint64_t pending_sums, norm;
+    const float *x;
+    float *new_x;
 } Plan;
 
 // At the start of shared memory.
@@ -196,33 +206,21 @@ DEVICE void copy_chunk(Decoder &d, const uint8_t *from, int bytes)
 // --- chunks of a linear layer --------------------------------------------------------------------
 // In this order: groups of units of k, in a group column blocks, in a block the slices.
 
-DEVICE int group_chunks(const Part &p)
-{
-    return p.blocks * p.group_slices;
-}
-
-// k-steps of slice `slice`: the last one may be shorter.
-DEVICE int slice_steps(const Part &p, int in, int slice)
-{
-    int steps = SLICE_ROWS(p.format) / PASS_ROWS, left = PADDED(in) / PASS_ROWS - slice * steps;
-    return left < steps ? left : steps;
-}
-
-// By the copying warp: chunks from .. to of a part.
+// By the copying warp.
 DEVICE void copy_part(Decoder &d, const Part &p, int in)
 {
-    int bits = FORMAT_BITS(p.format), group = p.from / group_chunks(p);
-    int slices = p.slices - group * p.group_slices; // of the group
+    int bits = FORMAT_BITS(p.format), group = p.first_group, block = p.begin_block;
+    int slice = p.begin_slice, slices = p.slices - group * p.group_slices; // of the group
     if (slices > p.group_slices) slices = p.group_slices;
-    int within = p.from - group * group_chunks(p), block = within / slices;
-    int slice = within % slices; // of the group
-    const uint8_t *weights = decode_state().weights + p.linear->weights;
+    const uint8_t *weights = decode_state().weights + p.linear.weights;
+    int whole = SLICE_ROWS(p.format) / PASS_ROWS;
+#pragma unroll 1
     for (int i = p.from; i < p.to; i++) {
-        int first = group * p.group_slices + slice;
+        int first = group * p.group_slices + slice, steps = first == p.slices - 1 ? p.last_steps : whole;
         copy_chunk(d,
                    weights + block * COLUMN_BLOCK_BYTES(bits, in) +
                        (uint64_t)first * CHUNK_BYTES(p.format),
-                   slice_steps(p, in, first) * 2 * PASS_BYTES(bits));
+                   steps * 2 * PASS_BYTES(bits));
         if (++slice < slices) continue;
         slice = 0;
         if (++block < p.blocks) continue;
@@ -247,18 +245,18 @@ template <int IN> DEVICE void expect_floats(const State &s, uint64_t place, int 
         prefetch(s.weights + place + block * BLOCK * 4 + lane * 128);
 }
 
-// Has the constants that load_block reads come nearer. By a whole warp.
+// Has the constants of a block of a step's input come nearer. By a whole warp.
 DEVICE void expect_block(const Plan &p, int block);
 
 // By the copying warp, which is ahead of the others: what the channels that a part's chunks multiply
 // will be prepared with.
 DEVICE void expect_part(const Plan &plan, const Part &p)
 {
-    int end = ((p.to - 1) / group_chunks(p) + 1) * plan.units * UNIT_BLOCKS;
+    int end = (p.last_group + 1) * plan.units * UNIT_BLOCKS;
 #pragma unroll 1
-    for (int block = p.from / group_chunks(p) * plan.units * UNIT_BLOCKS;
-         block < end && block < BLOCKS(plan.in); block++) {
-        expect_halves(decode_state(), p.linear->suh, block);
+    for (int block = p.first_group * plan.units * UNIT_BLOCKS; block < end && block < BLOCKS(plan.in);
+         block++) {
+        expect_halves(decode_state(), p.linear.suh, block);
         expect_block(plan, block);
     }
 }
@@ -387,67 +385,93 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
 constexpr bool HAS_BYTES = 0 MODEL_FORMATS(IS_BYTES), HAS_HALVES = 0 MODEL_FORMATS(IS_HALVES);
 constexpr bool HAS_PLAIN = 0 MODEL_FORMATS(IS_PLAIN);
 
-// 128 channels of a row of a step's input. Exactly one block of threads in the grid has `own` for
-// them. By a whole warp.
-DEVICE void load_block(const Plan &p, int row, int block, bool own, float v[4]);
+// Four warps prepare a unit of a row. The units of a plan in order: parts, groups, units, rows.
+typedef struct {
+    int part, group, unit, row; // part == plan.count: none
+    int number;                 // of the group, counted through all parts
+    int last_unit;              // of the group
+} Task;
 
-// Activations of the groups of units that a part's chunks need: those groups whose number, counted by
-// *count through all parts, is in [first, first + held). Four warps take a unit of a row, *task
-// counts those.
-DEVICE void prepare_part(const Decoder &d, const Plan &plan, const Part &p, bool leading, int first,
-                         int *count, int *task)
+DEVICE void task_group(const Plan &p, Task *t)
 {
-    int a_group = group_chunks(p), lane = threadIdx.x % WARP, rows = plan.rows, units = plan.units;
+    t->unit = t->group * p.units;
+    t->last_unit = t->unit + p.units - 1;
+    if (t->last_unit >= UNITS(p.in)) t->last_unit = UNITS(p.in) - 1;
+}
+
+DEVICE void task_part(const Plan &p, Task *t)
+{
+    while (t->part < p.count && p.part[t->part].from >= p.part[t->part].to) t->part++;
+    if (t->part == p.count) return;
+    t->group = p.part[t->part].first_group;
+    task_group(p, t);
+}
+
+DEVICE void task_next(const Plan &p, Task *t)
+{
+    if (t->part == p.count || ++t->row < p.rows) return;
+    t->row = 0;
+    if (++t->unit <= t->last_unit) return;
+    t->number++;
+    if (++t->group <= p.part[t->part].last_group) {
+        task_group(p, t);
+    } else {
+        t->part++;
+        task_part(p, t);
+    }
+}
+
+// Constants of a channel block, of four channels of a lane: on the way in, and of pending products.
+typedef struct {
+    float in[4];
+    uint2 svh[2];
+} Constants;
+
+// By a whole warp, before the step's inputs are there.
+DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants *c);
+
+// 128 channels of a row of a step's input, times c.in. Exactly one block of threads in the grid has
+// `own` for them. By a whole warp.
+DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4]);
+
+// Activations of one task, by four warps.
+DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Constants &c, int first,
+                    int parity)
+{
+    const Part &p = plan.part[t.part];
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4;
     bool exl3 = HAS_BYTES || HAS_HALVES ? FORMAT_IS_EXL3(p.format) : false;
-    const uint16_t *suh = (const uint16_t *)(decode_state().weights + p.linear->suh);
-#pragma unroll 1
-    for (int group = p.from / a_group; group * a_group < p.to; group++) {
-        int number = (*count)++ - first;
-        if (number < 0 || number >= plan.held) continue;
-        bool own = leading && group * a_group >= p.from;
-        int end = (group + 1) * units < UNITS(plan.in) ? (group + 1) * units : UNITS(plan.in);
-#pragma unroll 1
-        for (int i = group * units * rows; i < end * rows; i++) {
-            if ((*task)++ % (MULTIPLIERS / WARP / 4) != four) continue;
-            int unit = i / rows, row = i % rows, block = unit * UNIT_BLOCKS + own_block;
-            float v[4] = {0, 0, 0, 0};
-            if (block < BLOCKS(plan.in)) {
-                load_block(plan, row, block, own, v);
-                if (exl3) {
-                    float scale[4];
-                    load4_half(suh + block * BLOCK + 4 * lane, scale);
+    bool own = t.part == 0 && (t.group > p.first_group || p.begin_block + p.begin_slice == 0);
+    int block = t.unit * UNIT_BLOCKS + own_block;
+    float v[4] = {0, 0, 0, 0};
+    if (block < BLOCKS(plan.in)) {
+        load_block(plan, t.row, block, own, c, v);
+        if (exl3) hadamard(v, threadIdx.x % WARP);
+    }
+    uint32_t most = largest_bits(v);
+    if (exl3) {
+        uint32_t *all = decode_shared()->most[four][parity];
+        most = warp_max(most);
+        if (threadIdx.x % WARP == 0) all[own_block] = most;
+        four_warps_sync(four);
 #pragma unroll
-                    for (int j = 0; j < 4; j++) v[j] *= HADAMARD_SCALE * scale[j];
-                    hadamard(v, lane);
-                }
-            }
-            uint32_t most = largest_bits(v);
-            if (exl3) {
-                uint32_t *all = decode_shared()->most[four][*task / 4 % 2];
-                most = warp_max(most);
-                if (lane == 0) all[own_block] = most;
-                four_warps_sync(four);
+        for (int j = 0; j < UNIT_BLOCKS; j++) most = most > all[j] ? most : all[j];
+    } else if (HAS_PLAIN) { // a slice is half a block
 #pragma unroll
-                for (int j = 0; j < UNIT_BLOCKS; j++) most = most > all[j] ? most : all[j];
-            } else if (HAS_PLAIN) { // a slice is half a block
-#pragma unroll
-                for (int bit = 8; bit; bit /= 2) {
-                    uint32_t other = shuffle_xor(most, bit);
-                    most = most > other ? most : other;
-                }
-            }
-            unit -= group * units;
-            uint8_t *columns = unit_columns(p.format, number, units, unit, rows, row);
-            Facts *facts = unit_facts(d, number, units, unit, rows, row);
-            if (HAS_BYTES && PLANES(p.format) == 2)
-                make_activations<m4>(v, most, own_block, columns, facts);
-            else if (HAS_HALVES && exl3)
-                make_activations<c4>(v, most, own_block, columns, facts);
-            else if (HAS_PLAIN)
-                make_activations<f16>(v, most, own_block, columns, facts);
+        for (int bit = 8; bit; bit /= 2) {
+            uint32_t other = shuffle_xor(most, bit);
+            most = most > other ? most : other;
         }
     }
+    int unit = t.unit - t.group * plan.units, place = t.number - first;
+    uint8_t *columns = unit_columns(p.format, place, plan.units, unit, plan.rows, t.row);
+    Facts *facts = unit_facts(d, place, plan.units, unit, plan.rows, t.row);
+    if (HAS_BYTES && PLANES(p.format) == 2)
+        make_activations<m4>(v, most, own_block, columns, facts);
+    else if (HAS_HALVES && exl3)
+        make_activations<c4>(v, most, own_block, columns, facts);
+    else if (HAS_PLAIN)
+        make_activations<f16>(v, most, own_block, columns, facts);
 }
 
 // --- products ------------------------------------------------------------------------------------
@@ -597,12 +621,12 @@ template <int FORMAT, bool WIDE>
 DEVICE void multiply_group(Decoder &d, const Plan &plan, const Part &p, int group, int place)
 {
     constexpr int STEPS = SLICE_ROWS(FORMAT) / PASS_ROWS, A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
-    int a_group = group_chunks(p), rows = plan.rows, width = plan.width;
-    int i = p.from > group * a_group ? p.from - group * a_group : 0;
-    int end = p.to - group * a_group < a_group ? p.to - group * a_group : a_group;
+    int rows = plan.rows, width = plan.width;
+    int i = p.from > group * p.a_group ? p.from : group * p.a_group;
+    int end = p.to < (group + 1) * p.a_group ? p.to : (group + 1) * p.a_group;
     int slices = p.slices - group * p.group_slices, last = slices - 1;
     if (slices > p.group_slices) slices = p.group_slices;
-    int last_steps = slice_steps(p, plan.in, p.slices - 1), slice = i % slices;
+    int last_steps = p.last_steps, slice = group == p.first_group ? p.begin_slice : 0;
     uint32_t side = threadIdx.x / WARP / 8, chunk = d.chunk;
     int at = d.ring_at, ring_bytes = d.ring_bytes;
     const uint8_t *ring =
@@ -610,7 +634,7 @@ DEVICE void multiply_group(Decoder &d, const Plan &plan, const Part &p, int grou
     const uint8_t *columns = room() + place * plan.units * rows * MOST_UNIT_BYTES;
     const Facts *facts = (const Facts *)(room() + d.room_bytes) - 1 - place * plan.units * rows;
     uint64_t *own = work_at<uint64_t>(decode_state(), plan.sums) + p.column +
-                    i / slices * BLOCK; // of the chunk's column block
+                    (group == p.first_group ? p.begin_block * BLOCK : 0); // of the column block
     uint64_t total[4] = {0, 0, 0, 0};
     bool something = false; // in total, of `own`
 #pragma unroll 1
@@ -670,11 +694,18 @@ DEVICE void clear_sums(uint64_t place, uint64_t count)
 }
 
 // Adds a linear layer to a plan.
-DEVICE void plan_part(Plan *p, const Linear *linear, int out, int column)
+DEVICE void plan_part(Plan *p, const Linear &linear, int out, int column)
 {
-    Part part = {linear, p->step.format[p->count], BLOCKS(out), column};
+    Part part;
+    part.linear = linear;
+    part.format = p->step.format[p->count];
+    part.blocks = BLOCKS(out);
+    part.column = column;
     part.slices = SLICES(part.format, p->in);
     part.group_slices = p->units * (UNIT_ROWS / SLICE_ROWS(part.format));
+    part.a_group = part.blocks * part.group_slices;
+    int steps = SLICE_ROWS(part.format) / PASS_ROWS;
+    part.last_steps = PADDED(p->in) / PASS_ROWS - (part.slices - 1) * steps;
     p->part[p->count++] = part;
 }
 
@@ -683,13 +714,22 @@ DEVICE void plan_ranges(Plan *p)
 {
     int chunks = 0;
     for (int i = 0; i < p->count; i++) chunks += p->part[i].blocks * p->part[i].slices;
-    int from = (uint64_t)chunks * blockIdx.x / gridDim.x;
-    int to = (uint64_t)chunks * (blockIdx.x + 1) / gridDim.x;
+    int from = (uint32_t)(chunks * blockIdx.x) / gridDim.x;
+    int to = (uint32_t)(chunks * (blockIdx.x + 1)) / gridDim.x;
     for (int i = 0; i < p->count; i++) {
-        int most = p->part[i].blocks * p->part[i].slices;
-        p->part[i].from = clip(from, most);
-        p->part[i].to = clip(to, most);
+        Part *part = &p->part[i];
+        int most = part->blocks * part->slices;
+        part->from = clip(from, most);
+        part->to = clip(to, most);
         from -= most, to -= most;
+        if (part->from >= part->to) continue;
+        part->first_group = part->from / part->a_group;
+        part->last_group = (part->to - 1) / part->a_group;
+        int slices = part->slices - part->first_group * part->group_slices;
+        if (slices > part->group_slices) slices = part->group_slices;
+        int within = part->from - part->first_group * part->a_group;
+        part->begin_block = within / slices;
+        part->begin_slice = within - part->begin_block * slices;
     }
 }
 
@@ -701,7 +741,7 @@ DEVICE void plan_units(const Decoder &d, Plan *p)
     p->units = units >= 4 ? 2 : 1;
 }
 
-// The copying warp's side of a planned step, and the others'.
+// The copying warp's side of a planned step.
 DEVICE void copy_step(Decoder &d, const Plan &plan)
 {
 #pragma unroll 1
@@ -712,43 +752,49 @@ DEVICE void copy_step(Decoder &d, const Plan &plan)
         if (plan.part[i].from < plan.part[i].to) copy_part(d, plan.part[i], plan.in);
 }
 
-DEVICE void multiply_step(Decoder &d, const Plan &plan)
+// The others'. The plan is there, the inputs are not.
+template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
 {
+    Task t = {0, 0, 0, 0, 0, 0};
+    Constants constants;
+    int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4, parity = 0;
+    task_part(plan, &t);
+    for (int i = 0; i < four; i++) task_next(plan, &t);
+    if (t.part < plan.count)
+        load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
+    step_start(d, plan.step.kind);
+    clear_sums(plan.old_sums, plan.old_count);
 #pragma unroll 1
     for (int first = 0;; first += plan.held) {
-        int groups = 0, task = 0, done = 0;
+        int done = 0;
 #pragma unroll 1
-        for (int i = 0; i < plan.count; i++)
-            if (plan.part[i].from < plan.part[i].to)
-                prepare_part(d, plan, plan.part[i], i == 0, first, &groups, &task);
+        while (t.part < plan.count && t.number < first + plan.held) {
+            prepare(d, plan, t, constants, first, parity);
+            parity ^= 1;
+            for (int i = 0; i < MULTIPLIERS / WARP / 4; i++) task_next(plan, &t);
+            if (t.part < plan.count)
+                load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
+        }
         multipliers_sync();
         if (first == 0) stamp(d, 3, nanoseconds());
 #pragma unroll 1
         for (int i = 0; i < plan.count; i++) {
             const Part &p = plan.part[i];
             if (p.from >= p.to) continue;
-            int a_group = group_chunks(p), first_group = p.from / a_group;
-            int last_group = (p.to - 1) / a_group;
-            int low = first - done + first_group; // the groups to do are low .. low + held - 1
-            done += last_group - first_group + 1;
+            int low = first - done + p.first_group; // the groups to do are low .. low + held - 1
+            done += p.last_group - p.first_group + 1;
 #pragma unroll 1
-            for (int group = first_group > low ? first_group : low;
-                 group <= last_group && group < low + plan.held; group++) {
+            for (int group = p.first_group > low ? p.first_group : low;
+                 group <= p.last_group && group < low + plan.held; group++) {
                 // clang-format off
                 switch (p.format) {
-#define MULTIPLY(f)                                                                                \
-                case f:                                                                            \
-                    if (plan.rows <= NARROW_ROWS)                                                  \
-                        multiply_group<f, false>(d, plan, p, group, group - low);                  \
-                    else                                                                           \
-                        multiply_group<f, true>(d, plan, p, group, group - low);                   \
-                    break;
+#define MULTIPLY(f) case f: multiply_group<f, WIDE>(d, plan, p, group, group - low); break;
                 MODEL_FORMATS(MULTIPLY)
                 }
                 // clang-format on
             }
         }
-        if (groups <= first + plan.held) break;
+        if (done <= first + plan.held) break;
         multipliers_sync();
     }
 }
@@ -765,18 +811,4 @@ DEVICE void read_sums(const uint64_t *row, int block, float factor, float v[4])
     load_fresh4(row + block * BLOCK + 4 * (threadIdx.x % WARP), sum);
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] = from_fixed(sum[i]) * factor;
-}
-
-// x plus what a linear layer left in sums (rows, PADDED(DIM)); without a layer x alone. By a whole
-// warp, for one block of one row.
-DEVICE void add_pending(const State &s, const Linear *pending, const uint64_t *sums, const float *x,
-                        int row, int block, float v[4])
-{
-    float y[4];
-    load4_fresh<DIM>(x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
-    if (!pending) return;
-    read_sums(sums + (uint64_t)row * PADDED(DIM), block, 1, y);
-    finish_columns(s, *pending, block, y);
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[i] += y[i];
 }

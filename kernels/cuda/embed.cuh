@@ -48,8 +48,13 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     const Linear *down = pending && l > 0 ? &s.layers[l - 1].down : nullptr;
     __shared__ float squares[BLOCKS(DIM)];
     for (int block = warp; block < BLOCKS(DIM); block += PREFILL_THREADS / WARP) {
-        float v[4], sum = 0;
-        add_pending(s, down, sums_at(s, work_of(s).sums_down), s.x, row, block, v);
+        float v[4], y[4], sum = 0;
+        load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * lane, v);
+        if (down) {
+            read_sums(sums_at(s, work_of(s).sums_down) + (uint64_t)row * PADDED(DIM), block, 1, y);
+            finish_columns(s, *down, block, y);
+            for (int i = 0; i < 4; i++) v[i] += y[i];
+        }
         store4<DIM>(s.hidden + ((uint64_t)l * b.rows + row) * DIM, block * BLOCK + 4 * lane, v);
         for (int i = 0; i < 4; i++) sum = fmaf(v[i], v[i], sum);
         sum = warp_sum(sum);

@@ -100,7 +100,8 @@ static void launch_decode(Gpu *gpu, int kind, const State *s, const Batch *b, co
     DecodeStep step = {kind, layer ? (int)(layer - s->layers) : 0, {x, y, z}, pending};
     void *arguments[] = {&placed, (void *)b, &step, &room};
     // What the kernels declare statically stays below 2 KB.
-    gpu_launch(gpu, step_kernel(gpu, "decode_step", 0, 0, 0, ""), gpu->sm_count, 1, DECODE_THREADS,
+    int rows = kind == STEP_HEAD ? b->outputs : b->rows;
+    gpu_launch(gpu, step_kernel(gpu, "decode_step", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""), gpu->sm_count, 1, DECODE_THREADS,
                (int)gpu->shared_bytes_per_block - 2048, GPU_OVERLAP, arguments);
 }
 
@@ -151,7 +152,7 @@ static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
         return 0;
     State placed = with_places(s);
     void *arguments[] = {&placed, (void *)b, &room};
-    return gpu_launch_together(gpu, step_kernel(gpu, "decode_pass", 0, 0, 0, ""), DECODE_THREADS,
+    return gpu_launch_together(gpu, step_kernel(gpu, "decode_pass", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""), DECODE_THREADS,
                                bytes, arguments);
 }
 

@@ -6,45 +6,75 @@
 #include "kernels/cuda/up.cuh"
 
 // --- inputs --------------------------------------------------------------------------------------
+// `qkv`, `up` and `head` read the residual stream: x, to which products of the step before are still to
+// be added. x lies in s.x before attention and in `middle` after it. They multiply with the norm's
+// weights but not with its factor, which is applied to their products: the sums of squares are
+// complete only then. Who owns a block stores the new x and its square.
 
-// What `qkv`, `up` and `head` read of the residual stream: x, and what the step before has left to be
-// added. x lies in s.x before attention and in `middle` after it.
-typedef struct {
-    const float *x;
-    float *new_x;
-    const Linear *pending; // or NULL
-    uint64_t sums, norm;
-} Stream;
-
-DEVICE Stream stream_of(const Plan &p)
+DEVICE bool reads_stream(const Plan &p)
 {
-    const State &s = decode_state();
-    const Work &w = work_of(s);
-    float *middle = work_at<float>(s, w.middle);
-    if (p.step.kind == STEP_UP) {
-        Stream after = {middle, s.x, &p.layer->o, w.sums_out, p.layer->ffn_norm};
-        return after;
-    }
-    bool head = p.step.kind == STEP_HEAD;
-    const Linear *down = head ? &s.layers[LAYERS - 1].down : &p.layer[-1].down;
-    Stream before = {s.x, head && !p.step.pending ? s.x : middle, p.step.pending ? down : nullptr,
-                     w.sums_down, head ? s.ends.norm : p.layer->attn_norm};
-    return before;
+    return p.step.kind == STEP_QKV || p.step.kind == STEP_UP || p.step.kind == STEP_HEAD;
 }
 
-// The residual stream times a norm's weights, but not its factor, which is applied to the products:
-// the sums of squares are complete only then. Who owns a block stores the new x and its square.
-DEVICE void load_stream(const Plan &p, int row, int block, bool own, float v[4])
+DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
+{
+    uint2 none = {0x3c003c00u, 0x3c003c00u}; // ones
+    return w.svh ? *((const uint2 *)(s.weights + w.svh) + block * WARP + threadIdx.x % WARP) : none;
+}
+
+DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants *c)
 {
     const State &s = decode_state();
-    Stream from = stream_of(p);
-    float weight[4];
-    if (p.step.kind == STEP_HEAD) row = decode_batch().output[row];
-    load4<DIM>((const float *)(s.weights + from.norm), block * BLOCK + 4 * (threadIdx.x % WARP), weight);
-    add_pending(s, from.pending, sums_at(s, from.sums), from.x, row, block, v);
-    if (own) store_x(s, from.new_x, row, block, v);
+    int channel = block * BLOCK + 4 * (threadIdx.x % WARP);
+    if (block >= BLOCKS(p.in)) return;
+    c->in[0] = c->in[1] = c->in[2] = c->in[3] = 1;
+    if (part.linear.suh) {
+        load4_half((const uint16_t *)(s.weights + part.linear.suh) + channel, c->in);
 #pragma unroll
-    for (int i = 0; i < 4; i++) v[i] *= weight[i];
+        for (int i = 0; i < 4; i++) c->in[i] *= HADAMARD_SCALE;
+    }
+    if (reads_stream(p)) {
+        float norm[4];
+        load4<DIM>((const float *)(s.weights + p.norm), channel, norm);
+#pragma unroll
+        for (int i = 0; i < 4; i++) c->in[i] *= norm[i];
+    }
+    if (p.pending_count > 0) c->svh[0] = load_svh(s, p.pending[0], block);
+    if (p.pending_count > 1) c->svh[1] = load_svh(s, p.pending[1], block);
+}
+
+// Outputs of a pending layer from its sums, whose svh is known.
+DEVICE void finish_pending(const State &s, const Linear &w, uint2 svh, const uint64_t *sums, int block,
+                           float factor, float v[4])
+{
+    int lane = threadIdx.x % WARP;
+    read_sums(sums, block, factor, v);
+    if (w.svh) {
+        hadamard(v, lane);
+        float scale[4] = {half_float(svh.x & 0xffff), half_float(svh.x >> 16), half_float(svh.y & 0xffff),
+                          half_float(svh.y >> 16)};
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * scale[i];
+    }
+    if (w.bias) {
+        float4 t = *(const float4 *)(s.weights + w.bias + 16 * (uint64_t)(block * WARP + lane));
+        v[0] += t.x, v[1] += t.y, v[2] += t.z, v[3] += t.w;
+    }
+}
+
+DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Constants &c, float v[4])
+{
+    const State &s = decode_state();
+    if (p.step.kind == STEP_HEAD) row = decode_batch().output[row];
+    load4_fresh<DIM>(p.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+    if (p.pending_count) {
+        float y[4];
+        finish_pending(s, p.pending[0], c.svh[0],
+                       sums_at(s, p.pending_sums) + (uint64_t)row * PADDED(DIM), block, 1, y);
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] += y[i];
+    }
+    if (own) store_x(s, p.new_x, row, block, v);
 }
 
 // The attention output, where its splits are still to be added.
@@ -60,43 +90,36 @@ DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
 }
 
 // What gate and up left: silu(gate) * up.
-DEVICE void load_activated(const Plan &p, int row, int block, float v[4])
+DEVICE void load_activated(const Plan &p, int row, int block, const Constants &c, float v[4])
 {
     const State &s = decode_state();
-    const uint64_t *sums = sums_at(s, work_of(s).sums_up) + (uint64_t)row * 2 * PADDED(FFN_DIM);
+    const uint64_t *sums = sums_at(s, p.pending_sums) + (uint64_t)row * 2 * PADDED(FFN_DIM);
     int lane = threadIdx.x % WARP;
     float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane), y[4];
-    read_sums(sums, block, factor, v);
-    read_sums(sums + PADDED(FFN_DIM), block, factor, y);
-    finish_columns(s, p.layer->gate, block, v);
-    finish_columns(s, p.layer->up, block, y);
+    finish_pending(s, p.pending[0], c.svh[0], sums, block, factor, v);
+    finish_pending(s, p.pending[1], c.svh[1], sums + PADDED(FFN_DIM), block, factor, y);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         v[i] = block * BLOCK + 4 * lane + i < FFN_DIM ? silu(v[i]) * y[i] : 0;
 }
 
-DEVICE void load_block(const Plan &p, int row, int block, bool own, float v[4])
+DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4])
 {
     if (p.step.kind == STEP_OUT)
         load_attended(p, row, block, v);
     else if (p.step.kind == STEP_DOWN)
-        load_activated(p, row, block, v);
+        load_activated(p, row, block, c, v);
     else
-        load_stream(p, row, block, own, v);
+        load_stream(p, row, block, own, c, v);
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] *= c.in[i];
 }
 
 DEVICE void expect_block(const Plan &p, int block)
 {
     const State &s = decode_state();
-    if (p.step.kind == STEP_OUT) return;
-    if (p.step.kind == STEP_DOWN) {
-        expect_halves(s, p.layer->gate.svh, block);
-        expect_halves(s, p.layer->up.svh, block);
-        return;
-    }
-    Stream from = stream_of(p);
-    expect_floats<DIM>(s, from.norm, block);
-    if (from.pending) expect_halves(s, from.pending->svh, block);
+    if (reads_stream(p)) expect_floats<DIM>(s, p.norm, block);
+    for (int i = 0; i < p.pending_count; i++) expect_halves(s, p.pending[i].svh, block);
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -108,42 +131,57 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     const Work &w = work_of(s);
     uint64_t rows = decode_batch().rows;
     const Layer *layer = s.layers + step.layer;
+    float *middle = work_at<float>(s, w.middle);
     p->step = step;
     p->layer = layer;
-    p->count = 0;
+    p->count = p->pending_count = 0;
     p->rows = step.kind == STEP_HEAD ? decode_batch().outputs : (int)rows;
     p->old_count = 0;
     plan_units(d, p);
     switch (step.kind) {
     case STEP_QKV:
         p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
-        plan_part(p, &layer->q, Q_DIM, 0);
-        plan_part(p, &layer->k, KV_DIM, PADDED(Q_DIM));
-        plan_part(p, &layer->v, KV_DIM, PADDED(Q_DIM) + PADDED(KV_DIM));
+        plan_part(p, layer->q, Q_DIM, 0);
+        plan_part(p, layer->k, KV_DIM, PADDED(Q_DIM));
+        plan_part(p, layer->v, KV_DIM, PADDED(Q_DIM) + PADDED(KV_DIM));
         p->old_sums = w.sums_up, p->old_count = rows * 2 * PADDED(FFN_DIM);
+        p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
+        if (step.pending) p->pending[p->pending_count++] = layer[-1].down;
+        p->pending_sums = w.sums_down;
         break;
     case STEP_ATTEND:
         p->old_sums = w.sums_down, p->old_count = rows * PADDED(DIM);
         break;
     case STEP_OUT:
         p->in = Q_DIM, p->sums = w.sums_out, p->width = PADDED(DIM);
-        plan_part(p, &layer->o, DIM, 0);
+        plan_part(p, layer->o, DIM, 0);
         p->old_sums = w.sums_qkv, p->old_count = rows * RAW_DIM;
         break;
     case STEP_UP:
         p->in = DIM, p->sums = w.sums_up, p->width = 2 * PADDED(FFN_DIM);
-        plan_part(p, &layer->gate, FFN_DIM, 0);
-        plan_part(p, &layer->up, FFN_DIM, PADDED(FFN_DIM));
+        plan_part(p, layer->gate, FFN_DIM, 0);
+        plan_part(p, layer->up, FFN_DIM, PADDED(FFN_DIM));
+        p->x = middle, p->new_x = s.x, p->norm = layer->ffn_norm;
+        p->pending[p->pending_count++] = layer->o;
+        p->pending_sums = w.sums_out;
         break;
     case STEP_DOWN:
         p->in = FFN_DIM, p->sums = w.sums_down, p->width = PADDED(DIM);
-        plan_part(p, &layer->down, DIM, 0);
+        plan_part(p, layer->down, DIM, 0);
         p->old_sums = w.sums_out, p->old_count = rows * PADDED(DIM);
+        p->pending[p->pending_count++] = layer->gate;
+        p->pending[p->pending_count++] = layer->up;
+        p->pending_sums = w.sums_up;
         break;
     case STEP_HEAD:
         p->in = DIM, p->sums = w.sums_head, p->width = PADDED(VOCAB);
-        plan_part(p, &s.ends.head, VOCAB, 0);
-        if (step.pending) p->old_sums = w.sums_up, p->old_count = rows * 2 * PADDED(FFN_DIM);
+        plan_part(p, s.ends.head, VOCAB, 0);
+        p->x = p->new_x = s.x, p->norm = s.ends.norm;
+        if (!step.pending) break;
+        p->old_sums = w.sums_up, p->old_count = rows * 2 * PADDED(FFN_DIM);
+        p->new_x = middle;
+        p->pending[p->pending_count++] = s.layers[LAYERS - 1].down;
+        p->pending_sums = w.sums_down;
         break;
     case STEP_LOGITS:
         if (step.pending) p->old_sums = w.sums_down, p->old_count = rows * PADDED(DIM);
@@ -152,33 +190,41 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     plan_ranges(p);
 }
 
-DEVICE void run_step(Decoder &d, const Step &step)
+template <bool WIDE> DEVICE void run_step(Decoder &d, const Step &step)
 {
     Plan *plan = &decode_shared()->plan[copies()];
-    if (threadIdx.x % MULTIPLIERS == 0) plan_step(d, step, plan);
     if (copies()) {
+        if (threadIdx.x % WARP == 0) plan_step(d, step, plan);
         warp_sync();
         copy_step(d, *plan);
         warp_sync(); // before the plan changes
         return;
     }
     const Layer *layer = decode_state().layers + step.layer;
+    // Not the thread that has just told others that the step before is done.
+    if (threadIdx.x == WARP) plan_step(d, step, plan);
     if (step.kind == STEP_ATTEND && d.together) plan_attend(layer);
+    multipliers_sync();
+    if (plan->count) {
+        multiply_step<WIDE>(d, *plan);
+        step_end(d);
+        return;
+    }
     step_start(d, step.kind);
     if (step.kind == STEP_ATTEND && !d.together) {
         plan_attend(layer); // the positions may just have come
         multipliers_sync();
     }
     clear_sums(plan->old_sums, plan->old_count);
-    switch (step.kind) {
-    case STEP_EMBED:
+    if (step.kind == STEP_ATTEND) {
+        decode_attend(d, layer);
+    } else if (step.kind == STEP_EMBED) {
         for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x)
             embed_row<EMBED_FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
-        break;
-    case STEP_HEADS: decode_heads(layer); break;
-    case STEP_ATTEND: decode_attend(d, layer); break;
-    case STEP_LOGITS: decode_logits(); break;
-    default: multiply_step(d, *plan);
+    } else if (step.kind == STEP_HEADS) {
+        decode_heads(layer);
+    } else {
+        decode_logits();
     }
     step_end(d);
 }

@@ -67,20 +67,23 @@
     }
 // clang-format on
 
-// The decode form: one step, or all of STEP_TABLE. `room` is shared memory besides the ring's.
-#define DECODE()                                                                                   \
+// The decode form: one step, or all of STEP_TABLE; for up to NARROW_ROWS rows, and for more. `room` is
+// shared memory besides the ring's.
+#define DECODE_FORM(ending, wide)                                                                  \
     KERNEL __launch_bounds__(DECODE_THREADS, 1)                                                    \
-        decode_step(const __grid_constant__ State s, const __grid_constant__ Batch b,              \
-                    const __grid_constant__ Step step, int room)                                   \
+        decode_step##ending(const __grid_constant__ State s, const __grid_constant__ Batch b,      \
+                            const __grid_constant__ Step step, int room)                           \
     {                                                                                              \
         Decoder d = decoder_open(s, b, 0, room);                                                   \
-        run_step(d, step);                                                                         \
+        run_step<wide>(d, step);                                                                   \
     }                                                                                              \
     KERNEL __launch_bounds__(DECODE_THREADS, 1)                                                    \
-        decode_pass(const __grid_constant__ State s, const __grid_constant__ Batch b, int room)    \
+        decode_pass##ending(const __grid_constant__ State s, const __grid_constant__ Batch b,      \
+                            int room)                                                              \
     {                                                                                              \
         Decoder d = decoder_open(s, b, 1, room);                                                   \
         _Pragma("unroll 1") for (int i = 0; i < STEP_TABLE.count; i++)                             \
-            run_step(d, STEP_TABLE.step[i]);                                                       \
+            run_step<wide>(d, STEP_TABLE.step[i]);                                                 \
         decoder_close(d);                                                                          \
     }
+#define DECODE() DECODE_FORM(, false) DECODE_FORM(_wide, true)

@@ -444,8 +444,8 @@ int gpu_kernel(Gpu *, const char *name)
     void *f = dlsym(RTLD_DEFAULT, name);
     if (!f) return -1;
     signatures[function_count] = strcmp(name, "sample_kernel") == 0 ? SAMPLING
-                                 : strcmp(name, "decode_step") == 0 ? STEP
-                                 : strcmp(name, "decode_pass") == 0 ? PASS
+                                 : strncmp(name, "decode_step", 11) == 0 ? STEP
+                                 : strncmp(name, "decode_pass", 11) == 0 ? PASS
                                                                     : COMMON;
     functions[function_count] = f;
     return function_count++;
