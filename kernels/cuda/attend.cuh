@@ -208,13 +208,14 @@ DEVICE void plan_attend(const Layer *layer)
     }
 }
 
-DEVICE void decode_attend(const Decoder &d, const Layer *layer)
+DEVICE void decode_attend(const Decoder &d, const Plan &plan)
 {
     const State &s = decode_state();
     const Batch &b = decode_batch();
     const int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items;
     float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
     uint8_t *values = (uint8_t *)(raw + HEADS_ROOM);
+    const Layer *layer = plan.layer;
     int window = layer->window, items = end[b.rows];
     int from_item = (uint64_t)items * blockIdx.x / gridDim.x;
     int to_item = (uint64_t)items * (blockIdx.x + 1) / gridDim.x;
@@ -227,7 +228,7 @@ DEVICE void decode_attend(const Decoder &d, const Layer *layer)
         int from = first_key(window, position) - split * SPLIT, to = position - split * SPLIT;
         if (heads_together(b)) {
             if (item == from_item || index == 0 || index == splits - 1)
-                finish_heads(s, b, layer, row, kv_head, index == splits - 1, queries, raw);
+                finish_heads(s, b, plan, row, kv_head, index == splits - 1, queries, raw);
         } else {
             for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += MULTIPLIERS)
                 queries[i] =

@@ -335,31 +335,44 @@ DEVICE void barrier_wait(uint64_t *barrier, int parity)
                  : "memory");
 }
 
-// Starts the copy of weights to shared memory, a multiple of 1024 bytes, by a whole warp; it is
-// COPY_ARRIVALS arrivals at the barrier.
+// Copies of weights to shared memory by a whole warp, in multiples of 16 bytes. Between begin, with the
+// bytes of all, and end they are COPY_ARRIVALS arrivals at the barrier.
 #if __CUDA_ARCH__ >= 900
 #define COPY_ARRIVALS 1
-#else
-#define COPY_ARRIVALS 32
-#endif
-DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *barrier)
+DEVICE void copy_weights_begin(int bytes, uint64_t *barrier)
 {
-    uint32_t lane = threadIdx.x % WARP, place = shared_address(barrier);
-#if __CUDA_ARCH__ >= 900
-    if (lane == 0) {
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(place),
+    if (threadIdx.x % WARP == 0)
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                         shared_address(barrier)),
                      "r"(bytes)
                      : "memory");
+}
+
+DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *barrier)
+{
+    if (threadIdx.x % WARP == 0)
         asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
                      "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
-                     "l"(from), "r"(bytes), "r"(place)
+                     "l"(from), "r"(bytes), "r"(shared_address(barrier))
                      : "memory");
-    }
-#else
-    for (int i = lane * 16; i < bytes; i += WARP * 16) copy_start(to + i, from + i, 1);
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(place) : "memory");
-#endif
 }
+
+DEVICE void copy_weights_end(uint64_t *) {}
+#else
+#define COPY_ARRIVALS 32
+DEVICE void copy_weights_begin(int, uint64_t *) {}
+
+DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *)
+{
+    for (int i = threadIdx.x % WARP * 16; i < bytes; i += WARP * 16) copy_start(to + i, from + i, 1);
+}
+
+DEVICE void copy_weights_end(uint64_t *barrier)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier))
+                 : "memory");
+}
+#endif
 
 // --- blocks of one launch that meet ---------------------------------------------------------------
 
@@ -372,10 +385,12 @@ DEVICE void count_release(int32_t *count)
 // Until *count is at least `most`.
 DEVICE void wait_count(const int32_t *count, int most)
 {
+    // An acquiring load would empty the first-level cache every time.
     int32_t v;
     do
-        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(count) : "memory");
+        asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(count) : "memory");
     while (v < most);
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 
 // A clock that all multiprocessors share, in nanoseconds.

@@ -24,7 +24,7 @@ typedef struct {
     int ring_at;                // end of the last chunk
     uint32_t chunk;             // number of the next chunk in this launch
     uint32_t oldest;            // copying warp: number of the oldest chunk whose place is taken
-    int meetings;
+    int steps, meetings; // that are over
 } Decoder;
 
 // A step of a pass: what, where, of which weight formats.
@@ -69,7 +69,8 @@ typedef struct {
     Batch b;
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     int32_t begin[RING_CHUNKS], end[RING_CHUNKS];   // their places in the ring
-    Plan plan[2];                                             // the copying warp's is the second
+    uint64_t planned[PLANS], done[PLANS];                     // barriers of plans
+    Plan plan[PLANS];                                         // of step n, n + PLANS, ...
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
@@ -118,7 +119,7 @@ DEVICE bool copies(void)
 // By all threads. room_bytes: of activations or attention; the rest of shared memory is the ring.
 DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int room_bytes)
 {
-    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0};
+    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0, 0};
     d.ring_bytes = dynamic_shared_bytes() - DECODE_SHARED_BYTES - room_bytes;
     if (threadIdx.x == 0) {
         decode_shared()->s = s, decode_shared()->b = b;
@@ -126,11 +127,50 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
             barrier_init(full_barrier(i), COPY_ARRIVALS);
             barrier_init(empty_barrier(i), MULTIPLIERS / WARP / 2);
         }
+        for (int i = 0; i < PLANS; i++) {
+            barrier_init(&decode_shared()->planned[i], 1);
+            barrier_init(&decode_shared()->done[i], 1);
+        }
         barrier_init_done();
     }
     block_sync();
     grid_release();
     return d;
+}
+
+// --- plans ---------------------------------------------------------------------------------------
+// The copying warp plans every step, for itself and for the others, so that those find their work
+// ready when they come.
+
+DEVICE Plan *plan_slot(const Decoder &d)
+{
+    return &decode_shared()->plan[d.steps % PLANS];
+}
+
+// Before the copying warp writes a plan.
+DEVICE void plan_begin(const Decoder &d)
+{
+    if (d.steps >= PLANS)
+        barrier_wait(&decode_shared()->done[d.steps % PLANS], d.steps / PLANS % 2 ^ 1);
+}
+
+DEVICE void plan_ready(const Decoder &d)
+{
+    warp_sync();
+    if (threadIdx.x % WARP == 0) barrier_arrive(&decode_shared()->planned[d.steps % PLANS]);
+}
+
+// Before and after the others use it.
+DEVICE void plan_wait(const Decoder &d)
+{
+    barrier_wait(&decode_shared()->planned[d.steps % PLANS], d.steps / PLANS % 2);
+}
+
+DEVICE void plan_done(Decoder &d)
+{
+    multipliers_sync();
+    if (threadIdx.x == 0) barrier_arrive(&decode_shared()->done[d.steps % PLANS]);
+    d.steps++;
 }
 
 // --- meetings ------------------------------------------------------------------------------------
@@ -157,8 +197,8 @@ DEVICE void step_start(Decoder &d, int kind)
 
 DEVICE void step_end(Decoder &d)
 {
+    plan_done(d);
     if (!d.together) return;
-    multipliers_sync();
     stamp(d, 4, nanoseconds());
     if (threadIdx.x == 0) count_release(work_at<int32_t>(decode_state(), work_of(decode_state()).counters));
     d.meetings++;
@@ -198,7 +238,14 @@ DEVICE void copy_chunk(Decoder &d, const uint8_t *from, int bytes)
     warp_sync();
     begin[d.chunk % RING_CHUNKS] = to, end[d.chunk % RING_CHUNKS] = to + bytes;
     warp_sync();
-    copy_weights(room() + d.room_bytes + to, from, bytes, full_barrier(d.chunk));
+    // Not more than a chunk and a half is under way: other reads wait behind what is.
+    uint8_t *place = room() + d.room_bytes + to;
+    int half = bytes / 2;
+    copy_weights_begin(bytes, full_barrier(d.chunk));
+    copy_weights(place, from, half, full_barrier(d.chunk));
+    if (d.chunk > 0) barrier_wait(full_barrier(d.chunk - 1), chunk_parity(d.chunk - 1));
+    copy_weights(place + half, from + half, bytes - half, full_barrier(d.chunk));
+    copy_weights_end(full_barrier(d.chunk));
     d.ring_at = to + bytes;
     d.chunk++;
 }

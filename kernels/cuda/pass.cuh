@@ -149,8 +149,10 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         if (step.pending) p->pending[p->pending_count++] = layer[-1].down;
         p->pending_sums = w.sums_down;
         break;
-    case STEP_ATTEND:
-        p->old_sums = w.sums_down, p->old_count = rows * PADDED(DIM);
+    case STEP_HEADS:
+    case STEP_ATTEND: // nothing to multiply, but the layers that are finished
+        p->part[0].linear = layer->q, p->part[1].linear = layer->k, p->part[2].linear = layer->v;
+        if (step.kind == STEP_ATTEND) p->old_sums = w.sums_down, p->old_count = rows * PADDED(DIM);
         break;
     case STEP_OUT:
         p->in = Q_DIM, p->sums = w.sums_out, p->width = PADDED(DIM);
@@ -190,21 +192,33 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     plan_ranges(p);
 }
 
+// By the copying warps: what finish_heads will read, each a share.
+DEVICE void expect_heads(const Plan &p)
+{
+    const State &s = decode_state();
+    for (int block = blockIdx.x; block < RAW_DIM / BLOCK; block += gridDim.x) {
+        int k = block - BLOCKS(Q_DIM), v = k - BLOCKS(KV_DIM);
+        expect_halves(s, p.part[k < 0 ? 0 : v < 0 ? 1 : 2].linear.svh, k < 0 ? block : v < 0 ? k : v);
+    }
+}
+
 template <bool WIDE> DEVICE void run_step(Decoder &d, const Step &step)
 {
-    Plan *plan = &decode_shared()->plan[copies()];
+    Plan *plan = plan_slot(d);
     if (copies()) {
+        plan_begin(d);
         if (threadIdx.x % WARP == 0) plan_step(d, step, plan);
-        warp_sync();
-        copy_step(d, *plan);
-        warp_sync(); // before the plan changes
+        plan_ready(d);
+        if (step.kind == STEP_ATTEND)
+            expect_heads(*plan);
+        else
+            copy_step(d, *plan);
+        d.steps++;
         return;
     }
     const Layer *layer = decode_state().layers + step.layer;
-    // Not the thread that has just told others that the step before is done.
-    if (threadIdx.x == WARP) plan_step(d, step, plan);
+    plan_wait(d);
     if (step.kind == STEP_ATTEND && d.together) plan_attend(layer);
-    multipliers_sync();
     if (plan->count) {
         multiply_step<WIDE>(d, *plan);
         step_end(d);
@@ -217,12 +231,12 @@ template <bool WIDE> DEVICE void run_step(Decoder &d, const Step &step)
     }
     clear_sums(plan->old_sums, plan->old_count);
     if (step.kind == STEP_ATTEND) {
-        decode_attend(d, layer);
+        decode_attend(d, *plan);
     } else if (step.kind == STEP_EMBED) {
         for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x)
             embed_row<EMBED_FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
     } else if (step.kind == STEP_HEADS) {
-        decode_heads(layer);
+        decode_heads(*plan);
     } else {
         decode_logits();
     }

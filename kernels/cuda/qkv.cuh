@@ -93,13 +93,12 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
 // The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums that
 // decode_qkv left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
 // multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
-DEVICE void finish_heads(const State &s, const Batch &b, const Layer *layer, int row, int kv_head,
+DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int row, int kv_head,
                          bool keys, float *queries, float *raw)
 {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, task = 0, heads = 0;
     const uint64_t *sums = sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
     float *place[3], *to = raw;
-    multipliers_sync(); // raw and queries are free
     float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
     for (int which = 0; which < (keys ? 3 : 1); which++) {
         int width = which == 0 ? GROUP * HEAD_DIM : HEAD_DIM, first = kv_head * width;
@@ -109,7 +108,7 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Layer *layer, int
             if (task++ % (MULTIPLIERS / WARP) != warp) continue;
             float v[4];
             read_sums(sums + column, block, factor, v);
-            finish_columns(s, *qkv_linear(layer, which), block, v);
+            finish_columns(s, plan.part[which].linear, block, v);
             *(float4 *)(to + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
         }
     }
@@ -118,7 +117,7 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Layer *layer, int
         for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
             if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
             int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + kv_head;
-            finish_head(s, b, layer, row, head, place[which] + i * HEAD_DIM,
+            finish_head(s, b, plan.layer, row, head, place[which] + i * HEAD_DIM,
                         queries + i * HEAD_DIM);
         }
     multipliers_sync();
@@ -126,14 +125,15 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Layer *layer, int
 
 // Queries of all rows to s.q, keys and values to the cache: a step of its own where rows of one
 // sequence attend to each other.
-DEVICE void decode_heads(const Layer *layer)
+DEVICE void decode_heads(const Plan &plan)
 {
     const State &s = decode_state();
     const Batch &b = decode_batch();
     for (int item = blockIdx.x; item < b.rows * KV_HEADS; item += gridDim.x) {
         int row = item / KV_HEADS, kv_head = item % KV_HEADS;
-        finish_heads(s, b, layer, row, kv_head, true,
+        finish_heads(s, b, plan, row, kv_head, true,
                      s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM, (float *)room());
+        multipliers_sync(); // the room is free
     }
 }
 

@@ -126,7 +126,8 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     (SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)))
 #define MOST_CHUNK_BYTES 65536
 #define RING_CHUNKS 16 // under way at a time
-#define DECODE_SHARED_BYTES 2816 // DecodeShared of decode.cuh
+#define PLANS 4        // steps planned ahead
+#define DECODE_SHARED_BYTES 4096 // DecodeShared of decode.cuh
 #define UNITS_ROOM (72 * 1024) // what activations may take where it is enough for one unit
 // Units of activations that a block holds, in two groups where there are two or more.
 WORK_INLINE int held_units(int rows, int shared_bytes)
