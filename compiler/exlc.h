@@ -61,6 +61,9 @@ const Tensor *find_values(const Checkpoint *ck, const char *name, int64_t rows, 
 // The linear layer `name` with logical widths in and out, EXL3 or plain; dies when missing or
 // misshapen. With random weights, makes up tensors without data.
 LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int is_head);
+// Output rows first .. first+out-1 of the plain linear layer `name`, which has `rows` of them.
+LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, int rows, int first,
+                                int out);
 // 1 when a linear of that name exists in some form.
 int has_linear(const Checkpoint *ck, const char *name);
 // 1 when it exists in EXL3 form.
@@ -74,6 +77,7 @@ typedef struct {
     const char *role;  // part of the architecture it came from: "attn.q", "ffn.gate", "attn_norm"
     int operand[4];    // -1: none
     int width;         // values per row
+    int rope;          // of a rope: which
     const LinearWeights *linear;
     const Tensor *tensor;
     double tensor_offset; // added to every value of `tensor` when packed (norms stored as w - 1)
@@ -81,12 +85,24 @@ typedef struct {
 } Op;
 
 typedef struct {
-    int dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
-    int max_position; // max_position_embeddings
+    double factor;         // on cosine and sine
+    double *inverse;       // (rope_dim / 2): radians per position
+    double *short_inverse; // the same for programs of a context up to `original`, or NULL
+    int original;
+} Rope;
+
+typedef struct {
+    int dim, layers, heads, head_dim, vocab;
+    int kv_heads, ffn_dim; // the most of any layer
+    int max_position;      // max_position_embeddings
     double norm_eps, softmax_scale;
+    double embed_scale, residual_scale, logit_scale; // 1: none
+    double attn_softcap, logit_softcap;              // 0: none
     int rope_dim, rope_interleaved;
-    double rope_factor;
-    double *rope_inverse; // (rope_dim / 2)
+    Rope *ropes; // at least one
+    int rope_count;
+    double query_beta; // queries grow by 1 + beta ln(1 + floor(position / query_from)); 0: do not
+    int query_from;
 } Facts;
 
 // The ops of one layer (or of the ends), in execution order.
@@ -132,13 +148,16 @@ typedef struct {
 
 // The weights of one layer by role, as kernels/types.h Layer names them; NULL where absent.
 typedef struct {
-    const Tensor *attn_norm, *q_norm, *k_norm, *ffn_norm;
-    double norm_offset; // of all norms
+    const Op *attn_norm, *q_norm, *k_norm, *attn_post, *ffn_norm, *ffn_post; // their tensors
+    const Op *sinks, *alpha_p, *alpha_n;
     const LinearWeights *q, *k, *v, *o, *gate, *up, *down;
     int window;
+    int rope;              // -1: none
+    int kv_heads, ffn_dim; // 0 where the layer has no such part
     Step *steps;
     int step_count;
 } LayerWeights;
+
 
 // Neighbouring layers whose steps are all the same variant.
 typedef struct {
@@ -150,7 +169,12 @@ typedef struct {
 typedef struct {
     const Graph *graph;
     LayerWeights *layers; // (facts.layers)
-    const Tensor *embed, *norm;
+    const Tensor *embed;
+    const Op *norm;
+    int layer_norm;         // the norms of the residual stream subtract the mean
+    const char *head_norms; // "HEAD_NORM_SHARED", of kernels/features.h
+    const char *activation; // "silu"
+    int post_norms;         // some step norms what it adds to the residual stream
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
     const LinearWeights *head;
     Run *runs;

@@ -196,6 +196,21 @@ static Linear put_linear(Writer *w, const LinearWeights *l)
     return place;
 }
 
+// The values of an op's tensor as floats, as many as it has; 0 without the op.
+static uint64_t put_values(Writer *w, const Op *op)
+{
+    if (!op) return 0;
+    int count = (int)elements(op->tensor);
+    return put_floats(w, op->tensor, count, count, op->tensor_offset);
+}
+
+// log(1 + e^x) of the one value of an op's tensor; of 0.8, as training begins, with random weights.
+static double softplus_of(const Op *op)
+{
+    double x = op->tensor->data ? (double)value_at(op->tensor, 0) : 0.8;
+    return x > 20 ? x : log1p(exp(x));
+}
+
 static uint64_t put_embedding(Writer *w, const Plan *plan)
 {
     const Tensor *t = plan->embed;
@@ -237,23 +252,28 @@ Packed *pack_weights(const Plan *plan, const char *path)
     for (int l = 0; l < facts->layers; l++) {
         const LayerWeights *from = &plan->layers[l];
         Layer *to = &packed->layers[l];
-        to->attn_norm = put_floats(&w, from->attn_norm, facts->dim, facts->dim, from->norm_offset);
+        to->attn_norm = put_values(&w, from->attn_norm);
         to->q = put_linear(&w, from->q);
         to->k = put_linear(&w, from->k);
         to->v = put_linear(&w, from->v);
-        to->q_norm =
-            put_floats(&w, from->q_norm, facts->head_dim, facts->head_dim, from->norm_offset);
-        to->k_norm =
-            put_floats(&w, from->k_norm, facts->head_dim, facts->head_dim, from->norm_offset);
+        to->q_norm = put_values(&w, from->q_norm);
+        to->k_norm = put_values(&w, from->k_norm);
+        to->sinks = put_values(&w, from->sinks);
         to->o = put_linear(&w, from->o);
-        to->ffn_norm = put_floats(&w, from->ffn_norm, facts->dim, facts->dim, from->norm_offset);
+        to->attn_post = put_values(&w, from->attn_post);
+        to->ffn_norm = put_values(&w, from->ffn_norm);
         to->gate = put_linear(&w, from->gate);
         to->up = put_linear(&w, from->up);
         to->down = put_linear(&w, from->down);
+        to->ffn_post = put_values(&w, from->ffn_post);
         to->window = from->window;
+        to->rope = from->rope;
+        to->kv_heads = from->kv_heads;
+        to->ffn_dim = from->ffn_dim;
+        if (from->alpha_p) to->act[0] = (float)softplus_of(from->alpha_p);
+        if (from->alpha_n) to->act[1] = (float)(softplus_of(from->alpha_n) + 0.5);
     }
-    packed->ends.norm =
-        put_floats(&w, plan->norm, facts->dim, facts->dim, plan->layers[0].norm_offset);
+    packed->ends.norm = put_values(&w, plan->norm);
     packed->ends.head = put_linear(&w, plan->head);
     begin(&w);
     packed->bytes = w.at;

@@ -59,14 +59,19 @@ typedef struct {
 } Linear;
 
 typedef struct {
-    uint64_t attn_norm; // f32 (DIM)
+    uint64_t attn_norm; // f32 (DIM) or absent, as every norm here
     Linear q, k, v;
-    uint64_t q_norm, k_norm; // f32 (HEAD_DIM) or absent
+    uint64_t q_norm, k_norm; // f32 (HEAD_DIM), or of all heads: HEAD_NORMS of features.h
+    uint64_t sinks;          // f32 (HEADS) or absent
     Linear o;
-    uint64_t ffn_norm; // f32 (DIM)
+    uint64_t attn_post; // of what attention gives
+    uint64_t ffn_norm;
     Linear gate, up, down;
+    uint64_t ffn_post;
     int32_t window; // keys a query sees, itself included; 0 means all
-    int32_t unused;
+    int32_t rope;   // the table that turns q and k; -1: they are not turned
+    int32_t kv_heads, ffn_dim;
+    float act[2]; // of an activation with parameters
 } Layer;
 
 // The tables outside the layers.
@@ -107,7 +112,8 @@ typedef struct {
     float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
     float *a;            // (rows, HEADS * HEAD_DIM) attention output
     float *h;            // (rows, FFN_DIM) activated feed-forward
-    float *rope;         // (rows, ROPE_DIM / 2, 2) cosine and sine, factor applied
+    float *y;            // (rows, DIM) products to be normed before they are added to x, or NULL
+    float *rope;         // (rows, ROPES, ROPE_DIM / 2, 2) cosine and sine, factor applied
     float *logits;       // (outputs, VOCAB)
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL
     void *work;          // per-target working memory, see catalog.h

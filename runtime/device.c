@@ -82,7 +82,8 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)m->ffn_dim, err)) ||
-        !(s->rope = get(d, 4 * rows * (size_t)m->rope_dim + 16, err)) ||
+        (m->post_norms && !(s->y = get(d, 4 * rows * (size_t)m->dim, err))) ||
+        !(s->rope = get(d, 4 * rows * (size_t)(m->ropes * m->rope_dim) + 16, err)) ||
         !(s->logits = get(d, 4 * outputs * (size_t)m->vocab, err)) ||
         !(s->work = get(d, work_bytes, err)))
         return -1;

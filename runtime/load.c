@@ -130,20 +130,24 @@ static int make_weights(Weights *w, int threads, Error *err)
     uint16_t *embed = (uint16_t *)(data + m->ends.embed);
     for (uint64_t i = 0; i < (uint64_t)m->vocab * (uint64_t)m->dim; i++)
         embed[i] = (uint16_t)((embed[i] & 0x83ff) | 0x3c00);
-    int q_dim = m->heads * m->head_dim, kv_dim = m->kv_heads * m->head_dim;
+    int q_dim = m->heads * m->head_dim;
     for (int i = 0; i < m->layers; i++) {
         const Layer *l = &m->layer_table[i];
+        int kv_dim = l->kv_heads * m->head_dim;
         make_ones(data, l->attn_norm, m->dim);
+        make_ones(data, l->attn_post, m->dim);
         make_ones(data, l->ffn_norm, m->dim);
-        make_ones(data, l->q_norm, m->head_dim);
-        make_ones(data, l->k_norm, m->head_dim);
+        make_ones(data, l->ffn_post, m->dim);
+        make_ones(data, l->q_norm, m->wide_head_norms ? q_dim : m->head_dim);
+        make_ones(data, l->k_norm, m->wide_head_norms ? kv_dim : m->head_dim);
+        make_ones(data, l->sinks, m->heads);
         make_linear(data, &l->q, m->dim, q_dim, 1);
         make_linear(data, &l->k, m->dim, kv_dim, 1);
         make_linear(data, &l->v, m->dim, kv_dim, 1);
         make_linear(data, &l->o, q_dim, m->dim, 0.2);
-        make_linear(data, &l->gate, m->dim, m->ffn_dim, 1);
-        make_linear(data, &l->up, m->dim, m->ffn_dim, 1);
-        make_linear(data, &l->down, m->ffn_dim, m->dim, 0.2);
+        make_linear(data, &l->gate, m->dim, l->ffn_dim, 1);
+        make_linear(data, &l->up, m->dim, l->ffn_dim, 1);
+        make_linear(data, &l->down, l->ffn_dim, m->dim, 0.2);
     }
     make_ones(data, m->ends.norm, m->dim);
     make_linear(data, &m->ends.head, m->dim, m->vocab, 1);

@@ -1,6 +1,7 @@
 // How much memory the steps need beside the state. Plain constants: the same for every instruction
 // set, and usable where no step is compiled.
 #pragma once
+#include "../features.h"
 #include "../types.h"
 
 #define ROUND_ROWS 8        // rows that a product multiplies at once straight from packed weights

@@ -1,24 +1,25 @@
-// out: x += a Wo (+ bias). down: x += h Wdown (+ bias).
+// out: x += a Wo (+ bias). down: x += h Wdown (+ bias). out_norm, down_norm: x += the norm of that.
 #pragma once
 #include "linear.h"
 
-// x (rows, DIM) += the product of `from` (rows, width).
-ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const Linear *linear,
-                        const float *from, int width)
+// The product of `from` (rows, width) is added to x (rows, DIM), or written to y.
+ALWAYS void product(int format, Worker *w, State *s, const Batch *b, const Linear *linear,
+                    const float *from, int width, bool add)
 {
+    float *to = add ? s->x : s->y;
     const int blocks = blocks_of(DIM);
     Input in = {from, width, NULL, NULL};
 
     if (b->rows <= FEW_ROWS) {
         const bool shared = few_shared(b->rows, width);
-        const float factor[FEW_ROWS] = {0};
+        const Moments moments[FEW_ROWS] = {0};
         const bool split = few_split(w, blocks);
         char *act = shared ? s->work : w->local;
         Range units = share(split ? 2 * blocks : blocks, w->index, w->count);
         Range slices = {0, blocks_of(width)};
         if (shared) slices = share(slices.end, w->index, w->count);
         if (shared || units.first < units.end)
-            few_prepare(format, s, linear, &in, factor, b->rows, slices, act);
+            few_prepare(format, s, linear, &in, moments, b->rows, slices, act);
         if (shared) worker_barrier(w);
         if (split) {
             float *sums = few_sums(s);
@@ -30,14 +31,14 @@ ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const L
                 int row = i / blocks, at = i % blocks * BLOCK;
                 finish_block(FORMAT_IS_EXL3(format), s, linear, i % blocks,
                              width_of(DIM, i % blocks), sums + (size_t)row * PADDED(DIM) + at,
-                             s->x + (size_t)row * DIM + at, true);
+                             to + (size_t)row * DIM + at, add);
             }
             worker_barrier(w);
             return;
         }
         for (int block = units.first; block < units.end; block++)
-            few_block(format, s, linear, width, DIM, block, act, b->rows, s->x + block * BLOCK, DIM,
-                      true);
+            few_block(format, s, linear, width, DIM, block, act, b->rows, to + block * BLOCK, DIM,
+                      add);
         worker_barrier(w);
         return;
     }
@@ -45,9 +46,9 @@ ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const L
     Tiles *tiles = w->local;
     for (int row = 0; row < b->rows; row += MANY_ROWS) {
         const int rows = SMALLER(MANY_ROWS, b->rows - row);
-        const float factor[MANY_ROWS] = {0};
+        const Moments moments[MANY_ROWS] = {0};
         in.x = from + (size_t)row * width;
-        many_prepare(format, s, linear, &in, factor, rows, share(rows, w->index, w->count),
+        many_prepare(format, s, linear, &in, moments, rows, share(rows, w->index, w->count),
                      s->work);
         worker_barrier(w);
         const int parts = row_tiles(rows, blocks, w);
@@ -56,19 +57,46 @@ ALWAYS void add_product(int format, Worker *w, State *s, const Batch *b, const L
             int block = i / parts;
             Range tile = share(rows, i % parts, parts);
             many_block(format, s, linear, width, DIM, block, s->work, rows, tile, tiles,
-                       tiles->tile[0], s->x + (size_t)(row + tile.first) * DIM + block * BLOCK, DIM,
-                       true);
+                       tiles->tile[0], to + (size_t)(row + tile.first) * DIM + block * BLOCK, DIM,
+                       add);
         }
         worker_barrier(w);
     }
 }
 
+// x += norm(y)
+ALWAYS void add_normed(Worker *w, State *s, const Batch *b, uint64_t norm)
+{
+    const float *weights = floats_at(s, norm);
+    Range rows = share(b->rows, w->index, w->count);
+    for (int r = rows.first; r < rows.end; r++) {
+        float *x = s->x + (size_t)r * DIM;
+        const float *y = s->y + (size_t)r * DIM;
+        Moments m = moments_of(y, DIM, LAYER_NORM);
+        for (int i = 0; i < DIM; i++)
+            x[i] += RESIDUAL_SCALE * ((y[i] - m.mean) * m.factor * weights[i]);
+    }
+    worker_barrier(w);
+}
+
 ALWAYS void out(Worker *w, State *s, const Batch *b, int format, const Layer *layer)
 {
-    add_product(format, w, s, b, &layer->o, s->a, HEADS * HEAD_DIM);
+    product(format, w, s, b, &layer->o, s->a, HEADS * HEAD_DIM, true);
+}
+
+ALWAYS void out_norm(Worker *w, State *s, const Batch *b, int format, const Layer *layer)
+{
+    product(format, w, s, b, &layer->o, s->a, HEADS * HEAD_DIM, false);
+    add_normed(w, s, b, layer->attn_post);
 }
 
 ALWAYS void down(Worker *w, State *s, const Batch *b, int format, const Layer *layer)
 {
-    add_product(format, w, s, b, &layer->down, s->h, FFN_DIM);
+    product(format, w, s, b, &layer->down, s->h, LAYER_FFN_DIM(layer), true);
+}
+
+ALWAYS void down_norm(Worker *w, State *s, const Batch *b, int format, const Layer *layer)
+{
+    product(format, w, s, b, &layer->down, s->h, LAYER_FFN_DIM(layer), false);
+    add_normed(w, s, b, layer->ffn_post);
 }
