@@ -10,7 +10,8 @@ return olmo2:with {
     size    = function(m) return m.size end,
     sliding = function(m, l) return (l + 1) % 4 ~= 0 end,
   },
-  near = rope_config { style = "neox", theta = 500000, of = "sliding_attention", scaled = false },
+  near = rope_config { style = "neox", theta = 500000, theta_key = false, -- it is for the others
+                       of = "sliding_attention", scaled = false },
   far  = rope_config { style = "neox", theta = 500000, of = "full_attention" },
   rope = each(function(m, l) return is_sliding(m, l) and m.near or m.far end),
 }

@@ -6,6 +6,7 @@
 
 // Parses a complete JSON text. Dies, naming `where` and the byte, on: a syntax error, trailing text,
 // invalid UTF-8, nesting deeper than 128, a key twice in one object, an integer literal beyond 2^53.
+// The word Infinity is a number, as in files that Python wrote.
 // The tree lives until exit.
 cJSON *parse_json(const char *where, const char *text, size_t bytes);
 

@@ -22,7 +22,7 @@ local function show(value)
 end
 
 -- Stops with one line about config.json.
-local function refuse(fmt, ...)
+function refuse(fmt, ...)
   error({ refused = string.format(fmt, ...) }, 0)
 end
 
@@ -331,7 +331,7 @@ local rope_keys = {
   "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
   "high_freq_factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate",
   "attention_factor", "mscale", "mscale_all_dim", "short_factor", "long_factor", "finetuned",
-  "mrope_section", "mrope_interleaved",
+  "mrope_section", "mrope_interleaved", "max_position_embeddings",
 }
 
 local function is_object(value)
@@ -339,7 +339,7 @@ local function is_object(value)
 end
 
 -- rope_config { style = "neox" | "interleaved" }: a rope of the model. theta: the base where config
--- states none; theta_key: the key that states it; of: the layers' name in a rope_parameters with one
+-- states none; theta_key: the key that states it, false for none; of: the layers' name in a rope_parameters with one
 -- object for each kind of layer; scaled = false: the base alone counts; partial: some channels may
 -- stay as they are; query_scale: llama_4_scaling_beta is known; dim: channels that turn.
 local Rope = {}
@@ -392,7 +392,7 @@ local function resolve_rope(m, rope)
     end
   end
   local function value_of(key, outside)
-    local value, other = s.dict[key], get(outside or key)
+    local value, other = s.dict[key], outside ~= false and get(outside or key) or nil
     if value == nil or value == null then value = other end
     if value == null then value = nil end
     return value
