@@ -812,6 +812,7 @@ return function(files)
     list.window = window_of(m, l)
     result[l + 1] = list
   end
+  if #ropes == 0 and getmetatable(a.rope) == Rope then resolve_rope(m, a.rope) end
   check_unread_keys(a)
   return result
 end
