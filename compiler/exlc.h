@@ -186,6 +186,8 @@ typedef struct {
 
 Plan *fuse_ops(const Graph *graph); // needs: a checked graph
 void choose_variants(Plan *plan);   // fills runs; needs: layers
+// What of the model the CUDA kernels do not compute, or NULL; needs: runs.
+const char *missing_on_cuda(const Plan *plan);
 void print_plan(const Plan *plan, FILE *out, int runs); // --dump=steps (0), --dump=variants (1)
 
 // --- memory.c ------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@
     STEP(out, 1, "o = linear(@a); sum = add(@x, o); @x = sum", ", + x -> x", "cpu,cuda",           \
          "column blocks of o, splits of heads")                                                    \
     STEP(out_norm, 1, "o = linear(@a); attn_post = norm(o); sum = add(@x, attn_post); @x = sum",   \
-         ", + x -> x", "cpu", "")                                                                  \
+         ", + x -> x", "cpu,cuda", "as out, then rows")                                            \
     STEP(up, 2,                                                                                    \
          "ffn_norm ?= norm(@x); gate = linear(ffn_norm); up = linear(ffn_norm);"                   \
          "active = act(gate); product = mul(active, up); @h = product",                            \
@@ -50,7 +50,7 @@
          "column blocks of down, splits of ffn_dim")                                               \
     STEP(down_norm, 1,                                                                             \
          "down = linear(@h); ffn_post = norm(down); sum = add(@x, ffn_post); @x = sum",            \
-         ", + x -> x", "cpu", "")                                                                  \
+         ", + x -> x", "cpu,cuda", "as down, then rows")                                           \
     STEP(head, 1, "norm = norm(@x); head = linear(norm); @logits = head",                          \
          " -> logits of the output rows", "cpu,cuda", "column blocks of head, splits of dim")
 

@@ -20,6 +20,9 @@
 #ifndef ATTN_SINKS
 #define ATTN_SINKS 0 // 1: every head has a score that counts in the softmax, Layer.sinks
 #endif
+#ifndef POST_NORMS
+#define POST_NORMS 0 // 1: some steps norm what they add to the residual stream
+#endif
 #ifndef LAYER_NORM
 #define LAYER_NORM 0 // 1: norms of the residual stream subtract the mean
 #endif

@@ -3,7 +3,8 @@
 #pragma once
 #include "kernels/cuda/linear.cuh"
 
-__constant__ float ROPE_FREQUENCY[ROPE_DIM / 2] = ROPE_INVERSE;
+__constant__ float ROPE_FREQUENCY[ROPES * (ROPE_DIM / 2)] = ROPE_INVERSE;
+__constant__ float ROPE_FACTORS[ROPES] = {ROPE_FACTOR};
 
 template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
 {
@@ -18,16 +19,17 @@ template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
             int k = block * BLOCK + 4 * lane + i;
             uint16_t bits = k < DIM ? from[k] : 0;
             v[i] = FORMAT == b16 ? bits_float((uint32_t)bits << 16) : half_float(bits);
+            v[i] *= EMBED_SCALE;
         }
         store_x(s, row, block, v);
     }
     float position = (float)b.position[row];
-    for (int j = threadIdx.x; j < ROPE_DIM / 2; j += DECODE_THREADS) {
+    for (int j = threadIdx.x; j < ROPES * (ROPE_DIM / 2); j += DECODE_THREADS) {
         // The angle is rounded to float32 before cosine and sine, as Hugging Face does.
         float angle = position * ROPE_FREQUENCY[j];
-        float *to = s.rope + ((uint64_t)row * (ROPE_DIM / 2) + j) * 2;
-        to[0] = cosf(angle) * ROPE_FACTOR;
-        to[1] = sinf(angle) * ROPE_FACTOR;
+        float *to = s.rope + ((uint64_t)row * ROPES * (ROPE_DIM / 2) + j) * 2;
+        to[0] = cosf(angle) * ROPE_FACTORS[j / (ROPE_DIM / 2)];
+        to[1] = sinf(angle) * ROPE_FACTORS[j / (ROPE_DIM / 2)];
     }
 }
 

@@ -164,14 +164,29 @@ static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const
     }
 }
 
+// out, down, out_norm or down_norm, from `in` channels.
+static void launch_product(Gpu *gpu, const char *step, const State *s, const Batch *b, int format,
+                           const Layer *layer, int in)
+{
+    if (decode_form(s, b))
+        launch_decode(gpu, step, s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, in),
+                      b->rows);
+    else
+        launch_prefill(gpu, step, s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+}
+
 static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int format,
                               const Layer *layer)
 {
-    if (decode_form(s, b))
-        launch_decode(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, Q_DIM),
-                      b->rows);
-    else
-        launch_prefill(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+    launch_product(gpu, "out", s, b, format, layer, Q_DIM);
+}
+
+static inline void launch_out_norm(Gpu *gpu, const State *s, const Batch *b, int format,
+                                   const Layer *layer)
+{
+    launch_product(gpu, "out_norm", s, b, format, layer, Q_DIM);
+    launch_step(gpu, step_kernel(gpu, "attn_post_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
+                DECODE_THREADS, 0);
 }
 
 static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate, int up,
@@ -188,11 +203,15 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
                                const Layer *layer)
 {
-    if (decode_form(s, b))
-        launch_decode(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM) * SLICES(format, FFN_DIM),
-                      b->rows);
-    else
-        launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+    launch_product(gpu, "down", s, b, format, layer, FFN_DIM);
+}
+
+static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, int format,
+                                    const Layer *layer)
+{
+    launch_product(gpu, "down_norm", s, b, format, layer, FFN_DIM);
+    launch_step(gpu, step_kernel(gpu, "ffn_post_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
+                DECODE_THREADS, 0);
 }
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)

@@ -40,11 +40,18 @@ DEVICE Source plain_source(const float *x)
     return from;
 }
 
+// Without a norm (0), x itself.
 DEVICE Source normed_source(const State &s, uint64_t norm, const int32_t *map)
 {
-    Source from = {s.x, (const float *)(s.weights + norm),
+    Source from = {s.x, norm ? (const float *)(s.weights + norm) : nullptr,
                    work_at<const float>(s, work_of(s).squares), map};
     return from;
+}
+
+// c tanh(x / c); x itself where c is 0.
+DEVICE float softcap(float x, float c)
+{
+    return c != 0 ? c * tanhf(x * (1 / c)) : x;
 }
 
 // Values k .. k + 3 of a vector of `IN`, zeros beyond it. k is a multiple of 4.

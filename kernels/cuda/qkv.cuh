@@ -7,6 +7,24 @@
 
 #define QKV_BLOCKS (BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM))
 
+// The cosines and sines of a row for a layer, (ROPE_DIM / 2, 2).
+DEVICE const float *turns_of(const State &s, const Layer *layer, int row)
+{
+    int table = ROPES > 1 && layer->rope > 0 ? layer->rope : 0;
+    return s.rope + ((uint64_t)row * ROPES + table) * ROPE_DIM;
+}
+
+DEVICE bool is_turned(const Layer *layer)
+{
+    return ROPE_EVERYWHERE || layer->rope >= 0;
+}
+
+// What queries at a position are multiplied with.
+DEVICE float query_scale(int position)
+{
+    return QUERY_BETA != 0 ? 1 + QUERY_BETA * logf(1 + floorf((float)position / QUERY_FROM)) : 1;
+}
+
 // Norm, rope and destination of one head of one row, by a whole warp. `c` is its channels in shared
 // memory; head counts through q, k and v.
 DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
@@ -33,14 +51,15 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     }
     for (int i = lane; i < HEAD_DIM; i += WARP) {
         float y = c[i];
-        if (!value && i < ROPE_DIM) {
+        if (!value && i < ROPE_DIM && is_turned(layer)) {
             constexpr int HALF = ROPE_DIM / 2;
             bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
             int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
             float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
-            const float *turn = s.rope + ((uint64_t)row * HALF + j) * 2;
+            const float *turn = turns_of(s, layer, row) + j * 2;
             y = second ? y * turn[0] + other * turn[1] : y * turn[0] - other * turn[1];
         }
+        if (query && QUERY_BETA != 0) y *= query_scale(b.position[row]);
         if (query)
             s.q[(uint64_t)row * Q_DIM + head * HEAD_DIM + i] = y;
         else
@@ -145,18 +164,20 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 typedef struct {
     float turn[HEAD_PARTS / 2][8]; // cosine and sine of a lane's channels
     uint64_t place;                // in the cache, of key head 0
+    float query_scale;
 } RowFacts;
 
 DEVICE RowFacts row_facts(const State &s, const Batch &b, const Layer *layer, int row, bool value)
 {
     RowFacts f;
-    const float *turn = s.rope + (uint64_t)row * ROPE_DIM;
+    const float *turn = turns_of(s, layer, row);
 #pragma unroll
     for (int q = 0; q < HEAD_PARTS / 2; q++) {
         load4<ROPE_DIM>(turn, 2 * own_column(q), f.turn[q]);
         load4<ROPE_DIM>(turn, 2 * own_column(q) + 4, f.turn[q] + 4);
     }
     int position = b.position[row];
+    f.query_scale = query_scale(position);
     uint64_t page =
         b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
     f.place = ((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS * PAGE;
@@ -185,7 +206,7 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
                 for (int i = 0; i < 4; i++) c[4 * q + i] *= factor * weight[i];
             }
         }
-        if (which < 2) {
+        if (which < 2 && is_turned(layer)) {
 #pragma unroll
             for (int i = 0; i < 2 * HEAD_PARTS; i++) {
                 float cosine = f.turn[i / 4][i % 4 * 2], sine = f.turn[i / 4][i % 4 * 2 + 1];
@@ -197,6 +218,8 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
     }
     if (!real) return;
     if (which == 0) {
+        if (QUERY_BETA != 0)
+            for (int i = 0; i < 16; i++) v[i] *= f.query_scale;
         store_columns<Q_DIM>(s.q + (uint64_t)row * Q_DIM, block, v);
         return;
     }

@@ -1,9 +1,12 @@
-// up: h = silu(gate) * up of rmsnorm(x).
+// up: h = act(gate) * up of rmsnorm(x).
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
-DEVICE float silu(float v)
+DEVICE float activate(float v)
 {
+    if (ACTIVATION == GELU_TANH) // 0.5 + 0.5 tanh(u) is the logistic function of 2 u
+        return divide_fast(v, 1 + expf(-1.5957691216f * v * (1 + 0.044715f * v * v)));
+    if (ACTIVATION == RELU2) return v > 0 ? v * v : 0;
     return divide_fast(v, 1 + expf(-v));
 }
 
@@ -46,7 +49,7 @@ DEVICE void up(const State &s, const Batch &b, const Layer *layer, int group)
                    y);
         finish_columns<GATE>(s, gate_linear, block, v);
         finish_columns<UP>(s, up_linear, block, y);
-        for (int i = 0; i < 4; i++) v[i] = silu(v[i]) * y[i];
+        for (int i = 0; i < 4; i++) v[i] = activate(v[i]) * y[i];
         store4<FFN_DIM>(s.h + (uint64_t)row * FFN_DIM, block * BLOCK + 4 * lane, v);
     }
 }
@@ -62,7 +65,7 @@ DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer)
 }
 
 #if WGMMA
-// One of the two products of a tile into h: silu(gate), or h times up, by the same lane.
+// One of the two products of a tile into h: act(gate), or h times up, by the same lane.
 template <int BITS, int GATE, int UP>
 DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, const Tile &t,
                     int rows)
@@ -92,7 +95,7 @@ DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, c
                 for (int i = 0; i < 16; i++) v[i] *= gate[i];
             } else {
 #pragma unroll
-                for (int i = 0; i < 16; i++) v[i] = silu(v[i]);
+                for (int i = 0; i < 16; i++) v[i] = activate(v[i]);
             }
             if (own_row(u) < count) store_columns<FFN_DIM>(h, t.block, v);
         }
@@ -147,7 +150,7 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int)
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
         finish_columns<GATE>(s, gate_linear, block, v);
-        for (int i = 0; i < 4; i++) v[i] = silu(v[i]);
+        for (int i = 0; i < 4; i++) v[i] = activate(v[i]);
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
     }
     block_sync();
