@@ -19,6 +19,7 @@ typedef struct {
     int64_t rows, columns, from;
     const char *fused; // a linear that may hold ours: `rows` of them, ours from `row` on
     int64_t row;
+    int64_t out, count; // of experts
 } Place;
 
 typedef struct {
@@ -127,6 +128,15 @@ static int push_has_tensor(lua_State *lua)
     return 1;
 }
 
+// warn_missing(name)
+static int push_warning(lua_State *lua)
+{
+    const Checkpoint *ck = tracer_of(lua)->checkpoint;
+    if (ck->count && !ck->random_seed)
+        warn(ck->dir, "no tensor %s; taken as zeros", luaL_checkstring(lua, 1));
+    return 0;
+}
+
 // The libraries an architecture may use; what reads files or hides errors is taken out.
 static void open_libraries(lua_State *lua)
 {
@@ -212,6 +222,8 @@ static void read_op(lua_State *lua, TracedList *traced)
     place.from = get_integer(lua, "from");
     place.fused = get_string(lua, "fused");
     place.row = get_integer(lua, "row");
+    place.out = get_integer(lua, "out");
+    place.count = get_integer(lua, "count");
     size_t count = traced->list.count;
     APPEND(traced->places, count, traced->room, place);
     APPEND(traced->list.ops, traced->list.count, traced->list.room, op);
@@ -274,6 +286,22 @@ static void read_ropes(lua_State *lua, Facts *f)
     lua_pop(lua, 1);
 }
 
+static void read_routing(lua_State *lua, Facts *f)
+{
+    if (lua_getfield(lua, -1, "routing") == LUA_TTABLE) {
+        f->experts = (int)get_integer(lua, "experts");
+        f->active = (int)get_integer(lua, "active");
+        f->expert_dim = (int)get_integer(lua, "expert_dim");
+        f->shared_dim = (int)get_integer(lua, "shared_dim");
+        f->router_sigmoid = get_boolean(lua, "sigmoid");
+        f->router_normalize = get_boolean(lua, "normalize");
+        f->router_groups = (int)get_integer(lua, "groups");
+        f->router_top_groups = (int)get_integer(lua, "top_groups");
+        f->router_scale = get_number(lua, "scale");
+    }
+    lua_pop(lua, 1);
+}
+
 static void read_facts(lua_State *lua, Graph *g)
 {
     Facts *f = &g->facts;
@@ -293,7 +321,9 @@ static void read_facts(lua_State *lua, Graph *g)
     g->architecture = get_string(lua, "name");
     g->arch_file = get_string(lua, "file");
     g->tied_head = get_boolean(lua, "tied");
+    f->act_limit = get_number(lua, "act_limit");
     read_ropes(lua, f);
+    read_routing(lua, f);
 }
 
 // The whole result of the trace, on top of the stack.
@@ -328,6 +358,8 @@ static int run_prelude(lua_State *lua)
     lua_setglobal(lua, "line_of");
     lua_pushcfunction(lua, push_has_tensor);
     lua_setglobal(lua, "has_tensor");
+    lua_pushcfunction(lua, push_warning);
+    lua_setglobal(lua, "warn_missing");
     size_t bytes;
     const char *text = tracer_of(lua)->files->text("compiler/prelude.lua", &bytes);
     if (!text) luaL_error(lua, "compiler/prelude.lua:1: is missing");
@@ -391,7 +423,12 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
         else if (strcmp(op->kind, "linear") == 0)
             op->linear = find_linear(ck, is_end ? choose_head(ck, place) : place->name,
                                      (int)place->from, op->width, is_end);
-        else if (strcmp(op->kind, "embedding") == 0)
+        else if (strcmp(op->kind, "experts") == 0) {
+            op->expert_count = (int)place->count;
+            op->experts = find_experts(ck, place->name, (int)place->from, (int)place->out,
+                                       op->expert_count);
+            op->linear = op->experts[0];
+        } else if (strcmp(op->kind, "embedding") == 0)
             op->tensor = find_values(ck, place->name, place->rows, op->width);
         else
             op->tensor = place->columns
@@ -424,12 +461,16 @@ static void measure_layers(Graph *g)
     for (int l = 0; l < f->layers; l++)
         for (size_t i = 0; i < g->layers[l].count; i++) {
             const Op *op = &g->layers[l].ops[i];
-            int kv_heads = 0, width = strcmp(op->kind, "act") == 0 ? op->width : 0;
+            int kv_heads = 0, width = 0;
+            if (strcmp(op->kind, "act") == 0 && !strstr(op->role, "shared") &&
+                !g->layers[l].ops[op->operand[0]].experts)
+                width = op->width;
             if (strcmp(op->kind, "attend") == 0)
                 kv_heads = g->layers[l].ops[op->operand[1]].width / f->head_dim;
             if (kv_heads > f->kv_heads) f->kv_heads = kv_heads;
             if (width > f->ffn_dim) f->ffn_dim = width;
         }
+    if (!f->ffn_dim) f->ffn_dim = f->expert_dim;
 }
 
 Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)

@@ -310,6 +310,25 @@ LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, 
     return w;
 }
 
+const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
+                                   int count)
+{
+    const LinearWeights **experts = arena_alloc((size_t)count * sizeof *experts);
+    const char *at = strstr(name, "{e}");
+    if (!at) die(name, "has no {e}, the expert's number");
+    for (int e = 0; e < count; e++) {
+        const LinearWeights *w = find_linear(
+            ck, arena_format("%.*s%d%s", (int)(at - name), name, e, at + 3), in, out, 0);
+        if (e && w->format != experts[0]->format)
+            die(ck->dir, "%s and %s have different formats, which is not supported", w->name,
+                experts[0]->name);
+        if (e && !w->bias != !experts[0]->bias)
+            die(ck->dir, "of %s and %s only one has a bias", w->name, experts[0]->name);
+        experts[e] = w;
+    }
+    return experts;
+}
+
 int has_linear(const Checkpoint *ck, const char *name)
 {
     return find_part(ck, name, "trellis") || find_part(ck, name, "weight");

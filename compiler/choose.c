@@ -56,15 +56,15 @@ const char *missing_on_cuda(const Plan *plan)
     if (plan->layer_norm) return "LayerNorm has no CUDA kernels";
     if (strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0)
         return "norms of q and k with a weight for every head have no CUDA kernels";
+    for (int r = 0; r < plan->run_count; r++)
+        for (int i = 0; i < plan->runs[r].step_count; i++)
+            if (!is_on_cuda(plan->runs[r].steps[i].name))
+                return arena_format("step %s has no CUDA kernels", plan->runs[r].steps[i].name);
     for (int l = 0; l < f->layers; l++) {
         const LayerWeights *w = &plan->layers[l];
         if (w->kv_heads != f->kv_heads || w->ffn_dim != f->ffn_dim)
             return "layers of different widths have no CUDA kernels";
     }
-    for (int r = 0; r < plan->run_count; r++)
-        for (int i = 0; i < plan->runs[r].step_count; i++)
-            if (!is_on_cuda(plan->runs[r].steps[i].name))
-                return arena_format("step %s has no CUDA kernels", plan->runs[r].steps[i].name);
     return NULL;
 }
 

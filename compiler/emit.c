@@ -146,6 +146,20 @@ static void define_features(Buffer *b, const Plan *plan)
     }
     if (!kv_heads) define(b, "LAYER_KV_HEADS(layer)", "((layer)->kv_heads)", "KV_HEADS is the most");
     if (!ffn_dim) define(b, "LAYER_FFN_DIM(layer)", "((layer)->ffn_dim)", "FFN_DIM is the most");
+    if (f->experts) {
+        define_int(b, "EXPERTS", f->experts, "in each routed layer");
+        define_int(b, "ACTIVE_EXPERTS", f->active, "that a row passes through");
+        define_int(b, "EXPERT_DIM", f->expert_dim, "channels of an expert");
+        if (f->shared_dim) define_int(b, "SHARED_DIM", f->shared_dim, "of the expert of all rows");
+        if (f->router_sigmoid) define_int(b, "ROUTER_SIGMOID", 1, "scores are independent");
+        if (!f->router_normalize) define_int(b, "ROUTER_NORMALIZE", 0, "norm_topk_prob");
+        define_number(b, "ROUTER_SCALE", f->router_scale, 1, "on the weights of experts");
+        if (f->router_groups > 1) {
+            define_int(b, "ROUTER_GROUPS", f->router_groups, "of experts");
+            define_int(b, "ROUTER_TOP_GROUPS", f->router_top_groups, "that are chosen from");
+        }
+    }
+    define_number(b, "ACT_LIMIT", f->act_limit, 0, "swiglu_limit");
     if (strcmp(plan->activation, "silu") != 0)
         define(b, "ACTIVATION", upper_case(plan->activation), "of the feed-forward");
 }
@@ -336,6 +350,18 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         print_linear(&b, "up", &at->up, ",");
         print_linear(&b, "down", &at->down, ",");
         print_offset(&b, "ffn_post", at->ffn_post);
+        if (at->router) {
+            print_offset(&b, "router", at->router);
+            print_offset(&b, "router_bias", at->router_bias);
+            print_offset(&b, "choice_bias", at->choice_bias);
+            print_offset(&b, "expert_stride", at->expert_stride);
+        }
+        if (at->shared_gate.weights) {
+            print_linear(&b, "shared_gate", &at->shared_gate, ",");
+            print_linear(&b, "shared_up", &at->shared_up, ",");
+            print_linear(&b, "shared_down", &at->shared_down, ",");
+            print_offset(&b, "shared_weight", at->shared_weight);
+        }
         if (at->act[0] || at->act[1])
             buffer_print(&b, "     .act = {%s, %s},\n", float_text((double)at->act[0]),
                          float_text((double)at->act[1]));
@@ -355,6 +381,13 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         add_tensor(&b, w->gate, &tensors);
         add_tensor(&b, w->up, &tensors);
         add_tensor(&b, w->down, &tensors);
+        const Op *experts[] = {w->expert_gate, w->expert_up, w->expert_down};
+        for (int i = 0; i < 3 && w->router; i++)
+            for (int e = 0; e < experts[i]->expert_count; e++)
+                add_tensor(&b, experts[i]->experts[e], &tensors);
+        add_tensor(&b, w->shared_gate, &tensors);
+        add_tensor(&b, w->shared_up, &tensors);
+        add_tensor(&b, w->shared_down, &tensors);
     }
     add_tensor(&b, plan->head, &tensors);
     buffer_print(&b, "};\n\n");
@@ -395,8 +428,11 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,\n"
                      "    .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,\n"
                      "    .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,\n");
-    buffer_print(&b, "    .ropes = %d, .post_norms = %d, .wide_head_norms = %d,\n", f->rope_count,
-                 plan->post_norms, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    buffer_print(&b, "    .ropes = %d, .uses_y = %d, .wide_head_norms = %d,\n", f->rope_count,
+                 plan->uses_y, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    if (f->experts)
+        buffer_print(&b, "    .experts = EXPERTS, .active_experts = ACTIVE_EXPERTS,\n"
+                         "    .expert_dim = EXPERT_DIM, .shared_dim = %d,\n", f->shared_dim);
     buffer_print(&b, "    .parameters = %llu, .bits = %.4g,\n", (unsigned long long)plan->parameters,
                  plan->bits);
     buffer_print(&b, "    .weights_bytes = %llu, .weights_hash = \"%s\", .random_seed = %lluu,\n",

@@ -66,6 +66,9 @@ LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, 
                                 int out);
 // 1 when a linear of that name exists in some form.
 int has_linear(const Checkpoint *ck, const char *name);
+// The linear layers `name` with {e} replaced by 0 .. count-1, which must be of one format.
+const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
+                                   int count);
 // 1 when it exists in EXL3 form.
 int is_quantized(const Checkpoint *ck, const char *name);
 
@@ -79,6 +82,8 @@ typedef struct {
     int width;         // values per row
     int rope;          // of a rope: which
     const LinearWeights *linear;
+    const LinearWeights **experts; // of each expert, all like `linear`, the first; or NULL
+    int expert_count;
     const Tensor *tensor;
     double tensor_offset; // added to every value of `tensor` when packed (norms stored as w - 1)
     const char *detail;   // "silu", ...
@@ -101,6 +106,10 @@ typedef struct {
     int rope_dim, rope_interleaved;
     Rope *ropes; // at least one
     int rope_count;
+    int experts, active, expert_dim, shared_dim; // of routed layers; 0 experts: there are none
+    int router_sigmoid, router_normalize, router_groups, router_top_groups;
+    double router_scale;
+    double act_limit; // of clamped_silu
     double query_beta; // queries grow by 1 + beta ln(1 + floor(position / query_from)); 0: do not
     int query_from;
 } Facts;
@@ -142,7 +151,7 @@ const char *roll_layers(const char *name, int first, int last);
 
 typedef struct {
     const char *name;     // of the catalog's row
-    int formats[3], format_count;
+    int formats[6], format_count;
     const char *comment;  // the tensors it stands for and what it writes
 } Step;
 
@@ -151,6 +160,9 @@ typedef struct {
     const Op *attn_norm, *q_norm, *k_norm, *attn_post, *ffn_norm, *ffn_post; // their tensors
     const Op *sinks, *alpha_p, *alpha_n;
     const LinearWeights *q, *k, *v, *o, *gate, *up, *down;
+    const Op *router, *router_bias, *choice_bias, *shared_weight;
+    const Op *expert_gate, *expert_up, *expert_down; // their experts
+    const LinearWeights *shared_gate, *shared_up, *shared_down;
     int window;
     int rope;              // -1: none
     int kv_heads, ffn_dim; // 0 where the layer has no such part
@@ -175,6 +187,7 @@ typedef struct {
     const char *head_norms; // "HEAD_NORM_SHARED", of kernels/features.h
     const char *activation; // "silu"
     int post_norms;         // some step norms what it adds to the residual stream
+    int uses_y;             // State.y is needed
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
     const LinearWeights *head;
     Run *runs;

@@ -10,7 +10,7 @@
 
 // --- the rows, read ------------------------------------------------------------------------------
 
-#define MAX_LINES 16
+#define MAX_LINES 24
 #define MAX_NAME 16
 
 // One statement of a pattern: name = kind:detail(args), or @name = args[0].
@@ -218,6 +218,9 @@ static const struct {
     PLACE(attn_post, 1), PLACE(ffn_norm, 1), PLACE(alpha_p, 1), PLACE(alpha_n, 1),
     PLACE(ffn_post, 1),  PLACE(q, 0),        PLACE(k, 0),      PLACE(v, 0),
     PLACE(o, 0),         PLACE(gate, 0),     PLACE(up, 0),     PLACE(down, 0),
+    PLACE(router, 1),    PLACE(router_bias, 1), PLACE(choice_bias, 1), PLACE(expert_gate, 1),
+    PLACE(expert_up, 1), PLACE(expert_down, 1), PLACE(shared_gate, 0), PLACE(shared_up, 0),
+    PLACE(shared_down, 0), PLACE(shared_weight, 1),
 };
 
 static void put_weights(Plan *plan, LayerWeights *w, const char *name, const Op *op)
@@ -420,7 +423,10 @@ static void count_parameters(Plan *plan)
             }
             if (!op->linear || (op->linear == plan->head && g->tied_head)) continue;
             uint64_t values = (uint64_t)op->linear->in * (uint64_t)op->linear->out;
-            plan->parameters += values + (op->linear->bias ? (uint64_t)op->linear->out : 0);
+            uint64_t copies = op->experts ? (uint64_t)op->expert_count : 1;
+            values *= copies;
+            plan->parameters += values;
+            if (op->linear->bias) plan->parameters += copies * (uint64_t)op->linear->out;
             if (op->linear == plan->head) continue;
             bits += (double)values * FORMAT_BITS(op->linear->format);
             weights += (double)values;
@@ -441,6 +447,7 @@ Plan *fuse_ops(const Graph *g)
         fuse_list(plan, &g->layers[l], l, &plan->layers[l]);
         measure_layer(g, l, &plan->layers[l]);
         plan->post_norms |= plan->layers[l].attn_post || plan->layers[l].ffn_post;
+        plan->uses_y |= plan->post_norms || plan->layers[l].router;
     }
     fuse_list(plan, &g->end, -1, &end);
     take_traits(plan);

@@ -11,6 +11,7 @@ static const struct {
 } kinds[] = {
     {"input", 0, 0, ANY},  {"embedding", 0, 0, ANY}, {"values", 0, 0, ANY}, {"norm", 1, 0, KEEPS},
     {"linear", 1, 0, ANY}, {"head_norm", 1, 0, KEEPS}, {"rope", 1, 0, KEEPS},
+    {"route", 1, 2, ANY},  {"experts", 2, 0, ANY}, {"clamp", 1, 0, KEEPS}, {"gate", 2, 0, KEEPS},
     {"attend", 3, 1, ANY}, {"act", 1, 2, ANY}, {"mul", 2, 0, KEEPS}, {"add", 2, 0, KEEPS},
 };
 
@@ -110,6 +111,7 @@ static void print_op(const Op *op, size_t at, int first, int last, FILE *out)
     if (op->linear)
         fprintf(out, "  %s %s%s", roll_layers(op->linear->name, first, last),
                 format_text(op->linear->format), op->linear->bias ? " + bias" : "");
+    if (op->experts) fprintf(out, ", %d experts", op->expert_count);
     if (op->tensor)
         fprintf(out, "  %s %s", roll_layers(op->tensor->name, first, last), op->tensor->dtype_tag);
     if (op->tensor_offset) fprintf(out, " + %g", op->tensor_offset);
@@ -156,7 +158,13 @@ void print_graph(const Graph *g, FILE *out)
                 {"logit_scale", f->logit_scale, 1},
                 {"attn_softcap", f->attn_softcap, 0},
                 {"logit_softcap", f->logit_softcap, 0},
-                {"query_beta", f->query_beta, 0}};
+                {"query_beta", f->query_beta, 0},
+                {"act_limit", f->act_limit, 0},
+                {"experts", f->experts, 0},
+                {"active", f->active, 0},
+                {"expert_dim", f->expert_dim, 0},
+                {"shared_dim", f->shared_dim, 0},
+                {"router_scale", f->router_scale, f->experts ? 1 : 0}};
     for (size_t i = 0; i < sizeof more / sizeof *more; i++)
         if (more[i].value != more[i].neutral)
             fprintf(out, ", %s %.9g", more[i].name, more[i].value);

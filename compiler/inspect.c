@@ -42,6 +42,12 @@ static Groups group_weights(const Plan *plan)
                             *ffn[] = {w->gate, w->up, w->down};
         for (int i = 0; i < 4; i++) add_linear(&g.attention, attention[i]);
         for (int i = 0; i < 3; i++) add_linear(&g.ffn, ffn[i]);
+        const Op *experts[] = {w->expert_gate, w->expert_up, w->expert_down};
+        for (int i = 0; i < 3 && w->router; i++)
+            for (int e = 0; e < experts[i]->expert_count; e++)
+                add_linear(&g.ffn, experts[i]->experts[e]);
+        const LinearWeights *shared[] = {w->shared_gate, w->shared_up, w->shared_down};
+        for (int i = 0; i < 3; i++) add_linear(&g.ffn, shared[i]);
     }
     add_linear(&g.head, plan->head);
     const Facts *f = &plan->graph->facts;
@@ -167,6 +173,9 @@ static void print_page(const Page *p)
     printf("  widths       dim %d, ffn %d, vocab %d\n", f->dim, f->ffn_dim, f->vocab);
     printf("  attention    %d heads of %d, %d for keys and values\n", f->heads, f->head_dim,
            f->kv_heads);
+    if (f->experts)
+        printf("  experts      %d of %d channels, %d active, %d channels shared\n", f->experts,
+               f->expert_dim, f->active, f->shared_dim);
     printf("  context      %d tokens\n", f->max_position);
     printf("  parameters   %llu\n", (unsigned long long)p->plan->parameters);
     print_group("attention", &p->groups.attention);
@@ -197,6 +206,8 @@ static void print_json(const Page *p)
     cJSON_AddNumberToObject(page, "dim", f->dim);
     cJSON_AddNumberToObject(page, "heads", f->heads);
     cJSON_AddNumberToObject(page, "kv_heads", f->kv_heads);
+    cJSON_AddNumberToObject(page, "experts", f->experts);
+    cJSON_AddNumberToObject(page, "active_experts", f->active);
     cJSON_AddNumberToObject(page, "head_dim", f->head_dim);
     cJSON_AddNumberToObject(page, "ffn_dim", f->ffn_dim);
     cJSON_AddNumberToObject(page, "vocab", f->vocab);

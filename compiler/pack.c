@@ -3,6 +3,7 @@
 // is written once, front to back, so models larger than memory pass through.
 #include "exlc.h"
 #include "half.h"
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -204,6 +205,29 @@ static uint64_t put_values(Writer *w, const Op *op)
     return put_floats(w, op->tensor, count, count, op->tensor_offset);
 }
 
+// The router and the experts, one after the other, each as long as the first.
+static void put_experts(Writer *w, const LayerWeights *from, Layer *to)
+{
+    if (!from->router) return;
+    to->router = put_values(w, from->router);
+    to->router_bias = put_values(w, from->router_bias);
+    to->choice_bias = put_values(w, from->choice_bias);
+    for (int e = 0; e < from->expert_gate->expert_count; e++) {
+        uint64_t first = begin(w);
+        Linear gate = put_linear(w, from->expert_gate->experts[e]);
+        Linear up = put_linear(w, from->expert_up->experts[e]);
+        Linear down = put_linear(w, from->expert_down->experts[e]);
+        uint64_t bytes = begin(w) - first;
+        if (e == 0) to->gate = gate, to->up = up, to->down = down, to->expert_stride = bytes;
+        assert(bytes == to->expert_stride);
+        assert(gate.weights == to->gate.weights + (uint64_t)e * bytes);
+    }
+    to->shared_gate = put_linear(w, from->shared_gate);
+    to->shared_up = put_linear(w, from->shared_up);
+    to->shared_down = put_linear(w, from->shared_down);
+    to->shared_weight = put_values(w, from->shared_weight);
+}
+
 // log(1 + e^x) of the one value of an op's tensor; of 0.8, as training begins, with random weights.
 static double softplus_of(const Op *op)
 {
@@ -266,6 +290,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
         to->up = put_linear(&w, from->up);
         to->down = put_linear(&w, from->down);
         to->ffn_post = put_values(&w, from->ffn_post);
+        put_experts(&w, from, to);
         to->window = from->window;
         to->rope = from->rope;
         to->kv_heads = from->kv_heads;

@@ -6,11 +6,11 @@
 --
 -- Given by arch.c: config (config.json as a table), null (JSON's null), source (text of a file),
 -- line_of (source and line of a level of the stack), has_tensor (1 when the checkpoint has weights
--- and one of that name).
+-- and one of that name), warn_missing (says so once, where there are weights).
 
 local config, null, source, line_of, load = config, null, source, line_of, load
-local has_tensor = has_tensor
-_G.source, _G.line_of, _G.load, _G.has_tensor = nil, nil, nil, nil
+local has_tensor, warn_missing = has_tensor, warn_missing
+_G.source, _G.line_of, _G.load, _G.has_tensor, _G.warn_missing = nil, nil, nil, nil, nil
 
 -- --- refusing ------------------------------------------------------------------------------------
 
@@ -98,6 +98,9 @@ local function check_softcap(key, value)
   return value ~= 0 and value ~= false and check_positive(key, value)
 end
 facts.attn_softcap, facts.logit_softcap = check_softcap, check_softcap
+facts.experts, facts.active, facts.expert_dim = whole(1, 1 << 16), whole(1, 64), whole(1, 1 << 20)
+facts.shared_dim, facts.groups, facts.top_groups = whole(0, 1 << 20), whole(1, 1024), whole(1, 1024)
+facts.route_scale, facts.act_limit = check_positive, check_positive
 
 -- cfg "key": the value of a key, required. cfg("key", default): the default, or what it returns for
 -- m, where the key is absent or null. cfg { "key", default = D, null = N }: N for an explicit null;
@@ -486,6 +489,16 @@ gated_mlp = word("gated_mlp", { under = false, gate = true, up = true, down = tr
 -- down(act(up(x))); parameters: the names of two values that the activation learned.
 mlp = word("mlp", { under = false, up = true, down = true, act = true, parameters = false })
 
+-- A router and experts. router: the tensor that scores them; router_bias: added to the scores;
+-- choice_bias: names of what is added to a score only while choosing, of which the first that is
+-- there counts; score: "softmax" or "sigmoid" of all scores; normalize: weights of the chosen add up
+-- to one. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
+-- shared_gate: its weight is the sigmoid of this. Facts: experts, active, expert_dim, shared_dim,
+-- route_scale, and groups, top_groups: experts are chosen from the best top_groups of groups.
+moe = word("moe", { under = true, router = true, router_bias = false, choice_bias = false,
+                    score = true, normalize = true, expert = true, shared = false,
+                    shared_gate = false })
+
 -- windows { size = W, sliding = f }: layers of which f(m, l) is true, or that config's layer_types
 -- calls sliding_attention, see only the last W keys. size is a number, false, or made from m.
 local Windows = {}
@@ -633,6 +646,18 @@ function trace_part.attention(m, part, role, x)
   return project("o", a, m.dim)
 end
 
+local routing -- the facts of the model's routers; nil without one
+
+-- The product of the gate, through the activation, and of up.
+local function gated(m, part, role, gate, up)
+  local act = record { kind = "act", role = role, args = { gate.index }, width = gate.width,
+                       detail = part.act }
+  if m.act_limit then -- up is clamped, and one is added
+    up = record { kind = "clamp", role = role, args = { up.index }, width = up.width }
+  end
+  return record { kind = "mul", role = role, args = { act.index, up.index }, width = up.width }
+end
+
 function trace_part.gated_mlp(m, part, role, x)
   local under = prefix .. (part.under or "")
   local function project(name, from, width, row)
@@ -641,10 +666,66 @@ function trace_part.gated_mlp(m, part, role, x)
     return trace_linear(role .. "." .. name, under .. part[name], from, width, nil, fused)
   end
   local gate, up = project("gate", x, m.ffn_dim, 0), project("up", x, m.ffn_dim, m.ffn_dim)
-  local act = record { kind = "act", role = role, args = { gate.index }, width = gate.width,
-                       detail = part.act }
-  local h = record { kind = "mul", role = role, args = { act.index, up.index }, width = up.width }
-  return project("down", h, m.dim)
+  return project("down", gated(m, part, role, gate, up), m.dim)
+end
+
+-- The index of an op for a tensor (rows) that the checkpoint may lack: the first of `names`.
+local function optional_values(role, under, names, rows)
+  for _, name in ipairs(names) do
+    if has_tensor(on_disk(under .. name)) then
+      return trace_values(role, under .. name, rows).index
+    end
+  end
+  warn_missing(on_disk(under .. names[1]))
+  return nil
+end
+
+function trace_part.moe(m, part, role, x)
+  local under, expert, shared = prefix .. part.under, part.expert, part.shared
+  routing = { experts = m.experts, active = m.active, expert_dim = m.expert_dim,
+              shared_dim = shared and m.shared_dim or 0, normalize = part.normalize,
+              sigmoid = part.score == "sigmoid", scale = m.route_scale or 1,
+              groups = m.groups or 1, top_groups = m.top_groups or 1 }
+  if m.active > m.experts then refuse("%d of %d experts cannot be active", m.active, m.experts) end
+  if m.experts % routing.groups ~= 0 or routing.top_groups > routing.groups
+     or m.active > m.experts // routing.groups * routing.top_groups then
+    refuse("%d of %d groups of %d experts cannot be chosen", routing.top_groups, routing.groups,
+           m.experts)
+  end
+  local args = { x.index }
+  if part.router_bias then
+    args[2] = trace_values(role .. ".router_bias", under .. part.router_bias, m.experts).index
+  end
+  if part.choice_bias then
+    args[3] = optional_values(role .. ".choice_bias", under, part.choice_bias, m.experts)
+  end
+  local route = record { kind = "route", role = role .. ".router", args = args, width = m.active,
+                         detail = part.score, rows = m.experts * m.dim, columns = m.dim,
+                         name = on_disk(under .. part.router .. ".weight") }
+  local function project(name, from, from_width, width, op_width)
+    return record { kind = "experts", role = role .. "." .. name, width = op_width,
+                    args = { from.index, route.index }, from = from_width, out = width,
+                    count = m.experts,
+                    name = on_disk(under .. expert.under .. expert[name]) }
+  end
+  local gate = project("gate", x, m.dim, m.expert_dim, m.active * m.expert_dim)
+  local up = project("up", x, m.dim, m.expert_dim, m.active * m.expert_dim)
+  local h = gated(m, expert, role, gate, up)
+  local y = project("down", h, m.expert_dim, m.dim, m.dim)
+  if routing.shared_dim == 0 then return y end
+
+  local function share(name, from, width)
+    return trace_linear(role .. ".shared." .. name, under .. shared.under .. shared[name], from,
+                        width)
+  end
+  gate, up = share("gate", x, m.shared_dim), share("up", x, m.shared_dim)
+  local all = share("down", gated(m, shared, role .. ".shared", gate, up), m.dim)
+  if part.shared_gate then
+    all = record { kind = "gate", role = role .. ".shared_gate", args = { all.index, x.index },
+                   width = m.dim, rows = m.dim, columns = m.dim,
+                   name = on_disk(under .. part.shared_gate .. ".weight") }
+  end
+  return record { kind = "add", role = role, args = { y.index, all.index }, width = m.dim }
 end
 
 function trace_part.mlp(m, part, role, x)
@@ -792,6 +873,7 @@ return function(files)
   for _, name in ipairs(required) do
     if m[name] == nil then wrong("does not say %s", name) end
   end
+  routing = nil
   local result = {
     name = names[1], file = file_of[names[1]] .. ".lua", dim = m.dim, layers = m.layers,
     heads = m.heads, head_dim = m.head_dim, vocab = m.vocab, max_position = m.max_position,
@@ -812,6 +894,7 @@ return function(files)
     list.window = window_of(m, l)
     result[l + 1] = list
   end
+  result.routing, result.act_limit = routing, m.act_limit or 0
   if #ropes == 0 and getmetatable(a.rope) == Rope then resolve_rope(m, a.rope) end
   check_unread_keys(a)
   return result

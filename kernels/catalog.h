@@ -51,8 +51,27 @@
     STEP(down_norm, 1,                                                                             \
          "down = linear(@h); ffn_post = norm(down); sum = add(@x, ffn_post); @x = sum",            \
          ", + x -> x", "cpu,cuda", "as down, then rows")                                           \
+    STEP(moe, 3,                                                                                   \
+         "ffn_norm = norm(@x); router_bias ?= values(); choice_bias ?= values();"                  \
+         "router = route(ffn_norm, router_bias, choice_bias);"                                     \
+         "expert_gate = experts(ffn_norm, router); expert_up = experts(ffn_norm, router);"         \
+         "active = act(expert_gate); lifted ?= clamp(expert_up); product = mul(active, lifted);"   \
+         "expert_down = experts(product, router); sum = add(@x, expert_down); @x = sum",           \
+         ", {act}, + x -> x", "cpu", "")                                                           \
+    STEP(moe_shared, 6,                                                                            \
+         "ffn_norm = norm(@x); router_bias ?= values(); choice_bias ?= values();"                  \
+         "router = route(ffn_norm, router_bias, choice_bias);"                                     \
+         "expert_gate = experts(ffn_norm, router); expert_up = experts(ffn_norm, router);"         \
+         "active = act(expert_gate); lifted ?= clamp(expert_up); product = mul(active, lifted);"   \
+         "expert_down = experts(product, router);"                                                 \
+         "shared_gate = linear(ffn_norm); shared_up = linear(ffn_norm);"                           \
+         "active_2 = act(shared_gate); lifted_2 ?= clamp(shared_up);"                              \
+         "product_2 = mul(active_2, lifted_2); shared_down = linear(product_2);"                   \
+         "shared_weight ?= gate(shared_down, ffn_norm); both = add(expert_down, shared_weight);"   \
+         "sum = add(@x, both); @x = sum",                                                          \
+         ", {act}, + x -> x", "cpu", "")                                                           \
     STEP(head, 1, "norm = norm(@x); head = linear(norm); @logits = head",                          \
          " -> logits of the output rows", "cpu,cuda", "column blocks of head, splits of dim")
 
 // The activations that the kernels know, by the words of the architecture files.
-#define ACTIVATIONS(ACT) ACT(silu) ACT(gelu_tanh) ACT(relu2) ACT(xielu)
+#define ACTIVATIONS(ACT) ACT(silu) ACT(gelu_tanh) ACT(relu2) ACT(xielu) ACT(clamped_silu)

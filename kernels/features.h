@@ -53,7 +53,37 @@ enum { HEAD_NORM_SHARED, HEAD_NORM_EACH, HEAD_NORM_ALL };
 #define LAYER_FFN_DIM(layer) FFN_DIM
 #endif
 
-enum { SILU, GELU_TANH, RELU2, XIELU };
+enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #ifndef ACTIVATION
 #define ACTIVATION SILU
 #endif
+#ifndef ACT_LIMIT
+#define ACT_LIMIT 0.0f // of CLAMPED_SILU: the gate is at most this, up within it, and one is added
+#endif
+
+// Experts; those of a layer lie Layer.expert_stride bytes apart.
+#ifndef EXPERTS
+#define EXPERTS 0
+#define ACTIVE_EXPERTS 0
+#define EXPERT_DIM 0
+#endif
+#ifndef SHARED_DIM
+#define SHARED_DIM 0 // of the expert that every row passes through
+#endif
+#ifndef ROUTER_SIGMOID
+#define ROUTER_SIGMOID 0 // 1: scores are independent of each other; 0: softmax over all experts
+#endif
+#ifndef ROUTER_NORMALIZE
+#define ROUTER_NORMALIZE 1 // weights of the chosen experts add up to one
+#endif
+#ifndef ROUTER_SCALE
+#define ROUTER_SCALE 1.0f // on the weights
+#endif
+#ifndef ROUTER_GROUPS
+#define ROUTER_GROUPS 1 // of equally many experts, of which only the best are chosen from
+#define ROUTER_TOP_GROUPS 1
+#endif
+
+// What a row of State.h has room for.
+#define WIDER(a, b) ((a) > (b) ? (a) : (b))
+#define H_DIM WIDER(FFN_DIM, WIDER(ACTIVE_EXPERTS *EXPERT_DIM, SHARED_DIM))

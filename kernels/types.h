@@ -72,6 +72,13 @@ typedef struct {
     int32_t rope;   // the table that turns q and k; -1: they are not turned
     int32_t kv_heads, ffn_dim;
     float act[2]; // of an activation with parameters
+    // A routed layer: gate, up and down are those of expert 0.
+    uint64_t router;        // f32 (EXPERTS, DIM) or absent
+    uint64_t router_bias;   // f32 (EXPERTS) or absent: on scores
+    uint64_t choice_bias;   // f32 (EXPERTS) or absent: on scores while experts are chosen
+    uint64_t expert_stride; // bytes from one expert to the next
+    Linear shared_gate, shared_up, shared_down;
+    uint64_t shared_weight; // f32 (DIM) or absent
 } Layer;
 
 // The tables outside the layers.
@@ -111,8 +118,8 @@ typedef struct {
     float *x;            // (rows, DIM) residual stream
     float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
     float *a;            // (rows, HEADS * HEAD_DIM) attention output
-    float *h;            // (rows, FFN_DIM) activated feed-forward
-    float *y;            // (rows, DIM) products to be normed before they are added to x, or NULL
+    float *h;            // (rows, H_DIM) activated feed-forward
+    float *y;            // (rows, DIM) products before a norm, inputs of experts; or NULL
     float *rope;         // (rows, ROPES, ROPE_DIM / 2, 2) cosine and sine, factor applied
     float *logits;       // (outputs, VOCAB)
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL

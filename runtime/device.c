@@ -69,6 +69,13 @@ static void *take_gpu(Device *d, size_t bytes, Error *err)
     return (void *)p;
 }
 
+int hidden_width(const ModelInfo *m)
+{
+    int width = m->active_experts * m->expert_dim;
+    if (m->ffn_dim > width) width = m->ffn_dim;
+    return m->shared_dim > width ? m->shared_dim : width;
+}
+
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
 {
     void *(*get)(Device *, size_t, Error *) = d->gpu ? take_gpu : take;
@@ -81,8 +88,8 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     if (!(s->cache = get(d, page * (size_t)o->pages, err)) ||
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
-        !(s->h = get(d, 4 * rows * (size_t)m->ffn_dim, err)) ||
-        (m->post_norms && !(s->y = get(d, 4 * rows * (size_t)m->dim, err))) ||
+        !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
+        (m->uses_y && !(s->y = get(d, 4 * rows * (size_t)m->dim, err))) ||
         !(s->rope = get(d, 4 * rows * (size_t)(m->ropes * m->rope_dim) + 16, err)) ||
         !(s->logits = get(d, 4 * outputs * (size_t)m->vocab, err)) ||
         !(s->work = get(d, work_bytes, err)))

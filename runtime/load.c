@@ -99,6 +99,29 @@ static void make_ones(uint8_t *data, uint64_t at, int count)
     for (int i = 0; at && i < count; i++) f[i] = 1;
 }
 
+// Random scores of experts, so that tokens spread over all of them.
+static void make_experts(uint8_t *data, const ModelInfo *m, const Layer *l)
+{
+    float *router = (float *)(data + l->router);
+    for (int64_t i = 0; i < (int64_t)m->experts * m->dim; i++) {
+        uint32_t bits;
+        memcpy(&bits, &router[i], 4);
+        router[i] = ((float)(bits & 0xffff) - 32767.5f) / 32768.0f / 16.0f;
+    }
+    if (l->router_bias) memset(data + l->router_bias, 0, 4 * (size_t)m->experts);
+    if (l->choice_bias) memset(data + l->choice_bias, 0, 4 * (size_t)m->experts);
+    for (int e = 0; e < m->experts; e++) {
+        uint8_t *at = data + (uint64_t)e * l->expert_stride;
+        make_linear(at, &l->gate, m->dim, m->expert_dim, 1);
+        make_linear(at, &l->up, m->dim, m->expert_dim, 1);
+        make_linear(at, &l->down, m->expert_dim, m->dim, 0.2);
+    }
+    make_linear(data, &l->shared_gate, m->dim, m->shared_dim, 1);
+    make_linear(data, &l->shared_up, m->dim, m->shared_dim, 1);
+    make_linear(data, &l->shared_down, m->shared_dim, m->dim, 0.2);
+    make_ones(data, l->shared_weight, m->dim);
+}
+
 static int make_weights(Weights *w, int threads, Error *err)
 {
     const ModelInfo *m = &model_info;
@@ -145,9 +168,10 @@ static int make_weights(Weights *w, int threads, Error *err)
         make_linear(data, &l->k, m->dim, kv_dim, 1);
         make_linear(data, &l->v, m->dim, kv_dim, 1);
         make_linear(data, &l->o, q_dim, m->dim, 0.2);
-        make_linear(data, &l->gate, m->dim, l->ffn_dim, 1);
-        make_linear(data, &l->up, m->dim, l->ffn_dim, 1);
-        make_linear(data, &l->down, l->ffn_dim, m->dim, 0.2);
+        if (!l->router) make_linear(data, &l->gate, m->dim, l->ffn_dim, 1);
+        if (!l->router) make_linear(data, &l->up, m->dim, l->ffn_dim, 1);
+        if (!l->router) make_linear(data, &l->down, l->ffn_dim, m->dim, 0.2);
+        if (l->router) make_experts(data, m, l);
     }
     make_ones(data, m->ends.norm, m->dim);
     make_linear(data, &m->ends.head, m->dim, m->vocab, 1);

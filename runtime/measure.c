@@ -26,11 +26,14 @@ static double median(double *values, int count)
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-// Bytes of weights that a decode pass reads: everything but the embedding table.
+// Bytes of weights that a decode pass of one row reads: everything but the embedding table and the
+// experts that are not active.
 static uint64_t pass_bytes(void)
 {
     const ModelInfo *m = &model_info;
-    return m->weights_bytes - 2 * (uint64_t)m->vocab * (uint64_t)m->dim;
+    uint64_t idle = (uint64_t)(m->experts - m->active_experts), skipped = 0;
+    for (int l = 0; l < m->layers; l++) skipped += idle * m->layer_table[l].expert_stride;
+    return m->weights_bytes - 2 * (uint64_t)m->vocab * (uint64_t)m->dim - skipped;
 }
 
 static uint64_t cache_bytes(int context)

@@ -34,6 +34,13 @@
     (4 * FEW_ROWS *                                                                                \
      (size_t)LARGER(PADDED(HEADS * HEAD_DIM) + 2 * PADDED(KV_HEADS * HEAD_DIM),                    \
                     LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
+// A routed layer uses the same memory otherwise: scores and routes of the rows, the rows of each
+// expert, prepared inputs of gate and up, or of down.
+#define EXPERT_INPUT LARGER(2 * PADDED(DIM), LARGER(PADDED(EXPERT_DIM), PADDED(SHARED_DIM)))
+#define ROUTE_BYTES(rows) (4 * (size_t)(rows) * (EXPERTS + 4 * ACTIVE_EXPERTS + 2) + 8 * (EXPERTS + 64))
+#define MOE_BYTES(rows)                                                                            \
+    (EXPERTS ? ROUTE_BYTES(rows) + 16 * MANY_ROWS * (size_t)EXPERT_INPUT : 0)
 #define CPU_WORK_BYTES(max_rows, max_outputs)                                                      \
-    (INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)) +        \
-     SUMS_BYTES)
+    LARGER(INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)) +  \
+               SUMS_BYTES,                                                                         \
+           MOE_BYTES(max_rows))

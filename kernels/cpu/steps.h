@@ -9,4 +9,5 @@
 #include "attend.h"
 #include "out.h"
 #include "up.h"
+#include "moe.h"
 #include "head.h"

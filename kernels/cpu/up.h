@@ -18,7 +18,18 @@ ALWAYS Floats activation(const Layer *layer, Floats x)
         Floats high = layer->act[0] * x * x, low = (power - x) * layer->act[1];
         return (Floats)(((Ints)high & is_positive) | ((Ints)low & ~is_positive)) + 0.5f * x;
     }
+    if (ACTIVATION == CLAMPED_SILU) {
+        x = -larger(-x, splat(-ACT_LIMIT));
+        return x / (1.0f + exponential(x * -1.702f));
+    }
     return x / (1.0f + exponential(-x));
+}
+
+// What gate is multiplied with.
+ALWAYS Floats lifted(Floats up)
+{
+    if (ACTIVATION != CLAMPED_SILU) return up;
+    return -larger(-larger(up, splat(-ACT_LIMIT)), splat(-ACT_LIMIT)) + 1.0f;
 }
 
 // h = activation(gate) * up, or activation(up) where gate is NULL, for one row of a block.
@@ -26,7 +37,7 @@ ALWAYS void activate(const Layer *layer, const float *gate, const float *up, flo
 {
     for (int i = 0; i < width; i += FLOATS) {
         Floats y = activation(layer, load((gate ? gate : up) + i));
-        if (gate) y *= load(up + i);
+        if (gate) y *= lifted(load(up + i));
         if (i + FLOATS <= width)
             store(h + i, y);
         else

@@ -52,7 +52,7 @@ def build_config(directory, stored_head):
     if architecture == "DeciLMForCausalLM":
         del values["num_key_value_heads"], values["intermediate_size"]
     config = config_class.from_dict(copy.deepcopy(values))
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     return model_class, config
 
 
@@ -90,6 +90,43 @@ def read_linear(files, key, module, config):
     return np.concatenate([weight for weight, _ in parts], axis=1), None
 
 
+# Other names of an expert's parts, and where some families keep the tensors of their routers.
+W_NAMES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+MOVED = {"gate.moe_statics.": "moe_statics.", ".mlp.experts.": ".block_sparse_moe.experts.",
+         ".mlp.gate.": ".block_sparse_moe.gate."}
+
+
+def moved(files, name):
+    for old, new in MOVED.items():
+        if name not in files.tensors and name.replace(old, new) in files.tensors:
+            return name.replace(old, new)
+    return name
+
+
+def read_values(files, name, parameter):
+    return files.take(moved(files, name)).float64().reshape(tuple(parameter.shape))
+
+
+def read_experts(files, key, config):
+    """The stacked tensors of all experts, as the family's class has them."""
+    count = getattr(config, "num_local_experts", None) or config.num_experts
+    width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    hidden, names = config.hidden_size, {n: n for n in W_NAMES}
+    if not files.has_linear(f"{key}.0.gate_proj"):
+        key, names = key.replace(".mlp.", ".block_sparse_moe."), W_NAMES
+    parts = [[files.linear(f"{key}.{e}.{names[name]}", inputs, outputs)
+              for name, inputs, outputs in (("gate_proj", hidden, width), ("up_proj", hidden, width),
+                                            ("down_proj", width, hidden))] for e in range(count)]
+    gate, up, down = (np.stack([p[i][0] for p in parts]) for i in range(3))
+    if parts[0][0][1] is None:
+        both = np.concatenate([gate, up], axis=2).transpose(0, 2, 1)
+        return {"gate_up_proj": both, "down_proj": down.transpose(0, 2, 1)}
+    gate_bias, up_bias, down_bias = (np.stack([p[i][1] for p in parts]) for i in range(3))
+    return {"gate_up_proj": np.stack([gate, up], axis=3).reshape(count, hidden, 2 * width),
+            "gate_up_proj_bias": np.stack([gate_bias, up_bias], axis=2).reshape(count, 2 * width),
+            "down_proj": down, "down_proj_bias": down_bias}
+
+
 def load_model(directory):
     """The model of a directory in float64, every parameter set from a stored tensor."""
     files = exl3.Directory(directory)
@@ -125,9 +162,14 @@ def load_model(directory):
             assert (bias is None) == (module.bias is None), f"{key}: bias"
             if bias is not None:
                 put(key + ".bias", module.bias, bias)
+        elif key.endswith(".experts"):
+            for name, values in read_experts(files, stored(key), config).items():
+                put(f"{key}.{name}", own[f"{key}.{name}"], values)
         else:
+            own.update(module.named_buffers(prefix=key, recurse=False))
             for name, parameter in own.items():
-                put(name, parameter, files.take(stored(name)).float64())
+                if name.endswith("_bias") or name in missing:
+                    put(name, parameter, read_values(files, stored(name), parameter))
     assert not missing, f"{directory}: not stored: {sorted(missing)}"
     unused = {name for name in set(files.tensors) - files.used if not name.startswith("vision_")}
     assert not unused, f"{directory}: not used: {sorted(unused)}"
