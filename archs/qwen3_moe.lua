@@ -4,7 +4,7 @@ local qwen3 = require "qwen3"
 return qwen3:with {
   name   = "qwen3_moe",
   hf     = { "Qwen3MoeForCausalLM" },
-  expect = { norm_topk_prob = true, use_sliding_window = false },
+  expect = { norm_topk_prob = true, use_sliding_window = false, use_qk_norm = true },
 
   kv_heads = cfg { "num_key_value_heads", default = 4, null = function(m) return m.heads end },
   head_dim = cfg { "head_dim", default = 128, null = function(m) return m.dim // m.heads end },

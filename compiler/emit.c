@@ -141,7 +141,7 @@ static void define_features(Buffer *b, const Plan *plan)
     if (f->rope_count > 1) define_int(b, "ROPES", f->rope_count, "tables of angles");
     if (unturned) define_int(b, "ROPE_EVERYWHERE", 0, "some layers do not turn q and k");
     if (f->query_beta) {
-        define(b, "QUERY_BETA", float_text(f->query_beta), "llama_4_scaling_beta");
+        define(b, "QUERY_BETA", float_text(f->query_beta), "of the position");
         define_int(b, "QUERY_FROM", f->query_from, "original_max_position_embeddings");
     }
     if (!kv_heads) define(b, "LAYER_KV_HEADS(layer)", "((layer)->kv_heads)", "KV_HEADS is the most");

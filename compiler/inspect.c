@@ -124,6 +124,7 @@ typedef struct {
     int sliding, window; // layers with a window, and the widest
     int contexts[4], context_count;
     const char *tokenizer, *unsupported;
+    const char *no_cuda; // why it cannot be compiled for CUDA, or NULL
 } Page;
 
 static Page make_page(const char *dir)
@@ -146,6 +147,7 @@ static Page make_page(const char *dir)
     for (int i = 0; i < 3; i++)
         if (contexts[i] < f->max_position) p.contexts[p.context_count++] = contexts[i];
     p.contexts[p.context_count++] = f->max_position;
+    p.no_cuda = missing_on_cuda(plan);
     p.tokenizer = describe_tokenizer(ck->dir, &p.unsupported);
     return p;
 }
@@ -188,6 +190,10 @@ static void print_page(const Page *p)
     for (int i = 0; i < p->context_count; i++)
         printf("  memory       %.1f MiB with %d tokens of context\n",
                (double)memory_bytes(p, p->contexts[i]) / (1 << 20), p->contexts[i]);
+    if (p->no_cuda)
+        printf("  targets      cpu (%s)\n", p->no_cuda);
+    else
+        printf("  targets      cpu, cuda\n");
     printf("  tokenizer    %s\n", p->tokenizer);
     printf("  unsupported  %s\n", p->unsupported ? p->unsupported : "nothing");
 }
@@ -228,6 +234,9 @@ static void print_json(const Page *p)
         cJSON_AddNumberToObject(row, "bytes", (double)memory_bytes(p, p->contexts[i]));
         cJSON_AddItemToArray(memory, row);
     }
+    cJSON *targets = cJSON_AddArrayToObject(page, "targets");
+    cJSON_AddItemToArray(targets, cJSON_CreateString("cpu"));
+    if (!p->no_cuda) cJSON_AddItemToArray(targets, cJSON_CreateString("cuda"));
     cJSON_AddStringToObject(page, "tokenizer", p->tokenizer);
     cJSON *list = cJSON_AddArrayToObject(page, "unsupported");
     if (p->unsupported) cJSON_AddItemToArray(list, cJSON_CreateString(p->unsupported));
