@@ -250,12 +250,16 @@ static void check_squares(void)
     free(expected);
 }
 
+// Without a norm (0), x itself.
 static double *normed_x(uint64_t norm, const int32_t *map, int rows)
 {
     float *x = get(s.x, (size_t)b.rows * DIM * 4);
     double *y = malloc((size_t)rows * DIM * sizeof *y);
-    for (int r = 0; r < rows; r++)
-        reference_norm(x + (map ? map[r] : r) * DIM, (float *)(weights + norm), DIM, y + r * DIM);
+    for (int r = 0; r < rows; r++) {
+        const float *from = x + (map ? map[r] : r) * DIM;
+        if (norm) reference_norm(from, (float *)(weights + norm), DIM, y + r * DIM);
+        for (int i = 0; !norm && i < DIM; i++) y[r * DIM + i] = from[i];
+    }
     free(x);
     return y;
 }
@@ -269,13 +273,15 @@ static double *widen(const float *v, size_t count)
 
 // --- steps ---------------------------------------------------------------------------------------
 
+#define TURNS (ROPES * ROPE_DIM) // cosines and sines of a row
+
 static void check_embed(void)
 {
-    const float inverse[] = ROPE_INVERSE;
+    const float inverse[] = ROPE_INVERSE, factor[] = {ROPE_FACTOR};
     launch_embed(gpu, &s, &b, EMBED_FORMAT);
     float *x = get(s.x, (size_t)b.rows * DIM * 4),
-          *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
-    double *ex = malloc((size_t)b.rows * DIM * 8), *er = malloc((size_t)b.rows * ROPE_DIM * 8);
+          *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
+    double *ex = malloc((size_t)b.rows * DIM * 8), *er = malloc((size_t)b.rows * TURNS * 8);
     const uint16_t *table = (const uint16_t *)(weights + s.ends.embed);
     for (int r = 0; r < b.rows; r++) {
         for (int i = 0; i < DIM; i++) {
@@ -283,16 +289,16 @@ static void check_embed(void)
             uint32_t wide = (uint32_t)bits << 16;
             float f;
             memcpy(&f, &wide, 4);
-            ex[r * DIM + i] = EMBED_FORMAT == b16 ? f : reference_half(bits);
+            ex[r * DIM + i] = (EMBED_FORMAT == b16 ? f : reference_half(bits)) * EMBED_SCALE;
         }
-        for (int j = 0; j < ROPE_DIM / 2; j++) {
+        for (int j = 0; j < TURNS / 2; j++) {
             float angle = (float)position[r] * inverse[j];
-            er[r * ROPE_DIM + 2 * j] = cos(angle) * ROPE_FACTOR;
-            er[r * ROPE_DIM + 2 * j + 1] = sin(angle) * ROPE_FACTOR;
+            er[r * TURNS + 2 * j] = cos(angle) * factor[j / (ROPE_DIM / 2)];
+            er[r * TURNS + 2 * j + 1] = sin(angle) * factor[j / (ROPE_DIM / 2)];
         }
     }
     compare("embed", b.rows, DIM, x, ex, 0);
-    compare("rope", b.rows, ROPE_DIM, rope, er, 1e-6);
+    compare("rope", b.rows, TURNS, rope, er, 1e-6);
     check_squares();
     launch_keep(gpu, &s, &b, 1);
     float *hidden = get(s.hidden + (size_t)b.rows * DIM, (size_t)b.rows * DIM * 4);
@@ -315,7 +321,7 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
     set_x();
     launch_qkv(gpu, &s, &b, q, k, v, s.layers + l);
     double *x = normed_x(layer->attn_norm, NULL, b.rows);
-    float *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
+    float *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
     for (int which = 0; which < 3; which++) {
         const Linear *w = which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
         int heads = which == 0 ? HEADS : KV_HEADS, width = heads * HEAD_DIM;
@@ -329,7 +335,12 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
             for (int h = 0; h < heads; h++) {
                 reference_head(y + (size_t)r * width + h * HEAD_DIM,
                                norm ? (float *)(weights + norm) : NULL,
-                               which < 2 ? rope + (size_t)r * ROPE_DIM : NULL);
+                               which < 2 && layer->rope >= 0
+                                   ? rope + (size_t)r * TURNS + layer->rope * ROPE_DIM
+                                   : NULL);
+                for (int i = 0; which == 0 && i < HEAD_DIM; i++)
+                    y[(size_t)r * width + h * HEAD_DIM + i] *=
+                        1 + QUERY_BETA * log(1 + floor((double)position[r] / QUERY_FROM));
                 for (int i = 0; which && i < HEAD_DIM; i++)
                     got[(size_t)r * width + h * HEAD_DIM + i] =
                         cache_at(cache, l, sequence[r], which == 2, h, position[r], i);
@@ -354,14 +365,17 @@ static void check_attend(int l)
         for (int h = 0; h < HEADS; h++) {
             int window = layers[l].window, last = position[r], kv = h / GROUP;
             int first = window > 0 && last >= window ? last - window + 1 : 0;
-            double most = -INFINITY, total = 0;
+            double sink = ATTN_SINKS ? ((float *)(weights + layers[l].sinks))[h] : -INFINITY;
+            double most = sink, total = 0;
             for (int t = first; t <= last; t++) {
                 p[t] = 0;
                 for (int i = 0; i < HEAD_DIM; i++)
                     p[t] += q[(size_t)r * Q_DIM + h * HEAD_DIM + i] *
                             (double)cache_at(cache, l, sequence[r], 0, kv, t, i) * SOFTMAX_SCALE;
+                p[t] = reference_softcap(p[t], ATTN_SOFTCAP);
                 most = fmax(most, p[t]);
             }
+            total = exp(sink - most);
             for (int t = first; t <= last; t++) total += p[t] = exp(p[t] - most);
             for (int t = first; t <= last; t++)
                 for (int i = 0; i < HEAD_DIM; i++)
@@ -372,9 +386,41 @@ static void check_attend(int l)
     free(q), free(got), free(cache), free(expected), free(p);
 }
 
+#if POST_NORMS
+// out_norm or down_norm: x += norm(linear(input)).
+static void check_post_norm(int down, int format, int l, const char *name)
+{
+    const Linear *w = down ? &layers[l].down : &layers[l].o;
+    int in = down ? FFN_DIM : Q_DIM;
+    float *input = random_floats((size_t)b.rows * in, 1);
+    set_x();
+    float *before = get(s.x, (size_t)b.rows * DIM * 4);
+    put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
+    (down ? launch_down_norm : launch_out_norm)(gpu, &s, &b, format, s.layers + l);
+    float *got = get(s.x, (size_t)b.rows * DIM * 4), product[DIM];
+    double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
+    reference_linear(weights, w, format, in, DIM, b.rows, x, y);
+    for (int r = 0; r < b.rows; r++) {
+        for (int i = 0; i < DIM; i++) product[i] = (float)y[r * DIM + i];
+        uint64_t norm = down ? layers[l].ffn_post : layers[l].attn_post;
+        reference_norm(product, (float *)(weights + norm), DIM, y + r * DIM);
+        for (int i = 0; i < DIM; i++)
+            y[r * DIM + i] = y[r * DIM + i] * RESIDUAL_SCALE + before[r * DIM + i];
+    }
+    char what[64];
+    snprintf(what, sizeof what, "%s_norm(%s)", down ? "down" : "out", name);
+    compare(what, b.rows, DIM, got, y, 1e-3);
+    check_squares();
+    free(input), free(before), free(got), free(x), free(y);
+}
+#endif
+
 // out or down: x += linear(input).
 static void check_residual(int down, int format, int l, const char *name)
 {
+#if POST_NORMS
+    check_post_norm(down, format, l, name);
+#endif
     const Linear *w = down ? &layers[l].down : &layers[l].o;
     int in = down ? FFN_DIM : Q_DIM;
     float *input = random_floats((size_t)b.rows * in, 1);
@@ -388,7 +434,7 @@ static void check_residual(int down, int format, int l, const char *name)
     float *got = get(s.x, (size_t)b.rows * DIM * 4);
     double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
-    for (int i = 0; i < b.rows * DIM; i++) y[i] += before[i];
+    for (int i = 0; i < b.rows * DIM; i++) y[i] = y[i] * RESIDUAL_SCALE + before[i];
     char what[64];
     snprintf(what, sizeof what, "%s(%s)", down ? "down" : "out", name);
     compare(what, b.rows, DIM, got, y, FORMAT_IS_EXL3(format) && PLANES(format) == 1 ? 4e-4 : 4e-4);
@@ -425,7 +471,7 @@ static void check_up(int gate, int up, int l, const char *name)
     double *y = malloc((size_t)b.rows * FFN_DIM * 8), *z = malloc((size_t)b.rows * FFN_DIM * 8);
     reference_linear(weights, &layers[l].gate, gate, DIM, FFN_DIM, b.rows, x, y);
     reference_linear(weights, &layers[l].up, up, DIM, FFN_DIM, b.rows, x, z);
-    for (int i = 0; i < b.rows * FFN_DIM; i++) y[i] = y[i] / (1 + exp(-y[i])) * z[i];
+    for (int i = 0; i < b.rows * FFN_DIM; i++) y[i] = reference_activation(y[i]) * z[i];
     char what[64];
     snprintf(what, sizeof what, "up(%s)", name);
     compare(what, b.rows, FFN_DIM, got, y, 2e-3);
@@ -440,6 +486,8 @@ static void check_head(int format, const char *name)
     double *x = normed_x(s.ends.norm, output, b.outputs),
            *y = malloc((size_t)b.outputs * VOCAB * 8);
     reference_linear(weights, &s.ends.head, format, DIM, VOCAB, b.outputs, x, y);
+    for (int i = 0; i < b.outputs * VOCAB; i++)
+        y[i] = reference_softcap(y[i] * LOGIT_SCALE, LOGIT_SOFTCAP);
     char what[64];
     snprintf(what, sizeof what, "head(%s)", name);
     compare(what, b.outputs, VOCAB, got, y, 2e-3);
@@ -583,6 +631,12 @@ static void check_nan(void)
 static void check_batch(int segments, const int *rows)
 {
     make_batch(segments, rows);
+    if (!ROPE_EVERYWHERE) { // one of the tables, or none; a norm, or none
+        static uint64_t norm;
+        if (!norm) norm = layers[1].attn_norm;
+        layers[1].rope = (int)(random_bits() % (ROPES + 1)) - 1;
+        layers[1].attn_norm = random_bits() % 2 ? norm : 0;
+    }
     check_embed();
 #define CHECK_QKV(x, y, z)                                                                         \
     layers[1].q = random_linear(x, DIM, Q_DIM, 1);                                                 \
@@ -703,7 +757,8 @@ int main(int count, char **arguments)
     s.q = device(TEST_ROWS * Q_DIM * 4);
     s.a = device(TEST_ROWS * Q_DIM * 4);
     s.h = device(TEST_ROWS * FFN_DIM * 4);
-    s.rope = device(TEST_ROWS * ROPE_DIM * 4);
+    s.y = device(TEST_ROWS * DIM * 4);
+    s.rope = device(TEST_ROWS * TURNS * 4);
     s.logits = device((size_t)TEST_ROWS * VOCAB * 4);
     s.hidden = device((size_t)(LAYERS + 1) * TEST_ROWS * DIM * 4);
     s.work = device(gpu_work_bytes(TEST_ROWS, TEST_ROWS));
@@ -728,6 +783,9 @@ int main(int count, char **arguments)
     for (int l = 0; l < LAYERS; l++) {
         layers[l].attn_norm = random_vector(DIM, 1, 0.2f);
         layers[l].ffn_norm = random_vector(DIM, 1, 0.2f);
+        layers[l].attn_post = random_vector(DIM, 1, 0.2f);
+        layers[l].ffn_post = random_vector(DIM, 1, 0.2f);
+        layers[l].sinks = random_vector(HEADS, 0, 1);
         if (TEST_HEAD_NORM) {
             layers[l].q_norm = random_vector(HEAD_DIM, 1, 0.2f);
             layers[l].k_norm = random_vector(HEAD_DIM, 1, 0.2f);

@@ -107,6 +107,19 @@ static void reference_linear(const uint8_t *weights, const Linear *l, int format
     free(z);
 }
 
+// c tanh(x / c), x where c is 0.
+static double reference_softcap(double x, double c)
+{
+    return c != 0 ? c * tanh(x / c) : x;
+}
+
+static double reference_activation(double x)
+{
+    if (ACTIVATION == GELU_TANH) return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    if (ACTIVATION == RELU2) return x > 0 ? x * x : 0;
+    return x / (1 + exp(-x));
+}
+
 static void reference_norm(const float *x, const float *weight, int count, double *y)
 {
     double sum = 0;
