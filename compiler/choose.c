@@ -54,8 +54,8 @@ const char *missing_on_cuda(const Plan *plan)
         return arena_format("head_dim %d: on CUDA a multiple of 16 up to 256 is expected",
                             f->head_dim);
     if (plan->layer_norm) return "LayerNorm has no CUDA kernels";
-    if (strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0)
-        return "norms of q and k with a weight for every head have no CUDA kernels";
+    if (strcmp(plan->head_norms, "HEAD_NORM_EACH") == 0)
+        return "LayerNorms of every head have no CUDA kernels";
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))

@@ -45,7 +45,7 @@
     STEP(up_alone, 1,                                                                              \
          "ffn_norm ?= norm(@x); up = linear(ffn_norm); alpha_p ?= values(); alpha_n ?= values();"  \
          "active = act(up, alpha_p, alpha_n); @h = active",                                        \
-         ", {act} -> h", "cpu", "")                                                                \
+         ", {act} -> h", "cpu,cuda", "column blocks of up, splits of dim")                         \
     STEP(down, 1, "down = linear(@h); sum = add(@x, down); @x = sum", ", + x -> x", "cpu,cuda",    \
          "column blocks of down, splits of ffn_dim")                                               \
     STEP(down_norm, 1,                                                                             \

@@ -200,6 +200,17 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
                        b->rows);
 }
 
+static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int up,
+                                   const Layer *layer)
+{
+    if (decode_form(s, b))
+        launch_decode(gpu, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM) * SLICES(up, DIM),
+                      b->rows);
+    else
+        launch_prefill(gpu, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
+                       b->rows);
+}
+
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
                                const Layer *layer)
 {

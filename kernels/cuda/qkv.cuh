@@ -1,7 +1,7 @@
 // qkv: q, k, v = linear(rmsnorm(x)) + bias; per-head rmsnorm of q and k where the model has one;
 // rope on the first ROPE_DIM channels; q -> s.q, k and v -> the cache. A head inside a 128-column
-// block is finished where the block is; otherwise the raw columns go to memory and `finish` takes
-// the heads.
+// block is finished where the block is; otherwise, or where a norm needs all heads, the raw columns go
+// to memory and `finish` takes the heads.
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
@@ -26,18 +26,21 @@ DEVICE float query_scale(int position)
 }
 
 // Norm, rope and destination of one head of one row, by a whole warp. `c` is its channels in shared
-// memory; head counts through q, k and v.
+// memory; head counts through q, k and v. `all` is the factor of a norm over all heads.
 DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
-                        float *c)
+                        float all, float *c)
 {
     int lane = threadIdx.x % WARP;
     bool query = head < HEADS, value = head >= HEADS + KV_HEADS;
     uint64_t norm = query ? layer->q_norm : value ? 0 : layer->k_norm;
     if (norm) {
         const float *weight = (const float *)(s.weights + norm);
-        float sum = 0;
+        float sum = 0, factor = all;
         for (int i = lane; i < HEAD_DIM; i += WARP) sum += c[i] * c[i];
-        float factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
+        if (HEAD_NORMS == HEAD_NORM_ALL)
+            weight += (query ? head : head - HEADS) * HEAD_DIM;
+        else
+            factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] *= factor * weight[i];
         warp_sync();
     }
@@ -85,7 +88,7 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     int before = which == 0 ? 0 : HEADS + (which - 1) * KV_HEADS;
     for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
         int head = block * (BLOCK / HEAD_DIM) + i;
-        if (head < heads) finish_head(s, b, layer, row, before + head, room + i * HEAD_DIM);
+        if (head < heads) finish_head(s, b, layer, row, before + head, 1, room + i * HEAD_DIM);
     }
     warp_sync();
 }
@@ -157,7 +160,8 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 #if WGMMA
 // Where the turned pairs are 32 or 64 channels apart, a lane of wide.cuh has both.
 #define HEADS_IN_LANES                                                                             \
-    ((HEAD_DIM == 64 || HEAD_DIM == 128) && ROPE_DIM == HEAD_DIM && !ROPE_INTERLEAVED)
+    ((HEAD_DIM == 64 || HEAD_DIM == 128) && ROPE_DIM == HEAD_DIM && !ROPE_INTERLEAVED &&            \
+     HEADS_IN_BLOCKS)
 #define HEAD_PARTS (HEADS_IN_LANES ? HEAD_DIM / 32 : 4) // of 4 of a lane's channels
 
 // What finish_lanes needs of a row, read before the tile is there.
@@ -368,6 +372,14 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
                     : PADDED(Q_DIM) + PADDED(KV_DIM) + (head - HEADS - KV_HEADS) * HEAD_DIM;
     const float *raw = work_at<const float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM + first;
     for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
+    float all = 1;
+    if (HEAD_NORMS == HEAD_NORM_ALL && head < HEADS + KV_HEADS) {
+        const float *columns = raw - (head < HEADS ? head : head - HEADS) * HEAD_DIM;
+        int width = head < HEADS ? Q_DIM : KV_DIM;
+        float sum = 0;
+        for (int i = lane; i < width; i += WARP) sum += columns[i] * columns[i];
+        all = 1.0f / sqrtf(warp_sum(sum) / width + NORM_EPS);
+    }
     warp_sync();
-    finish_head(s, b, layer, row, head, room[warp]);
+    finish_head(s, b, layer, row, head, all, room[warp]);
 }

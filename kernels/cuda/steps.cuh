@@ -64,6 +64,11 @@
     ENTRY(up_##g##_##u##_prepare, 256, 2) { up_prepare<g, u>(s, b, layer); }                       \
     PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u>(s, b, layer, n); }
 
+#define UP_ALONE(u)                                                                                \
+    ENTRY(up_alone_##u, 256, 2) { up_alone<u>(s, b, layer, n); }                                   \
+    ENTRY(up_alone_##u##_prepare, 256, 2) { up_alone_prepare<u>(s, b, layer); }                    \
+    PREFILL_ENTRY(up_alone_##u##_prefill) { up_alone_prefill<u>(s, b, layer, n); }
+
 #define DOWN_ENTRIES(name, f, post)                                                                \
     ENTRY(name##_##f, 256, 2) { out<f, FFN_DIM, post>(s, b, &layer->down, s.h, n); }               \
     ENTRY(name##_##f##_prepare, 256, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); }      \

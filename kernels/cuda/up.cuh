@@ -1,12 +1,16 @@
-// up: h = act(gate) * up of rmsnorm(x).
+// up: h = act(gate) * up of rmsnorm(x). up_alone: h = act(up).
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
-DEVICE float activate(float v)
+DEVICE float activate(const Layer *layer, float v)
 {
     if (ACTIVATION == GELU_TANH) // 0.5 + 0.5 tanh(u) is the logistic function of 2 u
         return divide_fast(v, 1 + expf(-1.5957691216f * v * (1 + 0.044715f * v * v)));
     if (ACTIVATION == RELU2) return v > 0 ? v * v : 0;
+    if (ACTIVATION == XIELU) {
+        if (v > 0) return layer->act[0] * v * v + 0.5f * v;
+        return (expf(fminf(v, -1e-6f)) - 1 - v) * layer->act[1] + 0.5f * v;
+    }
     return divide_fast(v, 1 + expf(-v));
 }
 
@@ -49,7 +53,7 @@ DEVICE void up(const State &s, const Batch &b, const Layer *layer, int group)
                    y);
         finish_columns<GATE>(s, gate_linear, block, v);
         finish_columns<UP>(s, up_linear, block, y);
-        for (int i = 0; i < 4; i++) v[i] = activate(v[i]) * y[i];
+        for (int i = 0; i < 4; i++) v[i] = activate(layer, v[i]) * y[i];
         store4<FFN_DIM>(s.h + (uint64_t)row * FFN_DIM, block * BLOCK + 4 * lane, v);
     }
 }
@@ -95,7 +99,7 @@ DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, c
                 for (int i = 0; i < 16; i++) v[i] *= gate[i];
             } else {
 #pragma unroll
-                for (int i = 0; i < 16; i++) v[i] = activate(v[i]);
+                for (int i = 0; i < 16; i++) v[i] = activate(layer, v[i]);
             }
             if (own_row(u) < count) store_columns<FFN_DIM>(h, t.block, v);
         }
@@ -150,7 +154,7 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int)
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
         finish_columns<GATE>(s, gate_linear, block, v);
-        for (int i = 0; i < 4; i++) v[i] = activate(v[i]);
+        for (int i = 0; i < 4; i++) v[i] = activate(layer, v[i]);
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
     }
     block_sync();
@@ -163,6 +167,104 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int)
         load4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, h);
         for (int i = 0; i < 4; i++) v[i] *= h[i];
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
+    }
+}
+#endif
+
+// --- without a gate ------------------------------------------------------------------------------
+
+// A row's columns 4 * lane .. + 3 of a column block, by a whole warp.
+template <int UP>
+DEVICE void put_active(const State &s, const Layer *layer, const Linear &w, int row, int block,
+                       float v[4])
+{
+    finish_columns<UP>(s, w, block, v);
+    for (int i = 0; i < 4; i++) v[i] = activate(layer, v[i]);
+    store4<FFN_DIM>(s.h + (uint64_t)row * FFN_DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+}
+
+// Grid: column blocks times slices.
+template <int UP> DEVICE void up_alone(const State &s, const Batch &b, const Layer *layer, int group)
+{
+    constexpr int COUNT = SLICES(UP, DIM);
+    const Linear w = layer->up;
+    int block = blockIdx.x / COUNT, slice = blockIdx.x % COUNT;
+    float *partial = work_at<float>(s, work_of(s).large);
+    uint64_t unit_floats = (uint64_t)b.rows * BLOCK;
+    linear_unit<UP, DIM>(s, w, normed_source(s, layer->ffn_norm, nullptr), block, slice, b.rows,
+                         group, partial + blockIdx.x * unit_floats);
+    if (!last_arrival(work_at<int32_t>(s, work_of(s).counters) + block, COUNT)) return;
+    partial += (uint64_t)block * COUNT * unit_floats;
+    for (int row = threadIdx.x / WARP; row < b.rows; row += DECODE_THREADS / WARP) {
+        float v[4];
+        add_slices(partial, COUNT, b.rows, row, v);
+        put_active<UP>(s, layer, w, row, block, v);
+    }
+}
+
+// Grid: rows.
+template <int UP> DEVICE void up_alone_prepare(const State &s, const Batch &b, const Layer *layer)
+{
+    grid_release();
+    grid_wait();
+    prepare<DIM, 1, FORMAT_IS_EXL3(UP)>(s, &layer->up, normed_source(s, layer->ffn_norm, nullptr),
+                                        blockIdx.x, b.rows);
+}
+
+#if WGMMA
+// Grid: clusters of two blocks.
+template <int UP>
+DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
+{
+    constexpr int BITS = FORMAT_BITS(UP), PAIRS = PAIRS(FFN_DIM);
+    const Linear w = layer->up;
+    int tiles = (b.rows + tile_rows - 1) / tile_rows;
+    Ring ring;
+    ring_open<BITS>(&ring);
+    grid_release();
+    grid_wait();
+    if (copies()) {
+        begin_copying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+            ring_fill<BITS, DIM>(&ring, s, w.weights, BITS, t, prepared<DIM>(s, 0, b.rows), b.rows);
+        }
+    } else {
+        begin_multiplying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+            float sums[WIDE_ROWS / 2];
+            multiply_tile<BITS, UP, UP, UP, DIM>(&ring, 0, t.rows, sums);
+            for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+                const float *tile = tile_part(&ring, sums, part);
+                for (int r = threadIdx.x / WARP; r < part_rows(t, part);
+                     r += DECODE_THREADS / WARP) {
+                    int row = t.first + part * WIDE_PART_ROWS + r;
+                    float v[4];
+                    tile_row(tile, r, prepared_scale(s, 0, b.rows)[row], v);
+                    put_active<UP>(s, layer, w, row, t.block, v);
+                }
+            }
+        }
+    }
+    ring_close();
+}
+#else
+// Grid: (tiles of rows, column blocks).
+template <int UP>
+DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer, int)
+{
+    const Linear w = layer->up;
+    int first = blockIdx.x * TILE_ROWS, block = blockIdx.y;
+    int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
+    grid_release();
+    grid_wait();
+    const float *tile = gemm_tile<UP, DIM>(
+        s, w, block, prepared<DIM>(s, 0, b.rows) + (uint64_t)first * PADDED(DIM), rows);
+    for (int r = threadIdx.x / WARP; r < rows; r += DECODE_THREADS / WARP) {
+        float v[4];
+        tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
+        put_active<UP>(s, layer, w, first + r, block, v);
     }
 }
 #endif

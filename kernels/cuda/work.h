@@ -30,8 +30,9 @@
 #define MOST_SPLITS ((MAX_CONTEXT + SPLIT - 1) / SPLIT + 1)
 #define SPLIT_FLOATS (GROUP * (HEAD_DIM + 2)) // sums, then largest and weight of each head
 
-// A head that a 128-column block does not contain is finished by a kernel of its own.
-#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0)
+// A head that a 128-column block does not contain is finished by a kernel of its own, and so are
+// heads of which a norm needs all.
+#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL)
 #define RAW_DIM (PADDED(Q_DIM) + 2 * PADDED(KV_DIM))
 
 // Activations of the prefill form are stored in groups of 8 rows.

@@ -331,6 +331,12 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         float *got = malloc((size_t)b.rows * width * 4);
         uint16_t *cache = which ? get(s.cache, CACHE_HALVES * 2) : NULL;
         if (which == 0) gpu_read(gpu, got, (GpuPointer)s.q, (size_t)b.rows * width * 4);
+        for (int r = 0; r < b.rows && norm && HEAD_NORMS == HEAD_NORM_ALL; r++) {
+            double *row = y + (size_t)r * width, sum = 0;
+            for (int i = 0; i < width; i++) sum += row[i] * row[i];
+            for (int i = 0; i < width; i++)
+                row[i] *= ((float *)(weights + norm))[i] / sqrt(sum / width + NORM_EPS);
+        }
         for (int r = 0; r < b.rows; r++)
             for (int h = 0; h < heads; h++) {
                 reference_head(y + (size_t)r * width + h * HEAD_DIM,
@@ -461,6 +467,23 @@ static void check_residual(int down, int format, int l, const char *name)
     }
     free(input), free(before), free(got), free(x), free(y);
 }
+
+#ifdef TEST_UP_ALONE
+static void check_up_alone(int up, int l, const char *name)
+{
+    set_x();
+    launch_up_alone(gpu, &s, &b, up, s.layers + l);
+    float *got = get(s.h, (size_t)b.rows * FFN_DIM * 4);
+    double *x = normed_x(layers[l].ffn_norm, NULL, b.rows);
+    double *y = malloc((size_t)b.rows * FFN_DIM * 8);
+    reference_linear(weights, &layers[l].up, up, DIM, FFN_DIM, b.rows, x, y);
+    for (int i = 0; i < b.rows * FFN_DIM; i++) y[i] = reference_activation(y[i]);
+    char what[64];
+    snprintf(what, sizeof what, "up_alone(%s)", name);
+    compare(what, b.rows, FFN_DIM, got, y, 2e-3);
+    free(got), free(x), free(y);
+}
+#endif
 
 static void check_up(int gate, int up, int l, const char *name)
 {
@@ -661,6 +684,11 @@ static void check_batch(int segments, const int *rows)
     put_weights();                                                                                 \
     check_up(g, u, 1, #g "," #u);                                                                  \
     weights_used = start;
+#define CHECK_UP_ALONE(u)                                                                          \
+    layers[1].up = random_linear(u, DIM, FFN_DIM, 1);                                              \
+    put_weights();                                                                                 \
+    check_up_alone(u, 1, #u);                                                                      \
+    weights_used = start;
 #define CHECK_HEAD(f)                                                                              \
     s.ends.head = random_linear(f, DIM, VOCAB, 0);                                                 \
     put_weights();                                                                                 \
@@ -678,6 +706,9 @@ static void check_batch(int segments, const int *rows)
 #endif
     TEST_OUT(CHECK_OUT)
     TEST_UP(CHECK_UP)
+#ifdef TEST_UP_ALONE
+    TEST_UP_ALONE(CHECK_UP_ALONE)
+#endif
     TEST_DOWN(CHECK_DOWN)
     TEST_HEAD(CHECK_HEAD)
 }
@@ -787,9 +818,11 @@ int main(int count, char **arguments)
         layers[l].ffn_post = random_vector(DIM, 1, 0.2f);
         layers[l].sinks = random_vector(HEADS, 0, 1);
         if (TEST_HEAD_NORM) {
-            layers[l].q_norm = random_vector(HEAD_DIM, 1, 0.2f);
-            layers[l].k_norm = random_vector(HEAD_DIM, 1, 0.2f);
+            int all = HEAD_NORMS == HEAD_NORM_ALL;
+            layers[l].q_norm = random_vector(all ? Q_DIM : HEAD_DIM, 1, 0.2f);
+            layers[l].k_norm = random_vector(all ? KV_DIM : HEAD_DIM, 1, 0.2f);
         }
+        layers[l].act[0] = 0.7f, layers[l].act[1] = 1.1f;
     }
     layers[1].window = TEST_WINDOW;
     put_weights();
