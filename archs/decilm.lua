@@ -6,14 +6,14 @@ local llama = require "llama"
 local unknown = { "num_sink_tokens", "replace_with_linear", "sparsify", "unshifted_sink",
                   "use_prefill_window_in_sink_attention", "window_length" }
 
--- The number under `key` of a part of layer l, "attention" or "ffn"; nil when there is no such part.
+-- The number under `key` of a part of layer l, "attention" or "ffn"; nil without that part.
 local function number_of(m, l, part, key)
   local block = m.blocks[l + 1]
   local t = type(block) == "table" and block[part]
   if type(t) ~= "table" then refuse("block_configs[%d].%s is missing", l, part) end
-  for _, key in ipairs(unknown) do
-    if t[key] and t[key] ~= null then
-      refuse("block_configs[%d].%s.%s is set, which is not supported", l, part, key)
+  for _, other in ipairs(unknown) do
+    if t[other] and t[other] ~= null then
+      refuse("block_configs[%d].%s.%s is set, which is not supported", l, part, other)
     end
   end
   if t.no_op == true then return nil end

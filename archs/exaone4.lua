@@ -1,5 +1,5 @@
--- EXAONE 4.0: norms only behind attention and feed-forward, and on the heads of q and k. Models with
--- windows do not turn q and k where there is none; models without turn them everywhere.
+-- EXAONE 4.0: norms only behind attention and feed-forward, and on the heads of q and k. Models
+-- with windows do not turn q and k where there is none; models without turn them everywhere.
 local llama = require "llama"
 
 return llama:with {

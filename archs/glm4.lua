@@ -1,4 +1,5 @@
--- GLM-4 (0414 and Z1): norms around attention and feed-forward; interleaved rope on half of each head.
+-- GLM-4 (0414 and Z1): norms around attention and feed-forward; interleaved rope on half of each
+-- head.
 local llama = require "llama"
 
 return llama:with {

@@ -12,7 +12,11 @@ return llama:with {
   head_dim     = cfg { "head_dim", default = 64, null = function(m) return m.dim // m.heads end },
   eps          = cfg("rms_norm_eps", 1e-05),
   max_position = cfg("max_position_embeddings", 131072),
-  rope         = rope_config { style = "neox", theta = 150000 },
+  rope         = rope_config {
+    style = "neox", theta = 150000,
+    otherwise = { rope_type = "yarn", factor = 32, beta_fast = 32, beta_slow = 1,
+                  truncate = false, original_max_position_embeddings = 4096 },
+  },
   size         = cfg { "sliding_window", default = 128, null = false },
   window       = windows {
     size    = function(m) return m.size end,

@@ -425,16 +425,15 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
                                      (int)place->from, op->width, is_end);
         else if (strcmp(op->kind, "experts") == 0) {
             op->expert_count = (int)place->count;
-            op->experts = find_experts(ck, place->name, (int)place->from, (int)place->out,
-                                       op->expert_count);
+            op->experts =
+                find_experts(ck, place->name, (int)place->from, (int)place->out, op->expert_count);
             op->linear = op->experts[0];
         } else if (strcmp(op->kind, "embedding") == 0)
             op->tensor = find_values(ck, place->name, place->rows, op->width);
         else
-            op->tensor = place->columns
-                             ? find_values(ck, place->name, place->rows / place->columns,
-                                           place->columns)
-                             : find_values(ck, place->name, place->rows, 0);
+            op->tensor = place->columns ? find_values(ck, place->name, place->rows / place->columns,
+                                                      place->columns)
+                                        : find_values(ck, place->name, place->rows, 0);
     }
     return traced->list;
 }

@@ -144,7 +144,8 @@ static void define_features(Buffer *b, const Plan *plan)
         define(b, "QUERY_BETA", float_text(f->query_beta), "of the position");
         define_int(b, "QUERY_FROM", f->query_from, "original_max_position_embeddings");
     }
-    if (!kv_heads) define(b, "LAYER_KV_HEADS(layer)", "((layer)->kv_heads)", "KV_HEADS is the most");
+    if (!kv_heads)
+        define(b, "LAYER_KV_HEADS(layer)", "((layer)->kv_heads)", "KV_HEADS is the most");
     if (!ffn_dim) define(b, "LAYER_FFN_DIM(layer)", "((layer)->ffn_dim)", "FFN_DIM is the most");
     if (f->experts) {
         define_int(b, "EXPERTS", f->experts, "in each routed layer");
@@ -189,10 +190,11 @@ static Buffer constants_region(const Plan *plan, const BuildOptions *options)
     define_features(&b, plan);
     define_int(&b, "MAX_CONTEXT", options->max_context, "--max-context");
     define_int(&b, "MAX_BATCH", options->max_batch, "--max-batch");
-    buffer_print(&b, f->rope_count > 1
-                         ? "\n// Radians per position of each rotating pair: ROPES tables of "
-                           "ROPE_DIM / 2.\n"
-                         : "\n// Radians per position of each rotating pair, ROPE_DIM / 2 of them.\n");
+    buffer_print(&b,
+                 f->rope_count > 1
+                     ? "\n// Radians per position of each rotating pair: ROPES tables of "
+                       "ROPE_DIM / 2.\n"
+                     : "\n// Radians per position of each rotating pair, ROPE_DIM / 2 of them.\n");
     buffer_print(&b, "#define ROPE_INVERSE \\\n    { \\\n");
     int pairs = f->rope_dim / 2, count = pairs * f->rope_count;
     for (int i = 0; i < count;) {
@@ -431,8 +433,10 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .ropes = %d, .uses_y = %d, .wide_head_norms = %d,\n", f->rope_count,
                  plan->uses_y, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
     if (f->experts)
-        buffer_print(&b, "    .experts = EXPERTS, .active_experts = ACTIVE_EXPERTS,\n"
-                         "    .expert_dim = EXPERT_DIM, .shared_dim = %d,\n", f->shared_dim);
+        buffer_print(&b,
+                     "    .experts = EXPERTS, .active_experts = ACTIVE_EXPERTS,\n"
+                     "    .expert_dim = EXPERT_DIM, .shared_dim = %d,\n",
+                     f->shared_dim);
     buffer_print(&b, "    .parameters = %llu, .bits = %.4g,\n", (unsigned long long)plan->parameters,
                  plan->bits);
     buffer_print(&b, "    .weights_bytes = %llu, .weights_hash = \"%s\", .random_seed = %lluu,\n",

@@ -76,7 +76,7 @@ int is_quantized(const Checkpoint *ck, const char *name);
 
 // An op of the traced dataflow; operands are indices of earlier ops.
 typedef struct {
-    const char *kind;  // "embedding" "rmsnorm" "linear" "rope" "attend" "act" "mul" "add" ...
+    const char *kind;  // "embedding" "norm" "linear" "rope" "attend" "act" "mul" "add" ...
     const char *role;  // part of the architecture it came from: "attn.q", "ffn.gate", "attn_norm"
     int operand[4];    // -1: none
     int width;         // values per row
@@ -86,7 +86,7 @@ typedef struct {
     int expert_count;
     const Tensor *tensor;
     double tensor_offset; // added to every value of `tensor` when packed (norms stored as w - 1)
-    const char *detail;   // "silu", ...
+    const char *detail;   // "silu"; of a norm "rms", "layer" or "all"
 } Op;
 
 typedef struct {
@@ -109,7 +109,7 @@ typedef struct {
     int experts, active, expert_dim, shared_dim; // of routed layers; 0 experts: there are none
     int router_sigmoid, router_normalize, router_groups, router_top_groups;
     double router_scale;
-    double act_limit; // of clamped_silu
+    double act_limit;  // of clamped_silu
     double query_beta; // queries grow by 1 + beta ln(1 + floor(position / query_from)); 0: do not
     int query_from;
 } Facts;
@@ -169,7 +169,6 @@ typedef struct {
     Step *steps;
     int step_count;
 } LayerWeights;
-
 
 // Neighbouring layers whose steps are all the same variant.
 typedef struct {

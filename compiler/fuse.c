@@ -214,12 +214,18 @@ static const struct {
     {                                                                                              \
 #field, offsetof(LayerWeights, field), is_op                                               \
     }
-    PLACE(attn_norm, 1), PLACE(q_norm, 1),   PLACE(k_norm, 1), PLACE(sinks, 1),
-    PLACE(attn_post, 1), PLACE(ffn_norm, 1), PLACE(alpha_p, 1), PLACE(alpha_n, 1),
-    PLACE(ffn_post, 1),  PLACE(q, 0),        PLACE(k, 0),      PLACE(v, 0),
-    PLACE(o, 0),         PLACE(gate, 0),     PLACE(up, 0),     PLACE(down, 0),
-    PLACE(router, 1),    PLACE(router_bias, 1), PLACE(choice_bias, 1), PLACE(expert_gate, 1),
-    PLACE(expert_up, 1), PLACE(expert_down, 1), PLACE(shared_gate, 0), PLACE(shared_up, 0),
+    PLACE(attn_norm, 1),   PLACE(q_norm, 1),
+    PLACE(k_norm, 1),      PLACE(sinks, 1),
+    PLACE(attn_post, 1),   PLACE(ffn_norm, 1),
+    PLACE(alpha_p, 1),     PLACE(alpha_n, 1),
+    PLACE(ffn_post, 1),    PLACE(q, 0),
+    PLACE(k, 0),           PLACE(v, 0),
+    PLACE(o, 0),           PLACE(gate, 0),
+    PLACE(up, 0),          PLACE(down, 0),
+    PLACE(router, 1),      PLACE(router_bias, 1),
+    PLACE(choice_bias, 1), PLACE(expert_gate, 1),
+    PLACE(expert_up, 1),   PLACE(expert_down, 1),
+    PLACE(shared_gate, 0), PLACE(shared_up, 0),
     PLACE(shared_down, 0), PLACE(shared_weight, 1),
 };
 
@@ -309,7 +315,8 @@ static Step make_step(const char *where, const Row *row, const OpList *list, con
         comment = arena_format("%.*s%s%s", (int)(act - comment), comment,
                                find_kind(list, row, m, "act")->detail, act + 5);
     if (strncmp(comment, "{rope}", 6) == 0)
-        comment = arena_format("%s%s", find_kind(list, row, m, "rope") ? ", rope" : "", comment + 6);
+        comment =
+            arena_format("%s%s", find_kind(list, row, m, "rope") ? ", rope" : "", comment + 6);
     const char *between = b.data && isalpha((unsigned char)*comment) ? ", " : "";
     step.comment = arena_format("%s%s%s", b.data ? b.data : "", between, comment);
     buffer_free(&b);

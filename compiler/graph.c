@@ -6,13 +6,14 @@
 
 static const struct {
     const char *kind;
-    int operands, more; // how many it takes, and how many more it may take
+    int operands, more;        // how many it takes, and how many more it may take
     enum { ANY, KEEPS } width; // of the result: that of every operand
 } kinds[] = {
-    {"input", 0, 0, ANY},  {"embedding", 0, 0, ANY}, {"values", 0, 0, ANY}, {"norm", 1, 0, KEEPS},
-    {"linear", 1, 0, ANY}, {"head_norm", 1, 0, KEEPS}, {"rope", 1, 0, KEEPS},
-    {"route", 1, 2, ANY},  {"experts", 2, 0, ANY}, {"clamp", 1, 0, KEEPS}, {"gate", 2, 0, KEEPS},
-    {"attend", 3, 1, ANY}, {"act", 1, 2, ANY}, {"mul", 2, 0, KEEPS}, {"add", 2, 0, KEEPS},
+    {"input", 0, 0, ANY},   {"embedding", 0, 0, ANY}, {"values", 0, 0, ANY},
+    {"norm", 1, 0, KEEPS},  {"linear", 1, 0, ANY},    {"head_norm", 1, 0, KEEPS},
+    {"rope", 1, 0, KEEPS},  {"route", 1, 2, ANY},     {"experts", 2, 0, ANY},
+    {"clamp", 1, 0, KEEPS}, {"gate", 2, 0, KEEPS},    {"attend", 3, 1, ANY},
+    {"act", 1, 2, ANY},     {"mul", 2, 0, KEEPS},     {"add", 2, 0, KEEPS},
 };
 
 static void check_op(const Graph *g, const char *where, const OpList *list, size_t at)
@@ -137,8 +138,7 @@ static void print_rope(const Facts *f, int i, FILE *out)
     for (int j = 0; j < pairs; j++)
         if (j < 2 || j >= pairs - 2)
             fprintf(out, "%s %.9g", j == pairs - 2 && pairs > 4 ? " .." : "", rope->inverse[j]);
-    if (rope->short_inverse)
-        fprintf(out, "; another up to %d tokens of context", rope->original);
+    if (rope->short_inverse) fprintf(out, "; another up to %d tokens of context", rope->original);
     buffer_free(&number);
 }
 

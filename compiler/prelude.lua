@@ -342,12 +342,13 @@ local function is_object(value)
 end
 
 -- rope_config { style = "neox" | "interleaved" }: a rope of the model. theta: the base where config
--- states none; theta_key: the key that states it, false for none; of: the layers' name in a rope_parameters with one
--- object for each kind of layer; scaled = false: the base alone counts; partial: some channels may
--- stay as they are; query_scale: llama_4_scaling_beta is known; dim: channels that turn.
+-- states none; theta_key: the key that states it, false for none; of: the layers' name in a
+-- rope_parameters with one object for each kind of layer; scaled = false: the base alone counts;
+-- otherwise: the object where config has none; partial: some channels may stay as they are;
+-- query_scale: llama_4_scaling_beta is known; dim: channels that turn, from m.
 local Rope = {}
-local rope_options = { "style", "theta", "theta_key", "of", "scaled", "partial", "query_scale",
-                       "dim" }
+local rope_options = { "style", "theta", "theta_key", "of", "scaled", "otherwise", "partial",
+                       "query_scale", "dim" }
 function rope_config(options)
   if type(options) ~= "table" or (options.style ~= "neox" and options.style ~= "interleaved") then
     wrong('rope_config needs style = "neox" or "interleaved"')
@@ -368,12 +369,14 @@ local function rope_object(o)
   end
   local of = o.of and is_object(parameters) and parameters[o.of]
   if of and of ~= null then
-    if type(of) ~= "table" then refuse("rope_parameters.%s is %s, expected an object", o.of, show(of)) end
+    if type(of) ~= "table" then
+      refuse("rope_parameters.%s is %s, expected an object", o.of, show(of))
+    end
     return of, "rope_parameters." .. o.of
   end
   if o.scaled == false then return {}, "rope_parameters" end
   if is_object(scaling) then return scaling, "rope_scaling" end
-  return is_object(parameters) and parameters or {}, "rope_parameters"
+  return is_object(parameters) and parameters or o.otherwise or {}, "rope_parameters"
 end
 
 -- Queries grow with the logarithm of their position: by 1 + beta ln(1 + floor(position / from)).
@@ -390,7 +393,8 @@ local function resolve_rope(m, rope)
   local o, s = rope.options, {}
   s.dict, s.name = rope_object(o)
   for _, key in ipairs(sorted_keys(s.dict)) do
-    if s.dict[key] ~= null and key ~= "llama_4_scaling_beta" and not is_one_of(key, rope_keys) then
+    local known = key == "llama_4_scaling_beta" or is_one_of(key, rope_keys)
+    if s.dict[key] ~= null and not known then
       refuse("%s.%s is not known", s.name, key)
     end
   end
@@ -489,10 +493,10 @@ gated_mlp = word("gated_mlp", { under = false, gate = true, up = true, down = tr
 -- down(act(up(x))); parameters: the names of two values that the activation learned.
 mlp = word("mlp", { under = false, up = true, down = true, act = true, parameters = false })
 
--- A router and experts. router: the tensor that scores them; router_bias: added to the scores;
+-- A router and experts. router: the tensor that scores them; router_bias is added to the scores;
 -- choice_bias: names of what is added to a score only while choosing, of which the first that is
--- there counts; score: "softmax" or "sigmoid" of all scores; normalize: weights of the chosen add up
--- to one. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
+-- there counts; score: "softmax" or "sigmoid" of all scores; normalize: weights of the chosen add
+-- up to one. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
 -- shared_gate: its weight is the sigmoid of this. Facts: experts, active, expert_dim, shared_dim,
 -- route_scale, and groups, top_groups: experts are chosen from the best top_groups of groups.
 moe = word("moe", { under = true, router = true, router_bias = false, choice_bias = false,

@@ -43,8 +43,8 @@ typedef struct {
     const char *exlc_version;
     const char *build_id; // 32 hex digits over the packed weights' description
     int layers, dim, heads, kv_heads, head_dim, ffn_dim, vocab, rope_dim;
-    int ropes;      // tables of angles
-    int uses_y;     // 1: State.y is needed
+    int ropes;           // tables of angles
+    int uses_y;          // 1: State.y is needed
     int wide_head_norms; // 1: q_norm and k_norm hold a value for every channel of all heads
     int experts, active_experts, expert_dim, shared_dim; // 0 experts: no routed layer
     int max_context, max_batch; // the build's upper limits

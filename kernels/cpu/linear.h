@@ -72,8 +72,8 @@ ALWAYS Moments moments_of(const float *x, int width, bool layer_norm)
 ALWAYS void norm_rows(const Input *in, int first, int end, Moments *moments)
 {
     for (int r = first; r < end; r++)
-        moments[r] = in->norm ? moments_of(input_row(in, r), in->width, LAYER_NORM)
-                              : (Moments){0, 1};
+        moments[r] =
+            in->norm ? moments_of(input_row(in, r), in->width, LAYER_NORM) : (Moments){0, 1};
 }
 
 // v = v H128, unscaled.
@@ -109,8 +109,7 @@ ALWAYS void hadamard(float *v)
 #define HADAMARD_SCALE 0.08838834764831845f // 1 / sqrt(128)
 
 // Block `block` of input row r: zero-extended, normed, and transformed for EXL3 formats.
-ONCE void input_block(const Input *in, int r, Moments m, int block, const uint16_t *suh,
-                      float *v)
+ONCE void input_block(const Input *in, int r, Moments m, int block, const uint16_t *suh, float *v)
 {
     const float *x = input_row(in, r) + block * BLOCK;
     int width = SMALLER(BLOCK, in->width - block * BLOCK);
@@ -209,8 +208,8 @@ ALWAYS void few_prepare(int format, const State *s, const Linear *linear, const 
             for (int r = 0; r < R; r++) {
                 float v[BLOCK] __attribute__((aligned(64)));
                 if (first + r < rows)
-                    input_block(in, first + r, moments[first + r], slice,
-                                suh_of(format, s, linear), v);
+                    input_block(in, first + r, moments[first + r], slice, suh_of(format, s, linear),
+                                v);
                 else
                     memset(v, 0, sizeof v);
                 prepare(format, act + slice * slice_bytes(format, R), R, r, v);

@@ -37,9 +37,9 @@
 // A routed layer uses the same memory otherwise: scores and routes of the rows, the rows of each
 // expert, prepared inputs of gate and up, or of down.
 #define EXPERT_INPUT LARGER(2 * PADDED(DIM), LARGER(PADDED(EXPERT_DIM), PADDED(SHARED_DIM)))
-#define ROUTE_BYTES(rows) (4 * (size_t)(rows) * (EXPERTS + 4 * ACTIVE_EXPERTS + 2) + 8 * (EXPERTS + 64))
-#define MOE_BYTES(rows)                                                                            \
-    (EXPERTS ? ROUTE_BYTES(rows) + 16 * MANY_ROWS * (size_t)EXPERT_INPUT : 0)
+#define ROUTE_BYTES(rows)                                                                          \
+    (4 * (size_t)(rows) * (EXPERTS + 4 * ACTIVE_EXPERTS + 2) + 8 * (EXPERTS + 64))
+#define MOE_BYTES(rows) (EXPERTS ? ROUTE_BYTES(rows) + 16 * MANY_ROWS * (size_t)EXPERT_INPUT : 0)
 #define CPU_WORK_BYTES(max_rows, max_outputs)                                                      \
     LARGER(INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)) +  \
                SUMS_BYTES,                                                                         \

@@ -1,10 +1,10 @@
 // moe: a router scores all experts for each row; x += the outputs of the best ones, weighted.
 // moe_shared: and the output of an expert that every row passes through.
 //
-// Rows are grouped by expert. Groups, or pieces of large ones, go through gate, up and down in waves
-// of at most MANY_ROWS rows: pieces of few rows straight from packed weights, larger ones through
-// panels, as in linear.h. What an expert gives is added to x in the order of the experts, by the
-// worker that has the column block, so that a row's sum does not depend on other rows.
+// Rows are grouped by expert. Groups, or pieces of large ones, go through gate, up and down in
+// waves of at most MANY_ROWS rows: pieces of few rows straight from packed weights, larger ones
+// through panels, as in linear.h. What an expert gives is added to x in the order of the experts,
+// by the worker that has the column block, so that a row's sum does not depend on other rows.
 #pragma once
 #include "up.h"
 #include <math.h>
@@ -49,8 +49,8 @@ ALWAYS float dot(const float *a, const float *b, int width)
     return total;
 }
 
-// Scores of the choice outside the best groups become -infinity. A group is worth the sum of its two
-// best scores.
+// Scores of the choice outside the best groups become -infinity. A group is worth the sum of its
+// two best scores.
 ALWAYS void keep_top_groups(float *choice)
 {
     enum { SIZE = EXPERTS / ROUTER_GROUPS };
@@ -99,8 +99,8 @@ ONCE void choose_experts(const float *scores, const float *choice_bias, Route *r
     }
     for (int e = 0; e < EXPERTS; e++)
         if (chosen[e])
-            *routes++ = (Route){
-                e, value[e] * ROUTER_SCALE / (ROUTER_NORMALIZE ? LARGER(sum, 1e-20f) : 1)};
+            *routes++ =
+                (Route){e, value[e] * ROUTER_SCALE / (ROUTER_NORMALIZE ? LARGER(sum, 1e-20f) : 1)};
 }
 
 // y = norm(x); the experts of every row, and the rows of every expert.
@@ -298,8 +298,8 @@ ALWAYS void pass_experts(Worker *w, State *s, const Batch *b, int format_gate, i
                                    act_of(m, p, width), tiles, tiles->tile[0]);
                     for (int r = first; r < tile.end; r++) {
                         int row = shared ? p->first + r : m->row[p->first + r];
-                        float weight = shared ? m->shared[row]
-                                              : m->routes[m->place[p->first + r]].weight;
+                        float weight =
+                            shared ? m->shared[row] : m->routes[m->place[p->first + r]].weight;
                         float *x = s->x + (size_t)row * DIM + block * BLOCK;
                         const float *y = tiles->tile[0] + (r - first) * BLOCK;
                         for (int j = 0; j < width_of(DIM, block); j++)

@@ -129,8 +129,8 @@ ALWAYS void qkv_part(int format, int part, const State *s, const Batch *b, const
 
 // The same for halves, into sums.
 ALWAYS void qkv_halves(int format, const State *s, const Batch *b, const Linear *linear,
-                       Range halves, const Input *in, const Moments *moments, bool prepared, char *act,
-                       float *sums, size_t stride)
+                       Range halves, const Input *in, const Moments *moments, bool prepared,
+                       char *act, float *sums, size_t stride)
 {
     if (halves.first >= halves.end) return;
     if (!prepared)

@@ -217,7 +217,8 @@ DEVICE void attend(const State &s, const Batch &b, const Layer *layer)
                     to < SPLIT ? to : SPLIT - 1, partial + (uint64_t)index * SPLIT_FLOATS);
         if (splits > 1) {
             int32_t *counter = work_at<int32_t>(s, work_of(s).counters) + row * KV_HEADS + kv_head;
-            if (last_arrival(counter, splits)) attend_combine(s, layer, row, kv_head, splits, partial);
+            if (last_arrival(counter, splits))
+                attend_combine(s, layer, row, kv_head, splits, partial);
         }
         block_sync(); // shared memory is free for the next item
     }

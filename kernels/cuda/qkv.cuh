@@ -1,7 +1,7 @@
 // qkv: q, k, v = linear(rmsnorm(x)) + bias; per-head rmsnorm of q and k where the model has one;
 // rope on the first ROPE_DIM channels; q -> s.q, k and v -> the cache. A head inside a 128-column
-// block is finished where the block is; otherwise, or where a norm needs all heads, the raw columns go
-// to memory and `finish` takes the heads.
+// block is finished where the block is; otherwise, or where a norm needs all heads, the raw columns
+// go to memory and `finish` takes the heads.
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
@@ -160,7 +160,7 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 #if WGMMA
 // Where the turned pairs are 32 or 64 channels apart, a lane of wide.cuh has both.
 #define HEADS_IN_LANES                                                                             \
-    ((HEAD_DIM == 64 || HEAD_DIM == 128) && ROPE_DIM == HEAD_DIM && !ROPE_INTERLEAVED &&            \
+    ((HEAD_DIM == 64 || HEAD_DIM == 128) && ROPE_DIM == HEAD_DIM && !ROPE_INTERLEAVED &&           \
      HEADS_IN_BLOCKS)
 #define HEAD_PARTS (HEADS_IN_LANES ? HEAD_DIM / 32 : 4) // of 4 of a lane's channels
 

@@ -184,7 +184,8 @@ DEVICE void put_active(const State &s, const Layer *layer, const Linear &w, int 
 }
 
 // Grid: column blocks times slices.
-template <int UP> DEVICE void up_alone(const State &s, const Batch &b, const Layer *layer, int group)
+template <int UP>
+DEVICE void up_alone(const State &s, const Batch &b, const Layer *layer, int group)
 {
     constexpr int COUNT = SLICES(UP, DIM);
     const Linear w = layer->up;

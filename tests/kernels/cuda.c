@@ -279,8 +279,7 @@ static void check_embed(void)
 {
     const float inverse[] = ROPE_INVERSE, factor[] = {ROPE_FACTOR};
     launch_embed(gpu, &s, &b, EMBED_FORMAT);
-    float *x = get(s.x, (size_t)b.rows * DIM * 4),
-          *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
+    float *x = get(s.x, (size_t)b.rows * DIM * 4), *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
     double *ex = malloc((size_t)b.rows * DIM * 8), *er = malloc((size_t)b.rows * TURNS * 8);
     const uint16_t *table = (const uint16_t *)(weights + s.ends.embed);
     for (int r = 0; r < b.rows; r++) {

@@ -107,7 +107,8 @@ static void check_rope(void)
         const Facts *f = facts_of(LLAMA, arena_format("%s%s", members, more));
         const cJSON *inverse = json_get(c, "inverse");
         CHECK_MSG(f->rope_dim == 2 * cJSON_GetArraySize(inverse), "%s: %d", name, f->rope_dim);
-        CHECK_MSG(fabs(f->ropes[0].factor - json_get(c, "factor")->valuedouble) < 1e-12, "%s", name);
+        CHECK_MSG(fabs(f->ropes[0].factor - json_get(c, "factor")->valuedouble) < 1e-12, "%s",
+                  name);
         // Of a rope with two tables, the recorded one is that of short sequences.
         const Rope *rope = &f->ropes[0];
         const double *found = rope->short_inverse ? rope->short_inverse : rope->inverse;
@@ -124,9 +125,9 @@ static void check_rope(void)
     CHECK(fabs(facts_of(LLAMA, "\"rope_theta\": 10000.0")->ropes[0].inverse[16] - 0.01) < 1e-12);
     CHECK(fabs(facts_of(LLAMA, "")->ropes[0].inverse[16] - 0.01) < 1e-12);
     // Keys of another type say nothing.
-    CHECK(
-        facts_of(LLAMA, "\"rope_scaling\": {\"type\": \"default\", \"factor\": 8}")->ropes[0].factor ==
-        1);
+    CHECK(facts_of(LLAMA, "\"rope_scaling\": {\"type\": \"default\", \"factor\": 8}")
+              ->ropes[0]
+              .factor == 1);
 
     refused(LLAMA, "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}",
             "\"dynamic\"; supported are");
@@ -234,9 +235,8 @@ static void check_refusals(void)
     config_dies("{\"architectures\": [1]}", "expected a list of one name");
     config_dies("{\"architectures\": [\"LlamaForCausalLM\", \"X\"]}",
                 "expected a list of one name");
-    config_dies(
-        "{\"architectures\": [\"GPT2LMHeadModel\"]}",
-        "GPT2LMHeadModel is not supported; supported are ApertusForCausalLM, ");
+    config_dies("{\"architectures\": [\"GPT2LMHeadModel\"]}",
+                "GPT2LMHeadModel is not supported; supported are ApertusForCausalLM, ");
     config_dies("{\"architectures\": [\"LlamaForCausalLM\"]}", "is missing");
     refused(LLAMA, "\"hidden_size\": \"256\"", "hidden_size is \"256\", expected a whole number");
     refused(LLAMA, "\"hidden_size\": 0", "hidden_size is 0");

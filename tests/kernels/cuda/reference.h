@@ -115,7 +115,8 @@ static double reference_softcap(double x, double c)
 
 static double reference_activation(double x)
 {
-    if (ACTIVATION == GELU_TANH) return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    if (ACTIVATION == GELU_TANH)
+        return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     if (ACTIVATION == RELU2) return x > 0 ? x * x : 0;
     if (ACTIVATION == XIELU) // with the parameters of cuda.c
         return (x > 0 ? 0.7 * x * x : (expm1(fmin(x, -1e-6)) - x) * 1.1) + 0.5 * x;

@@ -1,4 +1,5 @@
-// Constants of one test of tests/kernels/cuda.c: a norm over all heads, a feed-forward without a gate.
+// Constants of one test of tests/kernels/cuda.c: a norm over all heads, a feed-forward without a
+// gate.
 #pragma once
 
 #define LAYERS 2
@@ -18,12 +19,12 @@
 #define MAX_BATCH 16
 #define HEAD_NORMS HEAD_NORM_ALL
 #define ACTIVATION XIELU
-#define ROPE_INVERSE \
-    { \
-        1.0f, 0.68129207f, 0.46415888f, 0.31622777f, 0.21544347f, 0.14677993f, 0.1f, \
-        0.068129207f, 0.046415888f, 0.031622777f, 0.021544347f, 0.014677993f, 0.01f, \
-        0.0068129207f, 0.0046415888f, 0.0031622777f, 0.0021544347f, 0.0014677993f, 0.001f, \
-        0.00068129207f, 0.00046415888f, 0.00031622777f, 0.00021544347f, 0.00014677993f \
+#define ROPE_INVERSE                                                                               \
+    {                                                                                              \
+        1.0f, 0.68129207f, 0.46415888f, 0.31622777f, 0.21544347f, 0.14677993f, 0.1f, 0.068129207f, \
+            0.046415888f, 0.031622777f, 0.021544347f, 0.014677993f, 0.01f, 0.0068129207f,          \
+            0.0046415888f, 0.0031622777f, 0.0021544347f, 0.0014677993f, 0.001f, 0.00068129207f,    \
+            0.00046415888f, 0.00031622777f, 0.00021544347f, 0.00014677993f                         \
     }
 
 // Variants: what forward.cu of a model would name.
@@ -38,5 +39,6 @@
 #define TEST_WINDOW 300
 #define TEST_KERNELS                                                                               \
     EMBED(b16)                                                                                     \
-    KEEP() ATTEND() SAMPLE()                                                                       \
-    TEST_QKV(QKV) TEST_OUT(OUT) TEST_UP(UP) TEST_UP_ALONE(UP_ALONE) TEST_DOWN(DOWN) TEST_HEAD(HEAD)
+    KEEP()                                                                                         \
+    ATTEND() SAMPLE() TEST_QKV(QKV) TEST_OUT(OUT) TEST_UP(UP) TEST_UP_ALONE(UP_ALONE)              \
+        TEST_DOWN(DOWN) TEST_HEAD(HEAD)
