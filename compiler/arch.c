@@ -302,6 +302,17 @@ static void read_routing(lua_State *lua, Facts *f)
     lua_pop(lua, 1);
 }
 
+static void read_latent(lua_State *lua, Facts *f)
+{
+    if (lua_getfield(lua, -1, "latent") == LUA_TTABLE) {
+        f->q_latent = (int)get_integer(lua, "q");
+        f->kv_latent = (int)get_integer(lua, "kv");
+        f->nope_dim = (int)get_integer(lua, "nope");
+        f->value_dim = (int)get_integer(lua, "value");
+    }
+    lua_pop(lua, 1);
+}
+
 static void read_facts(lua_State *lua, Graph *g)
 {
     Facts *f = &g->facts;
@@ -324,6 +335,7 @@ static void read_facts(lua_State *lua, Graph *g)
     f->act_limit = get_number(lua, "act_limit");
     read_ropes(lua, f);
     read_routing(lua, f);
+    read_latent(lua, f);
 }
 
 // The whole result of the trace, on top of the stack.

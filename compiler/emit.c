@@ -147,6 +147,12 @@ static void define_features(Buffer *b, const Plan *plan)
     if (!kv_heads)
         define(b, "LAYER_KV_HEADS(layer)", "((layer)->kv_heads)", "KV_HEADS is the most");
     if (!ffn_dim) define(b, "LAYER_FFN_DIM(layer)", "((layer)->ffn_dim)", "FFN_DIM is the most");
+    if (f->kv_latent) {
+        define_int(b, "Q_LATENT", f->q_latent, "q_lora_rank");
+        define_int(b, "KV_LATENT", f->kv_latent, "kv_lora_rank");
+        define_int(b, "NOPE_DIM", f->nope_dim, "qk_nope_head_dim");
+        define_int(b, "VALUE_DIM", f->value_dim, "v_head_dim");
+    }
     if (f->experts) {
         define_int(b, "EXPERTS", f->experts, "in each routed layer");
         define_int(b, "ACTIVE_EXPERTS", f->active, "that a row passes through");
@@ -339,6 +345,14 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         const Layer *at = &packed->layers[l];
         buffer_print(&b, "    {.attn_norm = 0x%llx, // layer %d\n",
                      (unsigned long long)at->attn_norm, l);
+        if (at->kv_b) {
+            print_linear(&b, "q_a", &at->q_a, ",");
+            print_linear(&b, "q_b", &at->q_b, ",");
+            print_linear(&b, "kv_a", &at->kv_a, ",");
+            print_offset(&b, "q_a_norm", at->q_a_norm);
+            print_offset(&b, "kv_a_norm", at->kv_a_norm);
+            print_offset(&b, "kv_b", at->kv_b);
+        }
         print_linear(&b, "q", &at->q, ",");
         print_linear(&b, "k", &at->k, ",");
         print_linear(&b, "v", &at->v, ",");
@@ -376,6 +390,9 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "static const TensorInfo tensors[] = {\n");
     for (int l = 0; l < f->layers; l++) {
         const LayerWeights *w = &plan->layers[l];
+        add_tensor(&b, w->q_a, &tensors);
+        add_tensor(&b, w->q_b, &tensors);
+        add_tensor(&b, w->kv_a, &tensors);
         add_tensor(&b, w->q, &tensors);
         add_tensor(&b, w->k, &tensors);
         add_tensor(&b, w->v, &tensors);
@@ -430,8 +447,11 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,\n"
                      "    .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,\n"
                      "    .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,\n");
-    buffer_print(&b, "    .ropes = %d, .uses_y = %d, .wide_head_norms = %d,\n", f->rope_count,
-                 plan->uses_y, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    buffer_print(&b, "    .ropes = %d, .y_dim = %d, .wide_head_norms = %d,\n", f->rope_count,
+                 plan->y_dim, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    if (f->kv_latent)
+        buffer_print(&b, "    .q_latent = Q_LATENT, .kv_latent = KV_LATENT, .nope_dim = NOPE_DIM, "
+                         ".value_dim = VALUE_DIM,\n");
     if (f->experts)
         buffer_print(&b,
                      "    .experts = EXPERTS, .active_experts = ACTIVE_EXPERTS,\n"

@@ -109,7 +109,8 @@ typedef struct {
     int experts, active, expert_dim, shared_dim; // of routed layers; 0 experts: there are none
     int router_sigmoid, router_normalize, router_groups, router_top_groups;
     double router_scale;
-    double act_limit;  // of clamped_silu
+    double act_limit;                             // of clamped_silu
+    int q_latent, kv_latent, nope_dim, value_dim; // of latent attention; 0: there is none
     double query_beta; // queries grow by 1 + beta ln(1 + floor(position / query_from)); 0: do not
     int query_from;
 } Facts;
@@ -159,6 +160,8 @@ typedef struct {
 typedef struct {
     const Op *attn_norm, *q_norm, *k_norm, *attn_post, *ffn_norm, *ffn_post; // their tensors
     const Op *sinks, *alpha_p, *alpha_n;
+    const Op *q_a_norm, *latent_q, *latent_k; // of latent attention: latent_q has kv_b
+    const LinearWeights *q_a, *q_b, *kv_a;
     const LinearWeights *q, *k, *v, *o, *gate, *up, *down;
     const Op *router, *router_bias, *choice_bias, *shared_weight;
     const Op *expert_gate, *expert_up, *expert_down; // their experts
@@ -186,7 +189,7 @@ typedef struct {
     const char *head_norms; // "HEAD_NORM_SHARED", of kernels/features.h
     const char *activation; // "silu"
     int post_norms;         // some step norms what it adds to the residual stream
-    int uses_y;             // State.y is needed
+    int y_dim;              // of State.y; 0: it is not needed
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
     const LinearWeights *head;
     Run *runs;

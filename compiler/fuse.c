@@ -227,6 +227,9 @@ static const struct {
     PLACE(expert_up, 1),   PLACE(expert_down, 1),
     PLACE(shared_gate, 0), PLACE(shared_up, 0),
     PLACE(shared_down, 0), PLACE(shared_weight, 1),
+    PLACE(q_a, 0),         PLACE(q_b, 0),
+    PLACE(kv_a, 0),        PLACE(q_a_norm, 1),
+    PLACE(latent_q, 1),    PLACE(latent_k, 1),
 };
 
 static void put_weights(Plan *plan, LayerWeights *w, const char *name, const Op *op)
@@ -410,7 +413,9 @@ static void measure_layer(const Graph *g, int l, LayerWeights *w)
     if (w->k) w->kv_heads = w->k->out / g->facts.head_dim;
     if (w->up) w->ffn_dim = w->up->out;
     for (size_t i = 0; i < list->count; i++)
-        if (strcmp(list->ops[i].kind, "rope") == 0) w->rope = list->ops[i].rope;
+        if (strcmp(list->ops[i].kind, "rope") == 0 || strcmp(list->ops[i].kind, "latent_k") == 0)
+            w->rope = list->ops[i].rope;
+    if (w->latent_k) w->kv_heads = 1;
 }
 
 static void count_parameters(Plan *plan)
@@ -421,8 +426,10 @@ static void count_parameters(Plan *plan)
         const OpList *list = l < 0 ? &g->begin : l < g->facts.layers ? &g->layers[l] : &g->end;
         for (size_t i = 0; i < list->count; i++) {
             const Op *op = &list->ops[i];
-            int again = 0; // a norm of two branches
-            for (size_t j = 0; j < i; j++) again |= op->tensor && list->ops[j].tensor == op->tensor;
+            int again = 0; // a tensor of two ops
+            for (size_t j = 0; j < i && op->tensor; j++)
+                again |=
+                    list->ops[j].tensor && strcmp(list->ops[j].tensor->name, op->tensor->name) == 0;
             if (op->tensor && !again) {
                 uint64_t values = 1;
                 for (int k = 0; k < op->tensor->rank; k++) values *= (uint64_t)op->tensor->shape[k];
@@ -442,6 +449,18 @@ static void count_parameters(Plan *plan)
     plan->bits = weights > 0 ? bits / weights : 0;
 }
 
+static int most(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+// What latent attention keeps of a row, as kernels/features.h has it.
+static int latent_width(const Facts *f)
+{
+    int before = f->q_latent + f->kv_latent + f->rope_dim + f->heads * (f->nope_dim + f->rope_dim);
+    return most(before, f->heads * f->value_dim);
+}
+
 Plan *fuse_ops(const Graph *g)
 {
     Plan *plan = arena_alloc(sizeof *plan);
@@ -454,7 +473,9 @@ Plan *fuse_ops(const Graph *g)
         fuse_list(plan, &g->layers[l], l, &plan->layers[l]);
         measure_layer(g, l, &plan->layers[l]);
         plan->post_norms |= plan->layers[l].attn_post || plan->layers[l].ffn_post;
-        plan->uses_y |= plan->post_norms || plan->layers[l].router;
+        if (plan->post_norms || plan->layers[l].router)
+            plan->y_dim = most(plan->y_dim, g->facts.dim);
+        if (plan->layers[l].latent_q) plan->y_dim = most(plan->y_dim, latent_width(&g->facts));
     }
     fuse_list(plan, &g->end, -1, &end);
     take_traits(plan);

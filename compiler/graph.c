@@ -9,11 +9,12 @@ static const struct {
     int operands, more;        // how many it takes, and how many more it may take
     enum { ANY, KEEPS } width; // of the result: that of every operand
 } kinds[] = {
-    {"input", 0, 0, ANY},   {"embedding", 0, 0, ANY}, {"values", 0, 0, ANY},
-    {"norm", 1, 0, KEEPS},  {"linear", 1, 0, ANY},    {"head_norm", 1, 0, KEEPS},
-    {"rope", 1, 0, KEEPS},  {"route", 1, 2, ANY},     {"experts", 2, 0, ANY},
-    {"clamp", 1, 0, KEEPS}, {"gate", 2, 0, KEEPS},    {"attend", 3, 1, ANY},
-    {"act", 1, 2, ANY},     {"mul", 2, 0, KEEPS},     {"add", 2, 0, KEEPS},
+    {"input", 0, 0, ANY},    {"embedding", 0, 0, ANY}, {"values", 0, 0, ANY},
+    {"norm", 1, 0, KEEPS},   {"linear", 1, 0, ANY},    {"head_norm", 1, 0, KEEPS},
+    {"rope", 1, 0, KEEPS},   {"route", 1, 2, ANY},     {"experts", 2, 0, ANY},
+    {"latent_q", 1, 0, ANY}, {"latent_k", 1, 0, ANY},  {"latent_v", 1, 0, ANY},
+    {"clamp", 1, 0, KEEPS},  {"gate", 2, 0, KEEPS},    {"attend", 3, 1, ANY},
+    {"act", 1, 2, ANY},      {"mul", 2, 0, KEEPS},     {"add", 2, 0, KEEPS},
 };
 
 static void check_op(const Graph *g, const char *where, const OpList *list, size_t at)
@@ -160,6 +161,10 @@ void print_graph(const Graph *g, FILE *out)
                 {"logit_softcap", f->logit_softcap, 0},
                 {"query_beta", f->query_beta, 0},
                 {"act_limit", f->act_limit, 0},
+                {"q_latent", f->q_latent, 0},
+                {"kv_latent", f->kv_latent, 0},
+                {"nope_dim", f->nope_dim, 0},
+                {"value_dim", f->value_dim, 0},
                 {"experts", f->experts, 0},
                 {"active", f->active, 0},
                 {"expert_dim", f->expert_dim, 0},

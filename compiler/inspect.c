@@ -41,6 +41,8 @@ static Groups group_weights(const Plan *plan)
         const LinearWeights *attention[] = {w->q, w->k, w->v, w->o},
                             *ffn[] = {w->gate, w->up, w->down};
         for (int i = 0; i < 4; i++) add_linear(&g.attention, attention[i]);
+        const LinearWeights *latent[] = {w->q_a, w->q_b, w->kv_a};
+        for (int i = 0; i < 3; i++) add_linear(&g.attention, latent[i]);
         for (int i = 0; i < 3; i++) add_linear(&g.ffn, ffn[i]);
         const Op *experts[] = {w->expert_gate, w->expert_up, w->expert_down};
         for (int i = 0; i < 3 && w->router; i++)

@@ -35,11 +35,11 @@ void print_memory(const Plan *plan, FILE *out)
     uint64_t wide = (uint64_t)f->heads * (uint64_t)f->head_dim;
     uint64_t turns = (uint64_t)f->rope_count * (uint64_t)f->rope_dim;
     uint64_t row =
-        4 * ((uint64_t)f->dim * (plan->uses_y ? 2 : 1) + 2 * wide + hidden_width(f) + turns);
+        4 * ((uint64_t)f->dim * (plan->y_dim ? 2 : 1) + 2 * wide + hidden_width(f) + turns);
     print_bytes("weights", "as packed", pack_weights(plan, NULL)->bytes, out);
     print_bytes("row",
-                plan->uses_y ? "x, q, a, h, y and rope of one row of a batch"
-                             : "x, q, a, h and rope of one row of a batch",
+                plan->y_dim ? "x, q, a, h, y and rope of one row of a batch"
+                            : "x, q, a, h and rope of one row of a batch",
                 row, out);
     print_bytes("output", "logits of one output row", 4 * (uint64_t)f->vocab, out);
     print_bytes("token", "keys and values of one token in the cache", cache_bytes_per_token(f, 16),

@@ -277,6 +277,12 @@ Packed *pack_weights(const Plan *plan, const char *path)
         const LayerWeights *from = &plan->layers[l];
         Layer *to = &packed->layers[l];
         to->attn_norm = put_values(&w, from->attn_norm);
+        to->q_a = put_linear(&w, from->q_a);
+        to->q_a_norm = put_values(&w, from->q_a_norm);
+        to->q_b = put_linear(&w, from->q_b);
+        to->kv_a = put_linear(&w, from->kv_a);
+        to->kv_a_norm = put_values(&w, from->latent_k);
+        to->kv_b = put_values(&w, from->latent_q);
         to->q = put_linear(&w, from->q);
         to->k = put_linear(&w, from->k);
         to->v = put_linear(&w, from->v);

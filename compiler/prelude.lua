@@ -101,6 +101,8 @@ facts.attn_softcap, facts.logit_softcap = check_softcap, check_softcap
 facts.experts, facts.active, facts.expert_dim = whole(1, 1 << 16), whole(1, 64), whole(1, 1 << 20)
 facts.shared_dim, facts.groups, facts.top_groups = whole(0, 1 << 20), whole(1, 1024), whole(1, 1024)
 facts.route_scale, facts.act_limit = check_positive, check_positive
+facts.q_latent, facts.kv_latent = whole(1, 1 << 17), whole(1, 960)
+facts.nope_dim, facts.turned_dim, facts.value_dim = whole(1, 1024), whole(2, 1024), whole(1, 1024)
 
 -- cfg "key": the value of a key, required. cfg("key", default): the default, or what it returns for
 -- m, where the key is absent or null. cfg { "key", default = D, null = N }: N for an explicit null;
@@ -487,6 +489,14 @@ linear    = word("linear", { [1] = true, tied = false })    -- tied: the embeddi
 attention = word("attention", { under = false, q = true, k = true, v = true, o = true,
                                 fused = false, q_norm = false, k_norm = false, norms = false,
                                 norm_offset = false, sinks = false })
+-- Attention over one latent vector a token: q through q_a, a norm and q_b; kv_a gives the latent,
+-- which is normed, and turned_dim channels that all heads share; kv_b (never quantized) maps the
+-- latent to the nope_dim key channels and the value_dim values of each head. The latent is what is
+-- cached: kv_b is applied to queries and to what attention gives. Facts: q_latent, kv_latent,
+-- nope_dim, turned_dim, value_dim; kv_heads is 1 and head_dim kv_latent + turned_dim.
+latent_attention = word("latent_attention",
+                        { under = false, q_a = true, q_a_norm = true, q_b = true, kv_a = true,
+                          kv_a_norm = true, kv_b = true, o = true })
 -- fused holds the rows of gate and up in files that were not split.
 gated_mlp = word("gated_mlp", { under = false, gate = true, up = true, down = true, act = true,
                                 fused = false })
@@ -648,6 +658,35 @@ function trace_part.attention(m, part, role, x)
   end
   local a = record { kind = "attend", role = role, width = q.width, args = args }
   return project("o", a, m.dim)
+end
+
+local latent -- the facts of the model's latent attention; nil without one
+
+function trace_part.latent_attention(m, part, role, x)
+  local under = prefix .. (part.under or "")
+  latent = { q = m.q_latent, kv = m.kv_latent, nope = m.nope_dim, value = m.value_dim }
+  local function project(name, from, width)
+    return trace_linear(role .. "." .. name, under .. part[name], from, width)
+  end
+  local kv_b = on_disk(under .. part.kv_b .. ".weight")
+  local function expand(kind, y, width)
+    return record { kind = kind, role = role .. ".kv_b", args = { y.index }, width = width,
+                    rows = m.heads * (m.nope_dim + m.value_dim) * m.kv_latent,
+                    columns = m.kv_latent, name = kv_b, rope = m.rope.index - 1 }
+  end
+  local q_a = project("q_a", x, m.q_latent)
+  local kv_a = project("kv_a", x, m.kv_latent + m.turned_dim)
+  local normed = record { kind = "norm", detail = "rms", role = role .. ".q_a_norm",
+                          args = { q_a.index }, width = q_a.width, rows = q_a.width,
+                          name = on_disk(under .. part.q_a_norm .. ".weight") }
+  local q_b = project("q_b", normed, m.heads * (m.nope_dim + m.turned_dim))
+  local q = expand("latent_q", q_b, m.heads * m.head_dim)
+  local k = record { kind = "latent_k", role = role .. ".kv_a_norm", args = { kv_a.index },
+                     width = m.head_dim, rows = m.kv_latent, rope = m.rope.index - 1,
+                     name = on_disk(under .. part.kv_a_norm .. ".weight") }
+  local a = record { kind = "attend", role = role, width = q.width,
+                     args = { q.index, k.index, k.index } }
+  return project("o", expand("latent_v", a, m.heads * m.value_dim), m.dim)
 end
 
 local routing -- the facts of the model's routers; nil without one
@@ -877,7 +916,7 @@ return function(files)
   for _, name in ipairs(required) do
     if m[name] == nil then wrong("does not say %s", name) end
   end
-  routing = nil
+  routing, latent = nil, nil
   local result = {
     name = names[1], file = file_of[names[1]] .. ".lua", dim = m.dim, layers = m.layers,
     heads = m.heads, head_dim = m.head_dim, vocab = m.vocab, max_position = m.max_position,
@@ -898,7 +937,7 @@ return function(files)
     list.window = window_of(m, l)
     result[l + 1] = list
   end
-  result.routing, result.act_limit = routing, m.act_limit or 0
+  result.routing, result.act_limit, result.latent = routing, m.act_limit or 0, latent
   if #ropes == 0 and getmetatable(a.rope) == Rope then resolve_rope(m, a.rope) end
   check_unread_keys(a)
   return result

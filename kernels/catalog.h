@@ -31,6 +31,15 @@
          "turned_q ?= rope(q_norm); turned_k ?= rope(k_norm);"                                     \
          "@q = turned_q; @k = turned_k; @v = v",                                                   \
          "{rope} -> q, cache", "cpu,cuda", "column blocks of q, k, v; splits of dim")              \
+    STEP(latent, 3,                                                                                \
+         "attn_norm = norm(@x); q_a = linear(attn_norm); kv_a = linear(attn_norm);"                \
+         "q_a_norm = norm(q_a); q_b = linear(q_a_norm);"                                           \
+         "latent_q = latent_q(q_b); latent_k = latent_k(kv_a);"                                    \
+         "@q = latent_q; @k = latent_k; @v = latent_k",                                            \
+         ", rope -> q, cache", "cpu", "")                                                          \
+    STEP(latent_out, 1,                                                                            \
+         "latent_v = latent_v(@a); o = linear(latent_v); sum = add(@x, o); @x = sum",              \
+         ", + x -> x", "cpu", "")                                                                  \
     STEP(attend, 0, "sinks ?= values(); a = attend(@q, @k, @v, sinks); @a = a",                    \
          "softmax(q k) v over the cache -> a", "cpu,cuda",                                         \
          "segments, kv heads, splits of the context")                                              \

@@ -84,6 +84,15 @@ enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #define ROUTER_TOP_GROUPS 1
 #endif
 
+// Latent attention: what is cached of a token are KV_LATENT channels, which stand for the keys and
+// values of all heads, and ROPE_DIM turned ones. 0: there is none.
+#ifndef KV_LATENT
+#define Q_LATENT 0
+#define KV_LATENT 0
+#define NOPE_DIM 0  // key channels of a head that are not turned
+#define VALUE_DIM 0 // values of a head
+#endif
+
 // What a row of State.h has room for.
 #define WIDER(a, b) ((a) > (b) ? (a) : (b))
 #define H_DIM WIDER(FFN_DIM, WIDER(ACTIVE_EXPERTS *EXPERT_DIM, SHARED_DIM))

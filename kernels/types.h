@@ -68,6 +68,11 @@ typedef struct {
     uint64_t ffn_norm;
     Linear gate, up, down;
     uint64_t ffn_post;
+    // Latent attention, instead of q, k and v.
+    Linear q_a, q_b, kv_a;
+    uint64_t q_a_norm;  // f32 (Q_LATENT) or absent
+    uint64_t kv_a_norm; // f32 (KV_LATENT) or absent
+    uint64_t kv_b;      // f32 (HEADS, NOPE_DIM + VALUE_DIM, KV_LATENT) or absent
     int32_t window; // keys a query sees, itself included; 0 means all
     int32_t rope;   // the table that turns q and k; -1: they are not turned
     int32_t kv_heads, ffn_dim;
@@ -119,7 +124,7 @@ typedef struct {
     float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
     float *a;            // (rows, HEADS * HEAD_DIM) attention output
     float *h;            // (rows, H_DIM) activated feed-forward
-    float *y;            // (rows, DIM) products before a norm, inputs of experts; or NULL
+    float *y;            // what some steps keep of a row between their parts, or NULL
     float *rope;         // (rows, ROPES, ROPE_DIM / 2, 2) cosine and sine, factor applied
     float *logits;       // (outputs, VOCAB)
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL

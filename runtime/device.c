@@ -89,7 +89,7 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
-        (m->uses_y && !(s->y = get(d, 4 * rows * (size_t)m->dim, err))) ||
+        (m->y_dim && !(s->y = get(d, 4 * rows * (size_t)m->y_dim, err))) ||
         !(s->rope = get(d, 4 * rows * (size_t)(m->ropes * m->rope_dim) + 16, err)) ||
         !(s->logits = get(d, 4 * outputs * (size_t)m->vocab, err)) ||
         !(s->work = get(d, work_bytes, err)))

@@ -99,15 +99,32 @@ static void make_ones(uint8_t *data, uint64_t at, int count)
     for (int i = 0; at && i < count; i++) f[i] = 1;
 }
 
+// Random bits become values between -1/16 and 1/16.
+static void make_values(uint8_t *data, uint64_t at, int64_t count)
+{
+    float *f = (float *)(data + at);
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &f[i], 4);
+        f[i] = ((float)(bits & 0xffff) - 32767.5f) / 32768.0f / 16.0f;
+    }
+}
+
+// Random matrices that keep what they are applied to about as large as it is.
+static void make_latent(uint8_t *data, const ModelInfo *m, const Layer *l)
+{
+    make_linear(data, &l->q_a, m->dim, m->q_latent, 1);
+    make_linear(data, &l->q_b, m->q_latent, m->heads * (m->nope_dim + m->rope_dim), 1);
+    make_linear(data, &l->kv_a, m->dim, m->kv_latent + m->rope_dim, 1);
+    make_ones(data, l->q_a_norm, m->q_latent);
+    make_ones(data, l->kv_a_norm, m->kv_latent);
+    make_values(data, l->kv_b, (int64_t)m->heads * (m->nope_dim + m->value_dim) * m->kv_latent);
+}
+
 // Random scores of experts, so that tokens spread over all of them.
 static void make_experts(uint8_t *data, const ModelInfo *m, const Layer *l)
 {
-    float *router = (float *)(data + l->router);
-    for (int64_t i = 0; i < (int64_t)m->experts * m->dim; i++) {
-        uint32_t bits;
-        memcpy(&bits, &router[i], 4);
-        router[i] = ((float)(bits & 0xffff) - 32767.5f) / 32768.0f / 16.0f;
-    }
+    make_values(data, l->router, (int64_t)m->experts * m->dim);
     if (l->router_bias) memset(data + l->router_bias, 0, 4 * (size_t)m->experts);
     if (l->choice_bias) memset(data + l->choice_bias, 0, 4 * (size_t)m->experts);
     for (int e = 0; e < m->experts; e++) {
@@ -164,10 +181,11 @@ static int make_weights(Weights *w, int threads, Error *err)
         make_ones(data, l->q_norm, m->wide_head_norms ? q_dim : m->head_dim);
         make_ones(data, l->k_norm, m->wide_head_norms ? kv_dim : m->head_dim);
         make_ones(data, l->sinks, m->heads);
+        if (l->kv_b) make_latent(data, m, l);
         make_linear(data, &l->q, m->dim, q_dim, 1);
         make_linear(data, &l->k, m->dim, kv_dim, 1);
         make_linear(data, &l->v, m->dim, kv_dim, 1);
-        make_linear(data, &l->o, q_dim, m->dim, 0.2);
+        make_linear(data, &l->o, l->kv_b ? m->heads * m->value_dim : q_dim, m->dim, 0.2);
         if (!l->router) make_linear(data, &l->gate, m->dim, l->ffn_dim, 1);
         if (!l->router) make_linear(data, &l->up, m->dim, l->ffn_dim, 1);
         if (!l->router) make_linear(data, &l->down, l->ffn_dim, m->dim, 0.2);

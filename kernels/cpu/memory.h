@@ -30,10 +30,12 @@
     LARGER(16 * FEW_ROWS * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT),                          \
            4 * WORK_ROWS(rows) * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT))
 #define KV_BYTES(rows) (4 * WORK_ROWS(rows) * (size_t)(2 * KV_HEADS * HEAD_DIM))
+#define LATENT_WIDTH (KV_LATENT ? PADDED(HEADS * (NOPE_DIM + ROPE_DIM)) + PADDED(Q_LATENT) : 0)
 #define SUMS_BYTES                                                                                 \
     (4 * FEW_ROWS *                                                                                \
-     (size_t)LARGER(PADDED(HEADS * HEAD_DIM) + 2 * PADDED(KV_HEADS * HEAD_DIM),                    \
-                    LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
+     (size_t)LARGER(                                                                               \
+         LARGER(LATENT_WIDTH, PADDED(HEADS * HEAD_DIM) + 2 * PADDED(KV_HEADS * HEAD_DIM)),         \
+         LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
 // A routed layer uses the same memory otherwise: scores and routes of the rows, the rows of each
 // expert, prepared inputs of gate and up, or of down.
 #define EXPERT_INPUT LARGER(2 * PADDED(DIM), LARGER(PADDED(EXPERT_DIM), PADDED(SHARED_DIM)))

@@ -40,5 +40,6 @@
 #define TEST_KERNELS                                                                               \
     EMBED(b16)                                                                                     \
     KEEP()                                                                                         \
-    ATTEND() SAMPLE() TEST_QKV(QKV) TEST_OUT(OUT) TEST_UP(UP) TEST_UP_ALONE(UP_ALONE)              \
-        TEST_DOWN(DOWN) TEST_HEAD(HEAD)
+    ATTEND()                                                                                       \
+    SAMPLE() TEST_QKV(QKV) TEST_OUT(OUT) TEST_UP(UP) TEST_UP_ALONE(UP_ALONE) TEST_DOWN(DOWN)       \
+        TEST_HEAD(HEAD)

@@ -55,5 +55,6 @@
 #define TEST_KERNELS                                                                               \
     EMBED(f16)                                                                                     \
     KEEP()                                                                                         \
-    ATTEND() SAMPLE() TEST_QKV(QKV) TEST_OUT(OUT) TEST_OUT(OUT_NORM) TEST_UP(UP) TEST_DOWN(DOWN)   \
+    ATTEND()                                                                                       \
+    SAMPLE() TEST_QKV(QKV) TEST_OUT(OUT) TEST_OUT(OUT_NORM) TEST_UP(UP) TEST_DOWN(DOWN)            \
         TEST_DOWN(DOWN_NORM) TEST_HEAD(HEAD)
