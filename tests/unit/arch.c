@@ -118,6 +118,15 @@ static void check_rope(void)
                       found[j]);
         cJSON_free(config);
     }
+    // One rope for each kind of layer, and none on some.
+    const Facts *two = facts_of("Gemma3ForCausalLM", "\"sliding_window_pattern\": 2, \"rope_parameters\": {\"sliding_attention\": "
+                                "{\"rope_theta\": 100}, \"full_attention\": {\"rope_theta\": 10000}}");
+    CHECK(two->rope_count == 2 && fabs(two->ropes[0].inverse[64] - 0.1) < 1e-12 &&
+          fabs(two->ropes[1].inverse[64] - 0.01) < 1e-12);
+    Plan *some = plan_of("SmolLM3ForCausalLM", "\"no_rope_layers\": [1, 0, 1, 1]");
+    CHECK(some->layers[0].rope == 0 && some->layers[1].rope == -1 && some->layers[3].rope == 0);
+    refused("Gemma3ForCausalLM", "\"sliding_window_pattern\": 2, \"rope_parameters\": {\"full_attention\": 3}",
+            "rope_parameters.full_attention is 3, expected an object");
     // Both styles of config, and what has precedence.
     const char *both = "\"rope_theta\": 5000, \"rope_parameters\": {\"rope_theta\": 100, "
                        "\"rope_type\": \"default\"}";
@@ -238,6 +247,10 @@ static void check_refusals(void)
     config_dies("{\"architectures\": [\"GPT2LMHeadModel\"]}",
                 "GPT2LMHeadModel is not supported; supported are ApertusForCausalLM, ");
     config_dies("{\"architectures\": [\"LlamaForCausalLM\"]}", "is missing");
+    // Python writes infinity as a word, which is fine where it says nothing.
+    CHECK(facts_of(LLAMA, "\"time_step_limit\": [-Infinity, Infinity]")->dim == 256);
+    refused(LLAMA, "\"rms_norm_eps\": Infinity", "rms_norm_eps is inf, expected a positive number");
+    refused(LLAMA, "\"head_dim\": Infinity", "head_dim is inf, expected a whole number");
     refused(LLAMA, "\"hidden_size\": \"256\"", "hidden_size is \"256\", expected a whole number");
     refused(LLAMA, "\"hidden_size\": 0", "hidden_size is 0");
     refused(LLAMA, "\"hidden_size\": 256.5", "hidden_size is 256.5");
