@@ -16,7 +16,10 @@
 // What an op names on disk, looked up once Lua is gone.
 typedef struct {
     const char *name, *tied;
-    int64_t rows, from;
+    int64_t rows, columns, from;
+    const char *fused; // a linear that may hold ours: `rows` of them, ours from `row` on
+    int64_t row;
+    int64_t out, count; // of experts
 } Place;
 
 typedef struct {
@@ -118,6 +121,22 @@ static int push_line(lua_State *lua)
     return 2;
 }
 
+// has_tensor(name)
+static int push_has_tensor(lua_State *lua)
+{
+    lua_pushboolean(lua, find_tensor(tracer_of(lua)->checkpoint, luaL_checkstring(lua, 1)) != NULL);
+    return 1;
+}
+
+// warn_missing(name)
+static int push_warning(lua_State *lua)
+{
+    const Checkpoint *ck = tracer_of(lua)->checkpoint;
+    if (ck->count && !ck->random_seed)
+        warn(ck->dir, "no tensor %s; taken as zeros", luaL_checkstring(lua, 1));
+    return 0;
+}
+
 // The libraries an architecture may use; what reads files or hides errors is taken out.
 static void open_libraries(lua_State *lua)
 {
@@ -189,6 +208,7 @@ static void read_op(lua_State *lua, TracedList *traced)
     op.width = (int)get_integer(lua, "width");
     op.tensor_offset = get_number(lua, "offset");
     op.detail = get_string(lua, "detail");
+    op.rope = (int)get_integer(lua, "rope");
     lua_getfield(lua, -1, "args");
     for (int i = 0; i < 4; i++) {
         lua_rawgeti(lua, -1, i + 1);
@@ -198,7 +218,12 @@ static void read_op(lua_State *lua, TracedList *traced)
     lua_pop(lua, 1);
     Place place = {.name = get_string(lua, "name"), .tied = get_string(lua, "tied")};
     place.rows = get_integer(lua, "rows");
+    place.columns = get_integer(lua, "columns");
     place.from = get_integer(lua, "from");
+    place.fused = get_string(lua, "fused");
+    place.row = get_integer(lua, "row");
+    place.out = get_integer(lua, "out");
+    place.count = get_integer(lua, "count");
     size_t count = traced->list.count;
     APPEND(traced->places, count, traced->room, place);
     APPEND(traced->list.ops, traced->list.count, traced->list.room, op);
@@ -220,20 +245,72 @@ static TracedList read_list(lua_State *lua)
     return traced;
 }
 
-static void read_rope(lua_State *lua, Facts *f)
+// The list of numbers under a key of the table on top of the stack; NULL when there is none.
+static double *read_numbers(lua_State *lua, const char *key, int count)
 {
-    lua_getfield(lua, -1, "rope");
-    f->rope_dim = (int)get_integer(lua, "dim");
-    f->rope_interleaved = get_boolean(lua, "interleaved");
-    f->rope_factor = get_number(lua, "factor");
-    f->rope_inverse = arena_alloc((size_t)f->rope_dim / 2 * sizeof *f->rope_inverse);
-    lua_getfield(lua, -1, "inverse");
-    for (int j = 0; j < f->rope_dim / 2; j++) {
-        lua_rawgeti(lua, -1, j + 1);
-        f->rope_inverse[j] = lua_tonumber(lua, -1);
-        lua_pop(lua, 1);
+    double *numbers = NULL;
+    if (lua_getfield(lua, -1, key) == LUA_TTABLE) {
+        numbers = arena_alloc((size_t)count * sizeof *numbers);
+        for (int j = 0; j < count; j++) {
+            lua_rawgeti(lua, -1, j + 1);
+            numbers[j] = lua_tonumber(lua, -1);
+            lua_pop(lua, 1);
+        }
     }
-    lua_pop(lua, 2);
+    lua_pop(lua, 1);
+    return numbers;
+}
+
+static void read_ropes(lua_State *lua, Facts *f)
+{
+    lua_getfield(lua, -1, "ropes");
+    f->rope_count = (int)luaL_len(lua, -1);
+    f->ropes = arena_alloc((size_t)f->rope_count * sizeof *f->ropes);
+    for (int i = 0; i < f->rope_count; i++) {
+        lua_rawgeti(lua, -1, i + 1);
+        int dim = (int)get_integer(lua, "dim"), interleaved = get_boolean(lua, "interleaved");
+        if (i && (dim != f->rope_dim || interleaved != f->rope_interleaved))
+            luaL_error(lua, "archs:1: ropes of different widths or styles");
+        f->rope_dim = dim;
+        f->rope_interleaved = interleaved;
+        f->ropes[i] = (Rope){.factor = get_number(lua, "factor"),
+                             .inverse = read_numbers(lua, "inverse", dim / 2),
+                             .short_inverse = read_numbers(lua, "short", dim / 2),
+                             .original = (int)get_integer(lua, "original")};
+        if (lua_getfield(lua, -1, "query_scale") == LUA_TTABLE) {
+            f->query_beta = get_number(lua, "beta");
+            f->query_from = (int)get_number(lua, "from");
+        }
+        lua_pop(lua, 2);
+    }
+    lua_pop(lua, 1);
+}
+
+static void read_routing(lua_State *lua, Facts *f)
+{
+    if (lua_getfield(lua, -1, "routing") == LUA_TTABLE) {
+        f->experts = (int)get_integer(lua, "experts");
+        f->active = (int)get_integer(lua, "active");
+        f->expert_dim = (int)get_integer(lua, "expert_dim");
+        f->shared_dim = (int)get_integer(lua, "shared_dim");
+        f->router_sigmoid = get_boolean(lua, "sigmoid");
+        f->router_normalize = get_boolean(lua, "normalize");
+        f->router_groups = (int)get_integer(lua, "groups");
+        f->router_top_groups = (int)get_integer(lua, "top_groups");
+        f->router_scale = get_number(lua, "scale");
+    }
+    lua_pop(lua, 1);
+}
+
+static void read_latent(lua_State *lua, Facts *f)
+{
+    if (lua_getfield(lua, -1, "latent") == LUA_TTABLE) {
+        f->q_latent = (int)get_integer(lua, "q");
+        f->kv_latent = (int)get_integer(lua, "kv");
+        f->nope_dim = (int)get_integer(lua, "nope");
+        f->value_dim = (int)get_integer(lua, "value");
+    }
+    lua_pop(lua, 1);
 }
 
 static void read_facts(lua_State *lua, Graph *g)
@@ -242,17 +319,23 @@ static void read_facts(lua_State *lua, Graph *g)
     f->dim = (int)get_integer(lua, "dim");
     f->layers = (int)get_integer(lua, "layers");
     f->heads = (int)get_integer(lua, "heads");
-    f->kv_heads = (int)get_integer(lua, "kv_heads");
     f->head_dim = (int)get_integer(lua, "head_dim");
-    f->ffn_dim = (int)get_integer(lua, "ffn_dim");
     f->vocab = (int)get_integer(lua, "vocab");
     f->max_position = (int)get_integer(lua, "max_position");
     f->norm_eps = get_number(lua, "eps");
     f->softmax_scale = get_number(lua, "softmax_scale");
+    f->embed_scale = get_number(lua, "embed_scale");
+    f->residual_scale = get_number(lua, "residual_scale");
+    f->logit_scale = get_number(lua, "logit_scale");
+    f->attn_softcap = get_number(lua, "attn_softcap");
+    f->logit_softcap = get_number(lua, "logit_softcap");
     g->architecture = get_string(lua, "name");
     g->arch_file = get_string(lua, "file");
     g->tied_head = get_boolean(lua, "tied");
-    read_rope(lua, f);
+    f->act_limit = get_number(lua, "act_limit");
+    read_ropes(lua, f);
+    read_routing(lua, f);
+    read_latent(lua, f);
 }
 
 // The whole result of the trace, on top of the stack.
@@ -285,6 +368,10 @@ static int run_prelude(lua_State *lua)
     lua_setglobal(lua, "source");
     lua_pushcfunction(lua, push_line);
     lua_setglobal(lua, "line_of");
+    lua_pushcfunction(lua, push_has_tensor);
+    lua_setglobal(lua, "has_tensor");
+    lua_pushcfunction(lua, push_warning);
+    lua_setglobal(lua, "warn_missing");
     size_t bytes;
     const char *text = tracer_of(lua)->files->text("compiler/prelude.lua", &bytes);
     if (!text) luaL_error(lua, "compiler/prelude.lua:1: is missing");
@@ -342,13 +429,23 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
         Op *op = &traced->list.ops[i];
         const Place *place = &traced->places[i];
         if (!place->name) continue;
-        if (strcmp(op->kind, "linear") == 0)
+        if (place->fused && !has_linear(ck, place->name) && has_linear(ck, place->fused))
+            op->linear = find_linear_rows(ck, place->fused, (int)place->from, (int)place->rows,
+                                          (int)place->row, op->width);
+        else if (strcmp(op->kind, "linear") == 0)
             op->linear = find_linear(ck, is_end ? choose_head(ck, place) : place->name,
                                      (int)place->from, op->width, is_end);
-        else if (strcmp(op->kind, "embedding") == 0)
+        else if (strcmp(op->kind, "experts") == 0) {
+            op->expert_count = (int)place->count;
+            op->experts =
+                find_experts(ck, place->name, (int)place->from, (int)place->out, op->expert_count);
+            op->linear = op->experts[0];
+        } else if (strcmp(op->kind, "embedding") == 0)
             op->tensor = find_values(ck, place->name, place->rows, op->width);
         else
-            op->tensor = find_values(ck, place->name, place->rows, 0);
+            op->tensor = place->columns ? find_values(ck, place->name, place->rows / place->columns,
+                                                      place->columns)
+                                        : find_values(ck, place->name, place->rows, 0);
     }
     return traced->list;
 }
@@ -357,6 +454,34 @@ Graph *trace_arch(const Checkpoint *ck)
 {
     const ArchFiles files = {embedded_names(), embedded_text};
     return trace_files(ck, &files);
+}
+
+static void check_rope(const char *config, const Facts *f, const Rope *rope)
+{
+    for (int j = 0; j < f->rope_dim / 2; j++)
+        if (!isfinite((float)rope->inverse[j]) ||
+            (rope->short_inverse && !isfinite((float)rope->short_inverse[j])))
+            die(config, "rope: the inverse frequency of pair %d is %g", j, rope->inverse[j]);
+    if (!isfinite((float)rope->factor)) die(config, "rope: the factor is %g", rope->factor);
+}
+
+// The widths that may differ between layers: what buffers must have room for.
+static void measure_layers(Graph *g)
+{
+    Facts *f = &g->facts;
+    for (int l = 0; l < f->layers; l++)
+        for (size_t i = 0; i < g->layers[l].count; i++) {
+            const Op *op = &g->layers[l].ops[i];
+            int kv_heads = 0, width = 0;
+            if (strcmp(op->kind, "act") == 0 && !strstr(op->role, "shared") &&
+                !g->layers[l].ops[op->operand[0]].experts)
+                width = op->width;
+            if (strcmp(op->kind, "attend") == 0)
+                kv_heads = g->layers[l].ops[op->operand[1]].width / f->head_dim;
+            if (kv_heads > f->kv_heads) f->kv_heads = kv_heads;
+            if (width > f->ffn_dim) f->ffn_dim = width;
+        }
+    if (!f->ffn_dim) f->ffn_dim = f->expert_dim;
 }
 
 Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)
@@ -374,11 +499,9 @@ Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)
     if (lua_pcall(lua, 0, 0, 0) != LUA_OK) report_error(lua, config);
     lua_close(lua);
 
-    const Facts *f = &g->facts;
-    for (int j = 0; j < f->rope_dim / 2; j++)
-        if (!isfinite((float)f->rope_inverse[j]))
-            die(config, "rope: the inverse frequency of pair %d is %g", j, f->rope_inverse[j]);
-    if (!isfinite((float)f->rope_factor)) die(config, "rope: the factor is %g", f->rope_factor);
+    Facts *f = &g->facts;
+    if (!f->rope_count) die(config, "no layer turns its queries and keys, which is not supported");
+    for (int i = 0; i < f->rope_count; i++) check_rope(config, f, &f->ropes[i]);
     if ((int64_t)f->heads * f->head_dim > 1 << 20)
         die(config, "%d heads of %d channels are more than %d channels", f->heads, f->head_dim,
             1 << 20);
@@ -386,6 +509,7 @@ Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)
     g->layers = arena_alloc((size_t)f->layers * sizeof *g->layers);
     for (int l = 0; l < f->layers; l++) g->layers[l] = find_tensors(ck, &tracer.lists[l + 1], 0);
     g->end = find_tensors(ck, &tracer.lists[f->layers + 1], 1);
+    measure_layers(g);
     check_graph(g);
     return g;
 }

@@ -285,6 +285,50 @@ const Tensor *find_values(const Checkpoint *ck, const char *name, int64_t rows, 
 
 // --- linear layers -------------------------------------------------------------------------------
 
+// A copy of a tensor with rows first .. first+rows-1 of it.
+static const Tensor *slice_rows(const Tensor *t, const char *name, int64_t first, int64_t rows)
+{
+    Tensor *slice = arena_alloc(sizeof *slice);
+    *slice = *t;
+    uint64_t row_bytes = t->bytes / (uint64_t)t->shape[0];
+    slice->name = name;
+    slice->shape[0] = rows;
+    slice->data = t->data + (uint64_t)first * row_bytes;
+    slice->bytes = (uint64_t)rows * row_bytes;
+    return slice;
+}
+
+LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, int rows, int first,
+                                int out)
+{
+    LinearWeights *w = find_linear(ck, name, in, rows, 0);
+    if (!w->weight) die(ck->dir, "%s holds several layers, which is only read unquantized", name);
+    w->name = arena_format("%s[%d..%d]", name, first, first + out - 1);
+    w->out = out;
+    w->weight = slice_rows(w->weight, w->name, first, out);
+    if (w->bias) w->bias = slice_rows(w->bias, w->name, first, out);
+    return w;
+}
+
+const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
+                                   int count)
+{
+    const LinearWeights **experts = arena_alloc((size_t)count * sizeof *experts);
+    const char *at = strstr(name, "{e}");
+    if (!at) die(name, "has no {e}, the expert's number");
+    for (int e = 0; e < count; e++) {
+        const LinearWeights *w = find_linear(
+            ck, arena_format("%.*s%d%s", (int)(at - name), name, e, at + 3), in, out, 0);
+        if (e && w->format != experts[0]->format)
+            die(ck->dir, "%s and %s have different formats, which is not supported", w->name,
+                experts[0]->name);
+        if (e && !w->bias != !experts[0]->bias)
+            die(ck->dir, "of %s and %s only one has a bias", w->name, experts[0]->name);
+        experts[e] = w;
+    }
+    return experts;
+}
+
 int has_linear(const Checkpoint *ck, const char *name)
 {
     return find_part(ck, name, "trellis") || find_part(ck, name, "weight");

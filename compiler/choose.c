@@ -1,6 +1,7 @@
 // Neighbouring layers whose steps are all the same variant become one run, a loop in the generated
 // program. A variant is a step at certain formats; its shapes are constants of the whole program.
 #include "exlc.h"
+#include "../kernels/catalog.h"
 #include <string.h>
 
 static int same_step(const Step *a, const Step *b)
@@ -30,6 +31,41 @@ void choose_variants(Plan *plan)
         APPEND(plan->runs, count, room, run);
     }
     plan->run_count = (int)count;
+}
+
+static int is_on_cuda(const char *step)
+{
+    static const struct {
+        const char *name, *targets;
+    } rows[] = {
+#define STEP(name, formats, pattern, comment, targets, grid) {#name, targets},
+        CATALOG(STEP)
+#undef STEP
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strcmp(rows[i].name, step) == 0) return strstr(rows[i].targets, "cuda") != NULL;
+    return 0;
+}
+
+const char *missing_on_cuda(const Plan *plan)
+{
+    const Facts *f = &plan->graph->facts;
+    if (f->head_dim % 16 || f->head_dim > 256)
+        return arena_format("head_dim %d: on CUDA a multiple of 16 up to 256 is expected",
+                            f->head_dim);
+    if (plan->layer_norm) return "LayerNorm has no CUDA kernels";
+    if (strcmp(plan->head_norms, "HEAD_NORM_EACH") == 0)
+        return "LayerNorms of every head have no CUDA kernels";
+    for (int r = 0; r < plan->run_count; r++)
+        for (int i = 0; i < plan->runs[r].step_count; i++)
+            if (!is_on_cuda(plan->runs[r].steps[i].name))
+                return arena_format("step %s has no CUDA kernels", plan->runs[r].steps[i].name);
+    for (int l = 0; l < f->layers; l++) {
+        const LayerWeights *w = &plan->layers[l];
+        if (w->kv_heads != f->kv_heads || w->ffn_dim != f->ffn_dim)
+            return "layers of different widths have no CUDA kernels";
+    }
+    return NULL;
 }
 
 static void print_step(const Step *step, FILE *out)

@@ -62,6 +62,14 @@ static const char *format_name(int format)
     return arena_format("%c%d", "tcm"[FORMAT_CODEBOOK(format)], FORMAT_BITS(format));
 }
 
+static const char *upper_case(const char *name)
+{
+    char *s = arena_copy(name, strlen(name));
+    for (char *c = s; *c; c++)
+        if (*c >= 'a' && *c <= 'z') *c -= 32;
+    return s;
+}
+
 // The shortest text that reads back as the same float.
 static const char *float_text(double value)
 {
@@ -102,6 +110,67 @@ static void define_int(Buffer *b, const char *name, int value, const char *comme
     define(b, name, arena_format("%d", value), comment);
 }
 
+// A constant of features.h, where it is not what that says.
+static void define_number(Buffer *b, const char *name, double value, double neutral,
+                          const char *comment)
+{
+    if (value != neutral) define(b, name, float_text(value), comment);
+}
+
+static void define_features(Buffer *b, const Plan *plan)
+{
+    const Facts *f = &plan->graph->facts;
+    int sinks = 0, unturned = 0, kv_heads = 1, ffn_dim = 1; // the last two: the same everywhere
+    for (int l = 0; l < f->layers; l++) {
+        const LayerWeights *w = &plan->layers[l];
+        sinks |= w->sinks != NULL;
+        unturned |= w->q && w->rope < 0;
+        kv_heads &= !w->kv_heads || w->kv_heads == f->kv_heads;
+        ffn_dim &= !w->ffn_dim || w->ffn_dim == f->ffn_dim;
+    }
+    define_number(b, "EMBED_SCALE", f->embed_scale, 1, "on the rows of the embedding table");
+    define_number(b, "RESIDUAL_SCALE", f->residual_scale, 1, "on what is added to x");
+    define_number(b, "LOGIT_SCALE", f->logit_scale, 1, "on the logits");
+    define_number(b, "LOGIT_SOFTCAP", f->logit_softcap, 0, "c of c tanh(logit / c)");
+    define_number(b, "ATTN_SOFTCAP", f->attn_softcap, 0, "c of c tanh(score / c)");
+    if (plan->post_norms) define_int(b, "POST_NORMS", 1, "norms before sums");
+    if (plan->layer_norm) define_int(b, "LAYER_NORM", 1, "norms subtract the mean");
+    if (strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0)
+        define(b, "HEAD_NORMS", plan->head_norms, "of q and k");
+    if (sinks) define_int(b, "ATTN_SINKS", 1, "a score of each head that has no value");
+    if (f->rope_count > 1) define_int(b, "ROPES", f->rope_count, "tables of angles");
+    if (unturned) define_int(b, "ROPE_EVERYWHERE", 0, "some layers do not turn q and k");
+    if (f->query_beta) {
+        define(b, "QUERY_BETA", float_text(f->query_beta), "of the position");
+        define_int(b, "QUERY_FROM", f->query_from, "original_max_position_embeddings");
+    }
+    if (!kv_heads)
+        define(b, "LAYER_KV_HEADS(layer)", "((layer)->kv_heads)", "KV_HEADS is the most");
+    if (!ffn_dim) define(b, "LAYER_FFN_DIM(layer)", "((layer)->ffn_dim)", "FFN_DIM is the most");
+    if (f->kv_latent) {
+        define_int(b, "Q_LATENT", f->q_latent, "q_lora_rank");
+        define_int(b, "KV_LATENT", f->kv_latent, "kv_lora_rank");
+        define_int(b, "NOPE_DIM", f->nope_dim, "qk_nope_head_dim");
+        define_int(b, "VALUE_DIM", f->value_dim, "v_head_dim");
+    }
+    if (f->experts) {
+        define_int(b, "EXPERTS", f->experts, "in each routed layer");
+        define_int(b, "ACTIVE_EXPERTS", f->active, "that a row passes through");
+        define_int(b, "EXPERT_DIM", f->expert_dim, "channels of an expert");
+        if (f->shared_dim) define_int(b, "SHARED_DIM", f->shared_dim, "of the expert of all rows");
+        if (f->router_sigmoid) define_int(b, "ROUTER_SIGMOID", 1, "scores are independent");
+        if (!f->router_normalize) define_int(b, "ROUTER_NORMALIZE", 0, "norm_topk_prob");
+        define_number(b, "ROUTER_SCALE", f->router_scale, 1, "on the weights of experts");
+        if (f->router_groups > 1) {
+            define_int(b, "ROUTER_GROUPS", f->router_groups, "of experts");
+            define_int(b, "ROUTER_TOP_GROUPS", f->router_top_groups, "that are chosen from");
+        }
+    }
+    define_number(b, "ACT_LIMIT", f->act_limit, 0, "swiglu_limit");
+    if (strcmp(plan->activation, "silu") != 0)
+        define(b, "ACTIVATION", upper_case(plan->activation), "of the feed-forward");
+}
+
 static Buffer constants_region(const Plan *plan, const BuildOptions *options)
 {
     const Facts *f = &plan->graph->facts;
@@ -119,21 +188,34 @@ static Buffer constants_region(const Plan *plan, const BuildOptions *options)
     define_int(&b, "ROPE_DIM", f->rope_dim, "channels of a head that rotate");
     define_int(&b, "ROPE_INTERLEAVED", f->rope_interleaved,
                "0: pairs (j, j + ROPE_DIM / 2); 1: (2j, 2j + 1)");
-    define(&b, "ROPE_FACTOR", float_text(f->rope_factor), "on cosine and sine");
+    Buffer factors = {0};
+    for (int i = 0; i < f->rope_count; i++)
+        buffer_print(&factors, "%s%s", i ? ", " : "", float_text(f->ropes[i].factor));
+    define(&b, "ROPE_FACTOR", factors.data, "on cosine and sine");
+    buffer_free(&factors);
+    define_features(&b, plan);
     define_int(&b, "MAX_CONTEXT", options->max_context, "--max-context");
     define_int(&b, "MAX_BATCH", options->max_batch, "--max-batch");
-    buffer_print(&b, "\n// Radians per position of each rotating pair, ROPE_DIM / 2 of them.\n");
+    buffer_print(&b,
+                 f->rope_count > 1
+                     ? "\n// Radians per position of each rotating pair: ROPES tables of "
+                       "ROPE_DIM / 2.\n"
+                     : "\n// Radians per position of each rotating pair, ROPE_DIM / 2 of them.\n");
     buffer_print(&b, "#define ROPE_INVERSE \\\n    { \\\n");
-    for (int i = 0; i < f->rope_dim / 2;) {
+    int pairs = f->rope_dim / 2, count = pairs * f->rope_count;
+    for (int i = 0; i < count;) {
         char line[256];
         int n = snprintf(line, sizeof line, "       ");
-        while (i < f->rope_dim / 2) {
-            const char *value = float_text(f->rope_inverse[i]);
+        while (i < count) {
+            const Rope *rope = &f->ropes[i / pairs];
+            int is_short = rope->short_inverse && options->max_context <= rope->original;
+            const char *value =
+                float_text((is_short ? rope->short_inverse : rope->inverse)[i % pairs]);
             if (n + (int)strlen(value) + 2 > 96) break;
             n += snprintf(line + n, sizeof line - (size_t)n, " %s,", value);
             i++;
         }
-        if (i == f->rope_dim / 2) line[n - 1] = 0;
+        if (i == count) line[n - 1] = 0;
         buffer_print(&b, "%s \\\n", line);
     }
     buffer_print(&b, "    }\n");
@@ -175,9 +257,7 @@ static Buffer layers_region(const Plan *plan)
 static void add_kernel(Buffer *b, const Step *step)
 {
     Buffer line = {0};
-    for (const char *c = step->name; *c; c++)
-        buffer_print(&line, "%c", *c >= 'a' && *c <= 'z' ? *c - 32 : *c);
-    buffer_print(&line, "(");
+    buffer_print(&line, "%s(", upper_case(step->name));
     for (int i = 0; i < step->format_count; i++)
         buffer_print(&line, "%s%s", i ? ", " : "", format_name(step->formats[i]));
     buffer_print(&line, ")\n");
@@ -220,12 +300,25 @@ static void print_linear(Buffer *b, const char *name, const Linear *l, const cha
                  (unsigned long long)l->svh, (unsigned long long)l->bias, end);
 }
 
+// A field that most models leave at 0.
+static void print_offset(Buffer *b, const char *name, uint64_t at)
+{
+    if (at) buffer_print(b, "     .%s = 0x%llx,\n", name, (unsigned long long)at);
+}
+
 static void add_tensor(Buffer *b, const LinearWeights *l, int *count)
 {
     if (!l) return;
     buffer_print(b, "    {%s, %s, %d, %d},\n", string_text(l->name), format_name(l->format), l->in,
                  l->out);
     ++*count;
+}
+
+// A key of config.json, or of the text model inside it.
+static const cJSON *config_value(const Checkpoint *ck, const char *key)
+{
+    const cJSON *value = json_get(ck->config, key);
+    return value ? value : json_get(json_get(ck->config, "text_config"), key);
 }
 
 // Ids that end a text: generation_config.json first, then config.json.
@@ -235,7 +328,7 @@ static void eos_ids(const Plan *plan, Buffer *b, int *count)
     const cJSON *eos = json_get(ck->generation, "eos_token_id");
     const char *where = "generation_config.json";
     if (!eos || cJSON_IsNull(eos)) {
-        eos = json_get(ck->config, "eos_token_id");
+        eos = config_value(ck, "eos_token_id");
         where = "config.json";
     }
     const cJSON *list = cJSON_IsArray(eos) ? eos->child : eos;
@@ -269,17 +362,44 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         const Layer *at = &packed->layers[l];
         buffer_print(&b, "    {.attn_norm = 0x%llx, // layer %d\n",
                      (unsigned long long)at->attn_norm, l);
+        if (at->kv_b) {
+            print_linear(&b, "q_a", &at->q_a, ",");
+            print_linear(&b, "q_b", &at->q_b, ",");
+            print_linear(&b, "kv_a", &at->kv_a, ",");
+            print_offset(&b, "q_a_norm", at->q_a_norm);
+            print_offset(&b, "kv_a_norm", at->kv_a_norm);
+            print_offset(&b, "kv_b", at->kv_b);
+        }
         print_linear(&b, "q", &at->q, ",");
         print_linear(&b, "k", &at->k, ",");
         print_linear(&b, "v", &at->v, ",");
         buffer_print(&b, "     .q_norm = 0x%llx, .k_norm = 0x%llx,\n",
                      (unsigned long long)at->q_norm, (unsigned long long)at->k_norm);
+        print_offset(&b, "sinks", at->sinks);
         print_linear(&b, "o", &at->o, ",");
+        print_offset(&b, "attn_post", at->attn_post);
         buffer_print(&b, "     .ffn_norm = 0x%llx,\n", (unsigned long long)at->ffn_norm);
         print_linear(&b, "gate", &at->gate, ",");
         print_linear(&b, "up", &at->up, ",");
         print_linear(&b, "down", &at->down, ",");
-        buffer_print(&b, "     .window = %d},\n", at->window);
+        print_offset(&b, "ffn_post", at->ffn_post);
+        if (at->router) {
+            print_offset(&b, "router", at->router);
+            print_offset(&b, "router_bias", at->router_bias);
+            print_offset(&b, "choice_bias", at->choice_bias);
+            print_offset(&b, "expert_stride", at->expert_stride);
+        }
+        if (at->shared_gate.weights) {
+            print_linear(&b, "shared_gate", &at->shared_gate, ",");
+            print_linear(&b, "shared_up", &at->shared_up, ",");
+            print_linear(&b, "shared_down", &at->shared_down, ",");
+            print_offset(&b, "shared_weight", at->shared_weight);
+        }
+        if (at->act[0] || at->act[1])
+            buffer_print(&b, "     .act = {%s, %s},\n", float_text((double)at->act[0]),
+                         float_text((double)at->act[1]));
+        buffer_print(&b, "     .window = %d, .rope = %d, .kv_heads = %d, .ffn_dim = %d},\n",
+                     at->window, at->rope, at->kv_heads, at->ffn_dim);
     }
     buffer_print(&b, "};\n\n");
 
@@ -287,6 +407,9 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "static const TensorInfo tensors[] = {\n");
     for (int l = 0; l < f->layers; l++) {
         const LayerWeights *w = &plan->layers[l];
+        add_tensor(&b, w->q_a, &tensors);
+        add_tensor(&b, w->q_b, &tensors);
+        add_tensor(&b, w->kv_a, &tensors);
         add_tensor(&b, w->q, &tensors);
         add_tensor(&b, w->k, &tensors);
         add_tensor(&b, w->v, &tensors);
@@ -294,6 +417,13 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         add_tensor(&b, w->gate, &tensors);
         add_tensor(&b, w->up, &tensors);
         add_tensor(&b, w->down, &tensors);
+        const Op *experts[] = {w->expert_gate, w->expert_up, w->expert_down};
+        for (int i = 0; i < 3 && w->router; i++)
+            for (int e = 0; e < experts[i]->expert_count; e++)
+                add_tensor(&b, experts[i]->experts[e], &tensors);
+        add_tensor(&b, w->shared_gate, &tensors);
+        add_tensor(&b, w->shared_up, &tensors);
+        add_tensor(&b, w->shared_down, &tensors);
     }
     add_tensor(&b, plan->head, &tensors);
     buffer_print(&b, "};\n\n");
@@ -325,7 +455,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     const cJSON *do_sample = json_get(ck->generation, "do_sample");
     double temperature = generation_number(plan, "temperature", 1, 100);
     if (!cJSON_IsTrue(do_sample)) temperature = 0;
-    const cJSON *bos = json_get(ck->config, "bos_token_id");
+    const cJSON *bos = config_value(ck, "bos_token_id");
 
     buffer_print(&b, "const ModelInfo model_info = {\n");
     buffer_print(&b, "    .name = %s,\n", string_text(ck->name));
@@ -334,6 +464,16 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,\n"
                      "    .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,\n"
                      "    .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,\n");
+    buffer_print(&b, "    .ropes = %d, .y_dim = %d, .wide_head_norms = %d,\n", f->rope_count,
+                 plan->y_dim, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    if (f->kv_latent)
+        buffer_print(&b, "    .q_latent = Q_LATENT, .kv_latent = KV_LATENT, .nope_dim = NOPE_DIM, "
+                         ".value_dim = VALUE_DIM,\n");
+    if (f->experts)
+        buffer_print(&b,
+                     "    .experts = EXPERTS, .active_experts = ACTIVE_EXPERTS,\n"
+                     "    .expert_dim = EXPERT_DIM, .shared_dim = %d,\n",
+                     f->shared_dim);
     buffer_print(&b, "    .parameters = %llu, .bits = %.4g,\n", (unsigned long long)plan->parameters,
                  plan->bits);
     buffer_print(&b, "    .weights_bytes = %llu, .weights_hash = \"%s\", .random_seed = %lluu,\n",
@@ -415,6 +555,7 @@ void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
     for (const char *const *name = embedded_names(); *name; name++) {
         int wanted = strncmp(*name, "runtime/", 8) == 0 || strcmp(*name, "kernels/types.h") == 0 ||
                      strcmp(*name, "kernels/sampling.h") == 0 ||
+                     strcmp(*name, "kernels/features.h") == 0 ||
                      (options->cpu && strncmp(*name, "kernels/cpu/", 12) == 0) ||
                      (options->cuda && strncmp(*name, "kernels/cuda/", 13) == 0);
         size_t bytes;

@@ -61,8 +61,14 @@ const Tensor *find_values(const Checkpoint *ck, const char *name, int64_t rows, 
 // The linear layer `name` with logical widths in and out, EXL3 or plain; dies when missing or
 // misshapen. With random weights, makes up tensors without data.
 LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int is_head);
+// Output rows first .. first+out-1 of the plain linear layer `name`, which has `rows` of them.
+LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, int rows, int first,
+                                int out);
 // 1 when a linear of that name exists in some form.
 int has_linear(const Checkpoint *ck, const char *name);
+// The linear layers `name` with {e} replaced by 0 .. count-1, which must be of one format.
+const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
+                                   int count);
 // 1 when it exists in EXL3 form.
 int is_quantized(const Checkpoint *ck, const char *name);
 
@@ -70,23 +76,43 @@ int is_quantized(const Checkpoint *ck, const char *name);
 
 // An op of the traced dataflow; operands are indices of earlier ops.
 typedef struct {
-    const char *kind;  // "embedding" "rmsnorm" "linear" "rope" "attend" "act" "mul" "add" ...
+    const char *kind;  // "embedding" "norm" "linear" "rope" "attend" "act" "mul" "add" ...
     const char *role;  // part of the architecture it came from: "attn.q", "ffn.gate", "attn_norm"
     int operand[4];    // -1: none
     int width;         // values per row
+    int rope;          // of a rope: which
     const LinearWeights *linear;
+    const LinearWeights **experts; // of each expert, all like `linear`, the first; or NULL
+    int expert_count;
     const Tensor *tensor;
     double tensor_offset; // added to every value of `tensor` when packed (norms stored as w - 1)
-    const char *detail;   // "silu", ...
+    const char *detail;   // "silu"; of a norm "rms", "layer" or "all"
 } Op;
 
 typedef struct {
-    int dim, layers, heads, kv_heads, head_dim, ffn_dim, vocab;
-    int max_position; // max_position_embeddings
+    double factor;         // on cosine and sine
+    double *inverse;       // (rope_dim / 2): radians per position
+    double *short_inverse; // the same for programs of a context up to `original`, or NULL
+    int original;
+} Rope;
+
+typedef struct {
+    int dim, layers, heads, head_dim, vocab;
+    int kv_heads, ffn_dim; // the most of any layer
+    int max_position;      // max_position_embeddings
     double norm_eps, softmax_scale;
+    double embed_scale, residual_scale, logit_scale; // 1: none
+    double attn_softcap, logit_softcap;              // 0: none
     int rope_dim, rope_interleaved;
-    double rope_factor;
-    double *rope_inverse; // (rope_dim / 2)
+    Rope *ropes; // at least one
+    int rope_count;
+    int experts, active, expert_dim, shared_dim; // of routed layers; 0 experts: there are none
+    int router_sigmoid, router_normalize, router_groups, router_top_groups;
+    double router_scale;
+    double act_limit;                             // of clamped_silu
+    int q_latent, kv_latent, nope_dim, value_dim; // of latent attention; 0: there is none
+    double query_beta; // queries grow by 1 + beta ln(1 + floor(position / query_from)); 0: do not
+    int query_from;
 } Facts;
 
 // The ops of one layer (or of the ends), in execution order.
@@ -126,16 +152,23 @@ const char *roll_layers(const char *name, int first, int last);
 
 typedef struct {
     const char *name;     // of the catalog's row
-    int formats[3], format_count;
+    int formats[6], format_count;
     const char *comment;  // the tensors it stands for and what it writes
 } Step;
 
 // The weights of one layer by role, as kernels/types.h Layer names them; NULL where absent.
 typedef struct {
-    const Tensor *attn_norm, *q_norm, *k_norm, *ffn_norm;
-    double norm_offset; // of all norms
+    const Op *attn_norm, *q_norm, *k_norm, *attn_post, *ffn_norm, *ffn_post; // their tensors
+    const Op *sinks, *alpha_p, *alpha_n;
+    const Op *q_a_norm, *latent_q, *latent_k; // of latent attention: latent_q has kv_b
+    const LinearWeights *q_a, *q_b, *kv_a;
     const LinearWeights *q, *k, *v, *o, *gate, *up, *down;
+    const Op *router, *router_bias, *choice_bias, *shared_weight;
+    const Op *expert_gate, *expert_up, *expert_down; // their experts
+    const LinearWeights *shared_gate, *shared_up, *shared_down;
     int window;
+    int rope;              // -1: none
+    int kv_heads, ffn_dim; // 0 where the layer has no such part
     Step *steps;
     int step_count;
 } LayerWeights;
@@ -150,7 +183,13 @@ typedef struct {
 typedef struct {
     const Graph *graph;
     LayerWeights *layers; // (facts.layers)
-    const Tensor *embed, *norm;
+    const Tensor *embed;
+    const Op *norm;
+    int layer_norm;         // the norms of the residual stream subtract the mean
+    const char *head_norms; // "HEAD_NORM_SHARED", of kernels/features.h
+    const char *activation; // "silu"
+    int post_norms;         // some step norms what it adds to the residual stream
+    int y_dim;              // of State.y; 0: it is not needed
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
     const LinearWeights *head;
     Run *runs;
@@ -162,6 +201,8 @@ typedef struct {
 
 Plan *fuse_ops(const Graph *graph); // needs: a checked graph
 void choose_variants(Plan *plan);   // fills runs; needs: layers
+// What of the model the CUDA kernels do not compute, or NULL; needs: runs.
+const char *missing_on_cuda(const Plan *plan);
 void print_plan(const Plan *plan, FILE *out, int runs); // --dump=steps (0), --dump=variants (1)
 
 // --- memory.c ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@
 
 // --- the rows, read ------------------------------------------------------------------------------
 
-#define MAX_LINES 16
+#define MAX_LINES 24
 #define MAX_NAME 16
 
 // One statement of a pattern: name = kind:detail(args), or @name = args[0].
@@ -125,12 +125,25 @@ static int value_of(Folding *s, const Row *row, const Match *m, int at, const ch
     return -1;
 }
 
+static int is_known_activation(const char *name)
+{
+    static const char *const names[] = {
+#define ACT(name) #name,
+        ACTIVATIONS(ACT)
+#undef ACT
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (name && strcmp(names[i], name) == 0) return 1;
+    return 0;
+}
+
 static int fits(const Op *op, const Line *line, const int *args)
 {
     if (strcmp(op->kind, line->kind) != 0) return 0;
     if (*line->detail && (!op->detail || strcmp(op->detail, line->detail) != 0)) return 0;
+    if (strcmp(op->kind, "act") == 0 && !is_known_activation(op->detail)) return 0;
     int same = 1;
-    for (int i = 0; i < line->arg_count; i++) same &= args[i] >= 0 && op->operand[i] == args[i];
+    for (int i = 0; i < 4; i++) same &= op->operand[i] == (i < line->arg_count ? args[i] : -1);
     if (strcmp(op->kind, "add") == 0 || strcmp(op->kind, "mul") == 0)
         same |= args[0] >= 0 && op->operand[1] == args[0] && op->operand[0] == args[1];
     return same;
@@ -155,7 +168,7 @@ static int match_lines(Folding *s, const Row *row, Match *m, int at)
     }
     if (!line->optional) return 0;
     m->op[at] = -1;
-    m->value[at] = args[0];
+    m->value[at] = line->arg_count ? args[0] : -1;
     return match_lines(s, row, m, at + 1);
 }
 
@@ -195,27 +208,40 @@ static const Row *match_row(Folding *s, Match *m)
 static const struct {
     const char *name;
     size_t offset;
-    int is_tensor;
+    int is_op; // the op itself: its tensor and how it is stored
 } places[] = {
-#define PLACE(field, is_tensor)                                                                    \
+#define PLACE(field, is_op)                                                                        \
     {                                                                                              \
-#field, offsetof(LayerWeights, field), is_tensor                                           \
+#field, offsetof(LayerWeights, field), is_op                                               \
     }
-    PLACE(attn_norm, 1), PLACE(q_norm, 1), PLACE(k_norm, 1), PLACE(ffn_norm, 1),
-    PLACE(q, 0),         PLACE(k, 0),      PLACE(v, 0),      PLACE(o, 0),
-    PLACE(gate, 0),      PLACE(up, 0),     PLACE(down, 0),
+    PLACE(attn_norm, 1),   PLACE(q_norm, 1),
+    PLACE(k_norm, 1),      PLACE(sinks, 1),
+    PLACE(attn_post, 1),   PLACE(ffn_norm, 1),
+    PLACE(alpha_p, 1),     PLACE(alpha_n, 1),
+    PLACE(ffn_post, 1),    PLACE(q, 0),
+    PLACE(k, 0),           PLACE(v, 0),
+    PLACE(o, 0),           PLACE(gate, 0),
+    PLACE(up, 0),          PLACE(down, 0),
+    PLACE(router, 1),      PLACE(router_bias, 1),
+    PLACE(choice_bias, 1), PLACE(expert_gate, 1),
+    PLACE(expert_up, 1),   PLACE(expert_down, 1),
+    PLACE(shared_gate, 0), PLACE(shared_up, 0),
+    PLACE(shared_down, 0), PLACE(shared_weight, 1),
+    PLACE(q_a, 0),         PLACE(q_b, 0),
+    PLACE(kv_a, 0),        PLACE(q_a_norm, 1),
+    PLACE(latent_q, 1),    PLACE(latent_k, 1),
 };
 
 static void put_weights(Plan *plan, LayerWeights *w, const char *name, const Op *op)
 {
     if (strcmp(name, "embed") == 0) plan->embed = op->tensor;
-    if (strcmp(name, "norm") == 0) plan->norm = op->tensor;
+    if (strcmp(name, "norm") == 0) plan->norm = op;
     if (strcmp(name, "head") == 0) plan->head = op->linear;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         if (strcmp(places[i].name, name) != 0) continue;
         void *at = (char *)w + places[i].offset;
-        if (places[i].is_tensor)
-            *(const Tensor **)at = op->tensor;
+        if (places[i].is_op)
+            *(const Op **)at = op;
         else
             *(const LinearWeights **)at = op->linear;
     }
@@ -256,6 +282,15 @@ static const char *short_name(const Op *op, int layer)
     return arena_copy(name, n);
 }
 
+// The op of a kind among those a row matched, or NULL.
+static const Op *find_kind(const OpList *list, const Row *row, const Match *m, const char *kind)
+{
+    for (int i = 0; i < row->line_count; i++)
+        if (m->op[i] >= 0 && strcmp(list->ops[m->op[i]].kind, kind) == 0)
+            return &list->ops[m->op[i]];
+    return NULL;
+}
+
 static Step make_step(const char *where, const Row *row, const OpList *list, const Match *m,
                       int layer)
 {
@@ -278,7 +313,15 @@ static Step make_step(const char *where, const Row *row, const OpList *list, con
     for (int i = 0; i < norm_count; i++) names[count++] = norms[i];
     Buffer b = {0};
     roll_names(&b, names, count);
-    step.comment = arena_format("%s%s", b.data ? b.data : "", row->comment);
+    const char *comment = row->comment, *act = strstr(comment, "{act}");
+    if (act)
+        comment = arena_format("%.*s%s%s", (int)(act - comment), comment,
+                               find_kind(list, row, m, "act")->detail, act + 5);
+    if (strncmp(comment, "{rope}", 6) == 0)
+        comment =
+            arena_format("%s%s", find_kind(list, row, m, "rope") ? ", rope" : "", comment + 6);
+    const char *between = b.data && isalpha((unsigned char)*comment) ? ", " : "";
+    step.comment = arena_format("%s%s%s", b.data ? b.data : "", between, comment);
     buffer_free(&b);
     return step;
 }
@@ -332,17 +375,47 @@ static void fuse_list(Plan *plan, const OpList *list, int layer, LayerWeights *w
 
 // --- the plan ------------------------------------------------------------------------------------
 
-// All norms of a model are stored alike: with the same offset as the first.
-static void check_offsets(const OpList *list, const Op **first)
+// What must be the same in all layers, and becomes a constant of the program.
+static void agree(const Op *op, const char *what, const char **known, const char *found)
 {
-    for (size_t i = 0; i < list->count; i++) {
-        const Op *op = &list->ops[i];
-        if (!strstr(op->kind, "norm")) continue;
-        if (!*first) *first = op;
-        if (op->tensor_offset != (*first)->tensor_offset)
-            die(op->tensor->name, "is stored with the offset %g, but %s with %g", op->tensor_offset,
-                (*first)->tensor->name, (*first)->tensor_offset);
+    if (*known && strcmp(*known, found) != 0)
+        die(op->role, "%s %s here and %s in another place, which is not supported", what, found,
+            *known);
+    *known = found;
+}
+
+static void take_traits(Plan *plan)
+{
+    const char *norm = NULL, *head_norm = NULL;
+    const Graph *g = plan->graph;
+    for (int l = 0; l <= g->facts.layers; l++) {
+        const OpList *list = l < g->facts.layers ? &g->layers[l] : &g->end;
+        for (size_t i = 0; i < list->count; i++) {
+            const Op *op = &list->ops[i];
+            if (strcmp(op->kind, "norm") == 0) agree(op, "norm", &norm, op->detail);
+            if (strcmp(op->kind, "head_norm") == 0) agree(op, "head_norm", &head_norm, op->detail);
+            if (strcmp(op->kind, "act") == 0) agree(op, "act", &plan->activation, op->detail);
+        }
     }
+    plan->layer_norm = norm && strcmp(norm, "layer") == 0;
+    plan->head_norms = head_norm && strcmp(head_norm, "layer") == 0 ? "HEAD_NORM_EACH"
+                       : head_norm && strcmp(head_norm, "all") == 0 ? "HEAD_NORM_ALL"
+                                                                    : "HEAD_NORM_SHARED";
+    if (!plan->activation) plan->activation = "silu";
+}
+
+// Widths and tables of one layer.
+static void measure_layer(const Graph *g, int l, LayerWeights *w)
+{
+    const OpList *list = &g->layers[l];
+    w->window = list->window;
+    w->rope = -1;
+    if (w->k) w->kv_heads = w->k->out / g->facts.head_dim;
+    if (w->up) w->ffn_dim = w->up->out;
+    for (size_t i = 0; i < list->count; i++)
+        if (strcmp(list->ops[i].kind, "rope") == 0 || strcmp(list->ops[i].kind, "latent_k") == 0)
+            w->rope = list->ops[i].rope;
+    if (w->latent_k) w->kv_heads = 1;
 }
 
 static void count_parameters(Plan *plan)
@@ -353,14 +426,21 @@ static void count_parameters(Plan *plan)
         const OpList *list = l < 0 ? &g->begin : l < g->facts.layers ? &g->layers[l] : &g->end;
         for (size_t i = 0; i < list->count; i++) {
             const Op *op = &list->ops[i];
-            if (op->tensor) {
+            int again = 0; // a tensor of two ops
+            for (size_t j = 0; j < i && op->tensor; j++)
+                again |=
+                    list->ops[j].tensor && strcmp(list->ops[j].tensor->name, op->tensor->name) == 0;
+            if (op->tensor && !again) {
                 uint64_t values = 1;
                 for (int k = 0; k < op->tensor->rank; k++) values *= (uint64_t)op->tensor->shape[k];
                 plan->parameters += values;
             }
             if (!op->linear || (op->linear == plan->head && g->tied_head)) continue;
             uint64_t values = (uint64_t)op->linear->in * (uint64_t)op->linear->out;
-            plan->parameters += values + (op->linear->bias ? (uint64_t)op->linear->out : 0);
+            uint64_t copies = op->experts ? (uint64_t)op->expert_count : 1;
+            values *= copies;
+            plan->parameters += values;
+            if (op->linear->bias) plan->parameters += copies * (uint64_t)op->linear->out;
             if (op->linear == plan->head) continue;
             bits += (double)values * FORMAT_BITS(op->linear->format);
             weights += (double)values;
@@ -369,24 +449,36 @@ static void count_parameters(Plan *plan)
     plan->bits = weights > 0 ? bits / weights : 0;
 }
 
+static int most(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+// What latent attention keeps of a row, as kernels/features.h has it.
+static int latent_width(const Facts *f)
+{
+    int before = f->q_latent + f->kv_latent + f->rope_dim + f->heads * (f->nope_dim + f->rope_dim);
+    return most(before, f->heads * f->value_dim);
+}
+
 Plan *fuse_ops(const Graph *g)
 {
     Plan *plan = arena_alloc(sizeof *plan);
     plan->graph = g;
     read_rows();
-    const Op *norm = NULL;
     LayerWeights begin = {0}, end = {0};
     fuse_list(plan, &g->begin, -1, &begin);
     plan->layers = arena_alloc((size_t)g->facts.layers * sizeof *plan->layers);
     for (int l = 0; l < g->facts.layers; l++) {
         fuse_list(plan, &g->layers[l], l, &plan->layers[l]);
-        plan->layers[l].window = g->layers[l].window;
-        check_offsets(&g->layers[l], &norm);
+        measure_layer(g, l, &plan->layers[l]);
+        plan->post_norms |= plan->layers[l].attn_post || plan->layers[l].ffn_post;
+        if (plan->post_norms || plan->layers[l].router)
+            plan->y_dim = most(plan->y_dim, g->facts.dim);
+        if (plan->layers[l].latent_q) plan->y_dim = most(plan->y_dim, latent_width(&g->facts));
     }
     fuse_list(plan, &g->end, -1, &end);
-    check_offsets(&g->end, &norm);
-    for (int l = 0; l < g->facts.layers; l++)
-        plan->layers[l].norm_offset = norm ? norm->tensor_offset : 0;
+    take_traits(plan);
     if (begin.step_count != 1 || end.step_count != 1 || !plan->embed || !plan->norm || !plan->head)
         die(arena_format("archs/%s", g->arch_file),
             "expected one step before the layers and one after, found %d and %d", begin.step_count,

@@ -6,12 +6,15 @@
 
 static const struct {
     const char *kind;
-    int operands;
+    int operands, more;        // how many it takes, and how many more it may take
     enum { ANY, KEEPS } width; // of the result: that of every operand
 } kinds[] = {
-    {"input", 0, ANY},  {"embedding", 0, ANY}, {"rmsnorm", 1, KEEPS}, {"head_norm", 1, KEEPS},
-    {"linear", 1, ANY}, {"rope", 1, KEEPS},    {"attend", 3, ANY},    {"act", 1, KEEPS},
-    {"mul", 2, KEEPS},  {"add", 2, KEEPS},
+    {"input", 0, 0, ANY},    {"embedding", 0, 0, ANY}, {"values", 0, 0, ANY},
+    {"norm", 1, 0, KEEPS},   {"linear", 1, 0, ANY},    {"head_norm", 1, 0, KEEPS},
+    {"rope", 1, 0, KEEPS},   {"route", 1, 2, ANY},     {"experts", 2, 0, ANY},
+    {"latent_q", 1, 0, ANY}, {"latent_k", 1, 0, ANY},  {"latent_v", 1, 0, ANY},
+    {"clamp", 1, 0, KEEPS},  {"gate", 2, 0, KEEPS},    {"attend", 3, 1, ANY},
+    {"act", 1, 2, ANY},      {"mul", 2, 0, KEEPS},     {"add", 2, 0, KEEPS},
 };
 
 static void check_op(const Graph *g, const char *where, const OpList *list, size_t at)
@@ -22,7 +25,8 @@ static void check_op(const Graph *g, const char *where, const OpList *list, size
     if (k == count) die(where, "%s: there is no op %s", op->role, op->kind);
     for (int i = 0; i < 4; i++) {
         int from = op->operand[i];
-        if ((i < kinds[k].operands) != (from >= 0) || from >= (int)at)
+        int most = kinds[k].operands + kinds[k].more;
+        if ((i < kinds[k].operands && from < 0) || (i >= most && from >= 0) || from >= (int)at)
             die(where, "%s: %s takes %d earlier values", op->role, op->kind, kinds[k].operands);
         if (from >= 0 && kinds[k].width != ANY && list->ops[from].width != op->width)
             die(where, "%s: %s of %d values and one of %d values", op->role, op->kind, op->width,
@@ -35,11 +39,11 @@ static void check_op(const Graph *g, const char *where, const OpList *list, size
         const Facts *f = &g->facts;
         int q = list->ops[op->operand[0]].width, k_width = list->ops[op->operand[1]].width;
         int v = list->ops[op->operand[2]].width;
-        if (q != f->heads * f->head_dim || k_width != f->kv_heads * f->head_dim || v != k_width)
+        if (q != f->heads * f->head_dim || k_width % f->head_dim || v != k_width ||
+            f->heads % (k_width / f->head_dim))
             die(where,
-                "%s: queries of %d, keys of %d and values of %d channels do not fit %d and %d "
-                "heads of %d",
-                op->role, q, k_width, v, f->heads, f->kv_heads, f->head_dim);
+                "%s: queries of %d, keys of %d and values of %d channels do not fit %d heads of %d",
+                op->role, q, k_width, v, f->heads, f->head_dim);
     }
 }
 
@@ -86,6 +90,7 @@ static int same_op(const Op *a, const Op *b)
 {
     return strcmp(a->kind, b->kind) == 0 && strcmp(a->role, b->role) == 0 &&
            memcmp(a->operand, b->operand, sizeof a->operand) == 0 && a->width == b->width &&
+           a->rope == b->rope &&
            (a->linear ? a->linear->format : 0) == (b->linear ? b->linear->format : 0) &&
            (a->linear && a->linear->bias) == (b->linear && b->linear->bias);
 }
@@ -108,10 +113,12 @@ static void print_op(const Op *op, size_t at, int first, int last, FILE *out)
     if (op->linear)
         fprintf(out, "  %s %s%s", roll_layers(op->linear->name, first, last),
                 format_text(op->linear->format), op->linear->bias ? " + bias" : "");
+    if (op->experts) fprintf(out, ", %d experts", op->expert_count);
     if (op->tensor)
         fprintf(out, "  %s %s", roll_layers(op->tensor->name, first, last), op->tensor->dtype_tag);
     if (op->tensor_offset) fprintf(out, " + %g", op->tensor_offset);
-    if (op->detail) fprintf(out, "  %s", op->detail);
+    if (op->detail && strcmp(op->detail, "rms") != 0) fprintf(out, "  %s", op->detail);
+    if (op->rope) fprintf(out, "  rope %d", op->rope);
     fputc('\n', out);
     buffer_free(&b);
 }
@@ -121,6 +128,21 @@ static void print_list(const OpList *list, int first, int last, FILE *out)
     for (size_t i = 0; i < list->count; i++) print_op(&list->ops[i], i, first, last, out);
 }
 
+static void print_rope(const Facts *f, int i, FILE *out)
+{
+    const Rope *rope = &f->ropes[i];
+    Buffer number = {0};
+    if (f->rope_count > 1) buffer_print(&number, " %d", i);
+    fprintf(out, "\n  rope%s %s, dim %d, factor %.9g, inverse", number.data ? number.data : "",
+            f->rope_interleaved ? "interleaved" : "neox", f->rope_dim, rope->factor);
+    int pairs = f->rope_dim / 2;
+    for (int j = 0; j < pairs; j++)
+        if (j < 2 || j >= pairs - 2)
+            fprintf(out, "%s %.9g", j == pairs - 2 && pairs > 4 ? " .." : "", rope->inverse[j]);
+    if (rope->short_inverse) fprintf(out, "; another up to %d tokens of context", rope->original);
+    buffer_free(&number);
+}
+
 void print_graph(const Graph *g, FILE *out)
 {
     const Facts *f = &g->facts;
@@ -128,13 +150,30 @@ void print_graph(const Graph *g, FILE *out)
     fprintf(out,
             "  dim %d, heads %d, kv_heads %d, head_dim %d, ffn_dim %d, vocab %d, max_position %d\n",
             f->dim, f->heads, f->kv_heads, f->head_dim, f->ffn_dim, f->vocab, f->max_position);
-    fprintf(out, "  norm_eps %g, softmax_scale %.9g\n", f->norm_eps, f->softmax_scale);
-    fprintf(out, "  rope %s, dim %d, factor %.9g, inverse",
-            f->rope_interleaved ? "interleaved" : "neox", f->rope_dim, f->rope_factor);
-    int pairs = f->rope_dim / 2;
-    for (int j = 0; j < pairs; j++)
-        if (j < 2 || j >= pairs - 2)
-            fprintf(out, "%s %.9g", j == pairs - 2 && pairs > 4 ? " .." : "", f->rope_inverse[j]);
+    fprintf(out, "  norm_eps %g, softmax_scale %.9g", f->norm_eps, f->softmax_scale);
+    const struct {
+        const char *name;
+        double value, neutral;
+    } more[] = {{"embed_scale", f->embed_scale, 1},
+                {"residual_scale", f->residual_scale, 1},
+                {"logit_scale", f->logit_scale, 1},
+                {"attn_softcap", f->attn_softcap, 0},
+                {"logit_softcap", f->logit_softcap, 0},
+                {"query_beta", f->query_beta, 0},
+                {"act_limit", f->act_limit, 0},
+                {"q_latent", f->q_latent, 0},
+                {"kv_latent", f->kv_latent, 0},
+                {"nope_dim", f->nope_dim, 0},
+                {"value_dim", f->value_dim, 0},
+                {"experts", f->experts, 0},
+                {"active", f->active, 0},
+                {"expert_dim", f->expert_dim, 0},
+                {"shared_dim", f->shared_dim, 0},
+                {"router_scale", f->router_scale, f->experts ? 1 : 0}};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+        if (more[i].value != more[i].neutral)
+            fprintf(out, ", %s %.9g", more[i].name, more[i].value);
+    for (int i = 0; i < f->rope_count; i++) print_rope(f, i, out);
     fprintf(out, "\nbegin\n");
     print_list(&g->begin, 0, 0, out);
     for (int first = 0, last; first < f->layers; first = last + 1) {

@@ -41,7 +41,15 @@ static Groups group_weights(const Plan *plan)
         const LinearWeights *attention[] = {w->q, w->k, w->v, w->o},
                             *ffn[] = {w->gate, w->up, w->down};
         for (int i = 0; i < 4; i++) add_linear(&g.attention, attention[i]);
+        const LinearWeights *latent[] = {w->q_a, w->q_b, w->kv_a};
+        for (int i = 0; i < 3; i++) add_linear(&g.attention, latent[i]);
         for (int i = 0; i < 3; i++) add_linear(&g.ffn, ffn[i]);
+        const Op *experts[] = {w->expert_gate, w->expert_up, w->expert_down};
+        for (int i = 0; i < 3 && w->router; i++)
+            for (int e = 0; e < experts[i]->expert_count; e++)
+                add_linear(&g.ffn, experts[i]->experts[e]);
+        const LinearWeights *shared[] = {w->shared_gate, w->shared_up, w->shared_down};
+        for (int i = 0; i < 3; i++) add_linear(&g.ffn, shared[i]);
     }
     add_linear(&g.head, plan->head);
     const Facts *f = &plan->graph->facts;
@@ -118,6 +126,7 @@ typedef struct {
     int sliding, window; // layers with a window, and the widest
     int contexts[4], context_count;
     const char *tokenizer, *unsupported;
+    const char *no_cuda; // why it cannot be compiled for CUDA, or NULL
 } Page;
 
 static Page make_page(const char *dir)
@@ -140,6 +149,7 @@ static Page make_page(const char *dir)
     for (int i = 0; i < 3; i++)
         if (contexts[i] < f->max_position) p.contexts[p.context_count++] = contexts[i];
     p.contexts[p.context_count++] = f->max_position;
+    p.no_cuda = missing_on_cuda(plan);
     p.tokenizer = describe_tokenizer(ck->dir, &p.unsupported);
     return p;
 }
@@ -167,6 +177,9 @@ static void print_page(const Page *p)
     printf("  widths       dim %d, ffn %d, vocab %d\n", f->dim, f->ffn_dim, f->vocab);
     printf("  attention    %d heads of %d, %d for keys and values\n", f->heads, f->head_dim,
            f->kv_heads);
+    if (f->experts)
+        printf("  experts      %d of %d channels, %d active, %d channels shared\n", f->experts,
+               f->expert_dim, f->active, f->shared_dim);
     printf("  context      %d tokens\n", f->max_position);
     printf("  parameters   %llu\n", (unsigned long long)p->plan->parameters);
     print_group("attention", &p->groups.attention);
@@ -179,6 +192,10 @@ static void print_page(const Page *p)
     for (int i = 0; i < p->context_count; i++)
         printf("  memory       %.1f MiB with %d tokens of context\n",
                (double)memory_bytes(p, p->contexts[i]) / (1 << 20), p->contexts[i]);
+    if (p->no_cuda)
+        printf("  targets      cpu (%s)\n", p->no_cuda);
+    else
+        printf("  targets      cpu, cuda\n");
     printf("  tokenizer    %s\n", p->tokenizer);
     printf("  unsupported  %s\n", p->unsupported ? p->unsupported : "nothing");
 }
@@ -197,6 +214,8 @@ static void print_json(const Page *p)
     cJSON_AddNumberToObject(page, "dim", f->dim);
     cJSON_AddNumberToObject(page, "heads", f->heads);
     cJSON_AddNumberToObject(page, "kv_heads", f->kv_heads);
+    cJSON_AddNumberToObject(page, "experts", f->experts);
+    cJSON_AddNumberToObject(page, "active_experts", f->active);
     cJSON_AddNumberToObject(page, "head_dim", f->head_dim);
     cJSON_AddNumberToObject(page, "ffn_dim", f->ffn_dim);
     cJSON_AddNumberToObject(page, "vocab", f->vocab);
@@ -217,6 +236,9 @@ static void print_json(const Page *p)
         cJSON_AddNumberToObject(row, "bytes", (double)memory_bytes(p, p->contexts[i]));
         cJSON_AddItemToArray(memory, row);
     }
+    cJSON *targets = cJSON_AddArrayToObject(page, "targets");
+    cJSON_AddItemToArray(targets, cJSON_CreateString("cpu"));
+    if (!p->no_cuda) cJSON_AddItemToArray(targets, cJSON_CreateString("cuda"));
     cJSON_AddStringToObject(page, "tokenizer", p->tokenizer);
     cJSON *list = cJSON_AddArrayToObject(page, "unsupported");
     if (p->unsupported) cJSON_AddItemToArray(list, cJSON_CreateString(p->unsupported));

@@ -10,6 +10,7 @@
 
 typedef struct {
     const char *where, *text, *p, *end;
+    char *copy; // of text, for cJSON
 } Scan;
 
 static _Noreturn void fail(Scan *s, const char *what)
@@ -51,11 +52,23 @@ static void scan_string(Scan *s)
     s->p++;
 }
 
+// Python writes an infinite number as this word, which cJSON reads when it is written otherwise.
+static int scan_infinity(Scan *s)
+{
+    static const char word[] = "Infinity", number[] = "1e999   ";
+    size_t n = sizeof word - 1;
+    if ((size_t)(s->end - s->p) < n || memcmp(s->p, word, n) != 0) return 0;
+    memcpy(s->copy + (s->p - s->text), number, n);
+    s->p += n;
+    return 1;
+}
+
 static void scan_number(Scan *s)
 {
     const char *start = s->p;
     int whole = 1;
     if (*s->p == '-') s->p++;
+    if (scan_infinity(s)) return;
     if (s->p >= s->end || *s->p < '0' || *s->p > '9') fail(s, "bad number");
     if (*s->p == '0' && s->p + 1 < s->end && s->p[1] >= '0' && s->p[1] <= '9')
         fail(s, "number with a leading zero");
@@ -108,7 +121,7 @@ static void scan_value(Scan *s, int depth)
         scan_string(s);
     } else if (*s->p == '-' || (*s->p >= '0' && *s->p <= '9')) {
         scan_number(s);
-    } else {
+    } else if (!scan_infinity(s)) {
         static const char *const words[] = {"true", "false", "null"};
         for (int i = 0; i < 3; i++) {
             size_t n = strlen(words[i]);
@@ -146,14 +159,17 @@ static void check_keys(const char *where, const cJSON *node)
 
 cJSON *parse_json(const char *where, const char *text, size_t bytes)
 {
-    Scan s = {where, text, text, text + bytes};
     if (!utf8_valid(text, bytes)) die(where, "not valid UTF-8");
+    Scan s = {where, text, text, text + bytes, malloc(bytes + 1)};
+    if (!s.copy) die("memory", "cannot allocate %zu bytes", bytes);
+    memcpy(s.copy, text, bytes);
     if (bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) s.p += 3;
-    const char *start = s.p;
+    const char *start = s.copy + (s.p - text);
     scan_value(&s, 0);
     skip_space(&s);
     if (s.p != s.end) fail(&s, "text after the JSON value");
-    cJSON *tree = cJSON_ParseWithLength(start, (size_t)(s.end - start));
+    cJSON *tree = cJSON_ParseWithLength(start, (size_t)(s.copy + bytes - start));
+    free(s.copy);
     if (!tree) die(where, "not valid JSON");
     check_keys(where, tree);
     return tree;

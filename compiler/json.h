@@ -4,9 +4,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Parses a complete JSON text. Dies, naming `where` and the byte, on: a syntax error, trailing text,
-// invalid UTF-8, nesting deeper than 128, a key twice in one object, an integer literal beyond 2^53.
-// The tree lives until exit.
+// Parses a complete JSON text. Dies, naming `where` and the byte, on: a syntax error, trailing
+// text, invalid UTF-8, nesting deeper than 128, a key twice in one object, an integer literal
+// beyond 2^53. The word Infinity is a number, as in files that Python wrote. The tree lives until
+// exit.
 cJSON *parse_json(const char *where, const char *text, size_t bytes);
 
 // Reads and parses a file; the second form returns NULL when there is no such file.

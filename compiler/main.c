@@ -205,11 +205,10 @@ static int build(int argc, char **argv)
     if (b.dump && strcmp(b.dump, "variants") == 0) return print_plan(plan, stdout, 1), 0;
     if (b.dump) return print_memory(plan, stdout), 0;
 
-    int head_dim = graph->facts.head_dim;
-    if (options->cuda && (head_dim % 16 || head_dim > 256)) {
-        if (b.target_given)
-            die("config.json", "head_dim %d: on CUDA a multiple of 16 up to 256 is expected", head_dim);
-        warn("config.json", "head_dim %d has no CUDA kernels: for the CPU alone", head_dim);
+    const char *missing = missing_on_cuda(plan);
+    if (options->cuda && missing) {
+        if (b.target_given) die("config.json", "%s", missing);
+        warn("config.json", "%s: for the CPU alone", missing);
         options->cuda = options->sm_count = 0;
     }
     if (!options->max_batch) options->max_batch = 16;

@@ -21,13 +21,26 @@ static void print_bytes(const char *what, const char *of, uint64_t bytes, FILE *
             (double)bytes / (1 << 20), of);
 }
 
+// Of State.h, as kernels/features.h has it.
+static uint64_t hidden_width(const Facts *f)
+{
+    int width = f->active * f->expert_dim;
+    if (f->ffn_dim > width) width = f->ffn_dim;
+    return (uint64_t)(f->shared_dim > width ? f->shared_dim : width);
+}
+
 void print_memory(const Plan *plan, FILE *out)
 {
     const Facts *f = &plan->graph->facts;
     uint64_t wide = (uint64_t)f->heads * (uint64_t)f->head_dim;
-    uint64_t row = 4 * ((uint64_t)f->dim + 2 * wide + (uint64_t)f->ffn_dim + (uint64_t)f->rope_dim);
+    uint64_t turns = (uint64_t)f->rope_count * (uint64_t)f->rope_dim;
+    uint64_t row =
+        4 * ((uint64_t)f->dim * (plan->y_dim ? 2 : 1) + 2 * wide + hidden_width(f) + turns);
     print_bytes("weights", "as packed", pack_weights(plan, NULL)->bytes, out);
-    print_bytes("row", "x, q, a, h and rope of one row of a batch", row, out);
+    print_bytes("row",
+                plan->y_dim ? "x, q, a, h, y and rope of one row of a batch"
+                            : "x, q, a, h and rope of one row of a batch",
+                row, out);
     print_bytes("output", "logits of one output row", 4 * (uint64_t)f->vocab, out);
     print_bytes("token", "keys and values of one token in the cache", cache_bytes_per_token(f, 16),
                 out);

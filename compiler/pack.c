@@ -3,6 +3,7 @@
 // is written once, front to back, so models larger than memory pass through.
 #include "exlc.h"
 #include "half.h"
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -196,6 +197,44 @@ static Linear put_linear(Writer *w, const LinearWeights *l)
     return place;
 }
 
+// The values of an op's tensor as floats, as many as it has; 0 without the op.
+static uint64_t put_values(Writer *w, const Op *op)
+{
+    if (!op) return 0;
+    int count = (int)elements(op->tensor);
+    return put_floats(w, op->tensor, count, count, op->tensor_offset);
+}
+
+// The router and the experts, one after the other, each as long as the first.
+static void put_experts(Writer *w, const LayerWeights *from, Layer *to)
+{
+    if (!from->router) return;
+    to->router = put_values(w, from->router);
+    to->router_bias = put_values(w, from->router_bias);
+    to->choice_bias = put_values(w, from->choice_bias);
+    for (int e = 0; e < from->expert_gate->expert_count; e++) {
+        uint64_t first = begin(w);
+        Linear gate = put_linear(w, from->expert_gate->experts[e]);
+        Linear up = put_linear(w, from->expert_up->experts[e]);
+        Linear down = put_linear(w, from->expert_down->experts[e]);
+        uint64_t bytes = begin(w) - first;
+        if (e == 0) to->gate = gate, to->up = up, to->down = down, to->expert_stride = bytes;
+        assert(bytes == to->expert_stride);
+        assert(gate.weights == to->gate.weights + (uint64_t)e * bytes);
+    }
+    to->shared_gate = put_linear(w, from->shared_gate);
+    to->shared_up = put_linear(w, from->shared_up);
+    to->shared_down = put_linear(w, from->shared_down);
+    to->shared_weight = put_values(w, from->shared_weight);
+}
+
+// log(1 + e^x) of the one value of an op's tensor; of 0.8, as training begins, with random weights.
+static double softplus_of(const Op *op)
+{
+    double x = op->tensor->data ? (double)value_at(op->tensor, 0) : 0.8;
+    return x > 20 ? x : log1p(exp(x));
+}
+
 static uint64_t put_embedding(Writer *w, const Plan *plan)
 {
     const Tensor *t = plan->embed;
@@ -237,23 +276,35 @@ Packed *pack_weights(const Plan *plan, const char *path)
     for (int l = 0; l < facts->layers; l++) {
         const LayerWeights *from = &plan->layers[l];
         Layer *to = &packed->layers[l];
-        to->attn_norm = put_floats(&w, from->attn_norm, facts->dim, facts->dim, from->norm_offset);
+        to->attn_norm = put_values(&w, from->attn_norm);
+        to->q_a = put_linear(&w, from->q_a);
+        to->q_a_norm = put_values(&w, from->q_a_norm);
+        to->q_b = put_linear(&w, from->q_b);
+        to->kv_a = put_linear(&w, from->kv_a);
+        to->kv_a_norm = put_values(&w, from->latent_k);
+        to->kv_b = put_values(&w, from->latent_q);
         to->q = put_linear(&w, from->q);
         to->k = put_linear(&w, from->k);
         to->v = put_linear(&w, from->v);
-        to->q_norm =
-            put_floats(&w, from->q_norm, facts->head_dim, facts->head_dim, from->norm_offset);
-        to->k_norm =
-            put_floats(&w, from->k_norm, facts->head_dim, facts->head_dim, from->norm_offset);
+        to->q_norm = put_values(&w, from->q_norm);
+        to->k_norm = put_values(&w, from->k_norm);
+        to->sinks = put_values(&w, from->sinks);
         to->o = put_linear(&w, from->o);
-        to->ffn_norm = put_floats(&w, from->ffn_norm, facts->dim, facts->dim, from->norm_offset);
+        to->attn_post = put_values(&w, from->attn_post);
+        to->ffn_norm = put_values(&w, from->ffn_norm);
         to->gate = put_linear(&w, from->gate);
         to->up = put_linear(&w, from->up);
         to->down = put_linear(&w, from->down);
+        to->ffn_post = put_values(&w, from->ffn_post);
+        put_experts(&w, from, to);
         to->window = from->window;
+        to->rope = from->rope;
+        to->kv_heads = from->kv_heads;
+        to->ffn_dim = from->ffn_dim;
+        if (from->alpha_p) to->act[0] = (float)softplus_of(from->alpha_p);
+        if (from->alpha_n) to->act[1] = (float)(softplus_of(from->alpha_n) + 0.5);
     }
-    packed->ends.norm =
-        put_floats(&w, plan->norm, facts->dim, facts->dim, plan->layers[0].norm_offset);
+    packed->ends.norm = put_values(&w, plan->norm);
     packed->ends.head = put_linear(&w, plan->head);
     begin(&w);
     packed->bytes = w.at;

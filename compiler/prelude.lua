@@ -5,10 +5,12 @@
 -- tensor's data, its bits, or a kernel.
 --
 -- Given by arch.c: config (config.json as a table), null (JSON's null), source (text of a file),
--- line_of (source and line of a level of the stack).
+-- line_of (source and line of a level of the stack), has_tensor (1 when the checkpoint has weights
+-- and one of that name), warn_missing (says so once, where there are weights).
 
 local config, null, source, line_of, load = config, null, source, line_of, load
-_G.source, _G.line_of, _G.load = nil, nil, nil
+local has_tensor, warn_missing = has_tensor, warn_missing
+_G.source, _G.line_of, _G.load, _G.has_tensor, _G.warn_missing = nil, nil, nil, nil, nil
 
 -- --- refusing ------------------------------------------------------------------------------------
 
@@ -20,7 +22,7 @@ local function show(value)
 end
 
 -- Stops with one line about config.json.
-local function refuse(fmt, ...)
+function refuse(fmt, ...)
   error({ refused = string.format(fmt, ...) }, 0)
 end
 
@@ -51,12 +53,13 @@ end
 
 -- --- config.json ---------------------------------------------------------------------------------
 
-local read = {} -- keys that the architecture asked for
+local model = config -- the object that describes the model: config, or the text model inside it
+local read = {}      -- keys that the architecture asked for
 
--- The value of a top-level key; nil when absent.
+-- The value of one of its keys; nil when absent.
 local function get(key)
   read[key] = true
-  return config[key]
+  return model[key]
 end
 
 local function check_whole(key, value, low, high)
@@ -80,8 +83,7 @@ end
 
 -- What each fact must be; those of required are all that the compiler reads.
 local facts = {}
-local required = { "dim", "layers", "heads", "kv_heads", "head_dim", "ffn_dim", "vocab", "eps",
-                   "tied", "max_position" }
+local required = { "dim", "layers", "heads", "head_dim", "vocab", "eps", "tied", "max_position" }
 local function whole(low, high)
   return function(key, value) return check_whole(key, value, low, high) end
 end
@@ -90,14 +92,26 @@ facts.head_dim, facts.ffn_dim = whole(2, 1024), whole(1, 1 << 20)
 facts.layers, facts.vocab, facts.max_position = whole(1, 1024), whole(1, 1 << 24), whole(1, 1 << 30)
 facts.eps, facts.softmax_scale, facts.tied = check_positive, check_positive, check_boolean
 facts.use_window, facts.window_from = check_boolean, whole(0, 1 << 30)
+facts.embed_scale, facts.logit_scale, facts.residual_scale = check_positive, check_positive,
+                                                             check_positive
+local function check_softcap(key, value)
+  return value ~= 0 and value ~= false and check_positive(key, value)
+end
+facts.attn_softcap, facts.logit_softcap = check_softcap, check_softcap
+facts.experts, facts.active, facts.expert_dim = whole(1, 1 << 16), whole(1, 64), whole(1, 1 << 20)
+facts.shared_dim, facts.groups, facts.top_groups = whole(0, 1 << 20), whole(1, 1024), whole(1, 1024)
+facts.route_scale, facts.act_limit = check_positive, check_positive
+facts.q_latent, facts.kv_latent = whole(1, 1 << 17), whole(1, 960)
+facts.nope_dim, facts.turned_dim, facts.value_dim = whole(1, 1024), whole(2, 1024), whole(1, 1024)
 
 -- cfg "key": the value of a key, required. cfg("key", default): the default, or what it returns for
--- m, where the key is absent or null. cfg { "key", default = D, null = N }: N for an explicit null.
+-- m, where the key is absent or null. cfg { "key", default = D, null = N }: N for an explicit null;
+-- outer = true: the key of the whole config.json goes before that of the text model inside.
 local Cfg = {}
 function cfg(key, default)
   local c = { key = key, default = default, null = default }
   if type(key) == "table" then
-    c = { key = key[1], default = key.default, null = key.null }
+    c = { key = key[1], default = key.default, null = key.null, outer = key.outer }
     if c.null == nil then c.null = c.default end
   end
   if type(c.key) ~= "string" then wrong("cfg needs the name of a key") end
@@ -106,16 +120,29 @@ end
 
 local function resolve_cfg(m, c)
   local value = get(c.key)
+  if c.outer and config[c.key] ~= nil then value = config[c.key] end
   if value == nil then value = c.default elseif value == null then value = c.null end
   if type(value) == "function" then value = value(m) end
   if value == nil then refuse("%s is missing", c.key) end
   return value
 end
 
+-- each(f): a fact of one layer, f(m, l).
+local Each = {}
+function each(f)
+  return setmetatable({ of = f }, Each)
+end
+
+-- derived(f): a fact that follows from others, f(m).
+local Derived = {}
+function derived(f)
+  return setmetatable({ from = f }, Derived)
+end
+
 -- --- keys that change the mathematics ------------------------------------------------------------
 
 -- Real configs carry many keys that say nothing about the forward pass, so an unknown key is no
--- error. These do change it in some family: unless the architecture reads a key, its value must be
+-- error. These do change it in some family: unless the architecture names a key, its value must be
 -- absent, null, false, empty or one of those listed.
 local changes_the_math = {
   -- attention
@@ -164,11 +191,14 @@ local function is_neutral(value, neutral)
 end
 
 local function check_unread_keys(arch)
+  for _, fact in pairs(arch) do
+    if getmetatable(fact) == Cfg then read[fact.key] = true end
+  end
   for _, key in ipairs(sorted_keys(changes_the_math)) do
     if not read[key] and not is_one_of(key, arch.ignore)
-       and not is_neutral(config[key], changes_the_math[key]) then
+       and not is_neutral(model[key], changes_the_math[key]) then
       refuse("%s is %s, which changes the mathematics and is not supported for %s", key,
-             show(config[key]), arch.name)
+             show(model[key]), arch.name)
     end
   end
 end
@@ -221,6 +251,7 @@ local function base_frequencies(s)
   return inverse
 end
 
+-- A rule gives the frequencies, the factor and, for a shorter context, other frequencies.
 local rope_rules = {}
 
 function rope_rules.default(s) return base_frequencies(s), 1 end
@@ -280,25 +311,23 @@ function rope_rules.yarn(s)
 end
 
 -- Hugging Face changes from the short to the long list when a sequence outgrows the original
--- context; one table can stand for that only where a single list is ever used.
+-- context. A program has one table: that of the longest context it is built for.
 function rope_rules.longrope(s)
-  local short, long = s.dict.short_factor, s.dict.long_factor
-  local same = type(short) == "table" and type(long) == "table"
-  for j = 1, s.dim // 2 do
-    if type(short) ~= "table" or type(short[j]) ~= "number" or short[j] <= 0
-       or #short ~= s.dim // 2 then
-      refuse("%s.short_factor is not a list of %d positive numbers", s.name, s.dim // 2)
+  local function divided(key)
+    local list, inverse = s.dict[key], base_frequencies(s)
+    local fits = type(list) == "table" and #list == #inverse
+    for j, f in ipairs(inverse) do
+      if not fits or type(list[j]) ~= "number" or not (list[j] > 0) then
+        refuse("%s.%s is not a list of %d positive numbers", s.name, key, #inverse)
+      end
+      inverse[j] = f / list[j]
     end
-    same = same and short[j] == long[j]
+    return inverse
   end
-  if not same and s.max > s.original then
-    refuse("%s.long_factor differs from short_factor, which is not supported", s.name)
-  end
-  local inverse = base_frequencies(s)
-  for j, f in ipairs(inverse) do inverse[j] = f / short[j] end
   local factor = rope_number(s, "factor", s.max / s.original)
   local on_values = factor <= 1 and 1 or math.sqrt(1 + math.log(factor) / math.log(s.original))
-  return inverse, rope_optional(s, "attention_factor") or on_values
+  return divided "long_factor", rope_optional(s, "attention_factor") or on_values,
+         divided "short_factor"
 end
 rope_rules.su = rope_rules.longrope
 
@@ -307,50 +336,85 @@ local rope_keys = {
   "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
   "high_freq_factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate",
   "attention_factor", "mscale", "mscale_all_dim", "short_factor", "long_factor", "finetuned",
+  "mrope_section", "mrope_interleaved", "max_position_embeddings",
 }
 
 local function is_object(value)
   return type(value) == "table" and next(value) ~= nil
 end
 
--- rope_config { style = "neox" | "interleaved", partial = true }: the model's rope. partial: some
--- channels may stay as they are.
+-- rope_config { style = "neox" | "interleaved" }: a rope of the model. theta: the base where config
+-- states none; theta_key: the key that states it, false for none; of: the layers' name in a
+-- rope_parameters with one object for each kind of layer; scaled = false: the base alone counts;
+-- otherwise: the object where config has none; partial: some channels may stay as they are;
+-- query_scale: llama_4_scaling_beta is known; dim: channels that turn, from m.
 local Rope = {}
+local rope_options = { "style", "theta", "theta_key", "of", "scaled", "otherwise", "partial",
+                       "query_scale", "dim" }
 function rope_config(options)
   if type(options) ~= "table" or (options.style ~= "neox" and options.style ~= "interleaved") then
     wrong('rope_config needs style = "neox" or "interleaved"')
   end
+  for _, key in ipairs(sorted_keys(options)) do
+    if not is_one_of(key, rope_options) then wrong("rope_config has no field %s", key) end
+  end
   return setmetatable({ options = options }, Rope)
 end
 
-local function resolve_rope(m, rope)
+-- The object that describes a rope, and its name.
+local function rope_object(o)
   local scaling, parameters = get "rope_scaling", get "rope_parameters"
-  local s = { name = is_object(scaling) and "rope_scaling" or "rope_parameters" }
-  s.dict = is_object(scaling) and scaling or parameters
   for name, value in pairs { rope_scaling = scaling, rope_parameters = parameters } do
     if value ~= null and type(value) ~= "table" then
       refuse("%s is %s, expected an object", name, show(value))
     end
   end
-  if s.dict == nil or s.dict == null then s.dict = {} end
+  local of = o.of and is_object(parameters) and parameters[o.of]
+  if of and of ~= null then
+    if type(of) ~= "table" then
+      refuse("rope_parameters.%s is %s, expected an object", o.of, show(of))
+    end
+    return of, "rope_parameters." .. o.of
+  end
+  if o.scaled == false then return {}, "rope_parameters" end
+  if is_object(scaling) then return scaling, "rope_scaling" end
+  return is_object(parameters) and parameters or o.otherwise or {}, "rope_parameters"
+end
+
+-- Queries grow with the logarithm of their position: by 1 + beta ln(1 + floor(position / from)).
+local function query_scale_of(s, o)
+  local beta = s.dict.llama_4_scaling_beta
+  if beta == nil or beta == null then return nil end
+  if not o.query_scale then refuse("%s.llama_4_scaling_beta is not known", s.name) end
+  return { beta = check_positive(s.name .. ".llama_4_scaling_beta", beta), from = s.original }
+end
+
+local ropes = {} -- all that were resolved, in order
+
+local function resolve_rope(m, rope)
+  local o, s = rope.options, {}
+  s.dict, s.name = rope_object(o)
   for _, key in ipairs(sorted_keys(s.dict)) do
-    if s.dict[key] ~= null and not is_one_of(key, rope_keys) then
+    local known = key == "llama_4_scaling_beta" or is_one_of(key, rope_keys)
+    if s.dict[key] ~= null and not known then
       refuse("%s.%s is not known", s.name, key)
     end
   end
-  local function value_of(key)
-    local value, outside = s.dict[key], get(key)
-    if value == nil or value == null then value = outside end
+  local function value_of(key, outside)
+    local value, other = s.dict[key], outside ~= false and get(outside or key) or nil
+    if value == nil or value == null then value = other end
     if value == null then value = nil end
     return value
   end
-  s.base = check_positive("rope_theta", value_of "rope_theta" or 10000)
-  local partial = check_positive("partial_rotary_factor", value_of "partial_rotary_factor" or 1)
-  if partial > 1 or (partial < 1 and not rope.options.partial) then
+  s.base = check_positive("rope_theta", value_of("rope_theta", o.theta_key) or o.theta or 10000)
+  local partial = value_of "partial_rotary_factor"
+  if partial == nil then partial = type(o.partial) == "number" and o.partial or 1 end
+  check_positive("partial_rotary_factor", partial)
+  if partial > 1 or (partial < 1 and not o.partial) then
     refuse("partial_rotary_factor is %s, which is not supported for this architecture",
            show(partial))
   end
-  s.dim = math.floor(m.head_dim * partial)
+  s.dim = o.dim and o.dim(m) or math.floor(m.head_dim * partial)
   if s.dim < 2 or s.dim % 2 ~= 0 then
     refuse("rope turns %d channels, expected an even number", s.dim)
   end
@@ -369,9 +433,13 @@ local function resolve_rope(m, rope)
     refuse("%s.rope_type is %s; supported are %s", s.name, show(kind),
            table.concat(sorted_keys(rope_rules), ", "))
   end
-  local inverse, factor = rule(s)
-  return { dim = s.dim, interleaved = rope.options.style == "interleaved", inverse = inverse,
-           factor = factor }
+  local inverse, factor, short = rule(s)
+  local table_of = { dim = s.dim, interleaved = o.style == "interleaved", inverse = inverse,
+                     factor = factor, short = short, original = s.original,
+                     query_scale = query_scale_of(s, o) }
+  ropes[#ropes + 1] = table_of
+  table_of.index = #ropes
+  return table_of
 end
 
 -- --- parts ---------------------------------------------------------------------------------------
@@ -411,10 +479,39 @@ end
 
 embedding = word("embedding", { [1] = true })
 rmsnorm   = word("rmsnorm", { [1] = true, offset = false }) -- offset: added to the stored weight
+layernorm = word("layernorm", { [1] = true })               -- subtracts the mean; no bias
 linear    = word("linear", { [1] = true, tied = false })    -- tied: the embedding it may share
+
+-- q, k, v, o and fused, which holds the rows of q, k and v in files that were not split. q_norm and
+-- k_norm are per head, of one weight; norms = "each head": RMSNorm is LayerNorm with a weight for
+-- every head; "all heads": one RMSNorm over all of them. sinks: a score for each head that counts
+-- in the softmax and has no value.
 attention = word("attention", { under = false, q = true, k = true, v = true, o = true,
-                                q_norm = false, k_norm = false, norm_offset = false })
-gated_mlp = word("gated_mlp", { under = false, gate = true, up = true, down = true, act = true })
+                                fused = false, q_norm = false, k_norm = false, norms = false,
+                                norm_offset = false, sinks = false })
+-- Attention over one latent vector a token: q through q_a, a norm and q_b; kv_a gives the latent,
+-- which is normed, and turned_dim channels that all heads share; kv_b (never quantized) maps the
+-- latent to the nope_dim key channels and the value_dim values of each head. The latent is what is
+-- cached: kv_b is applied to queries and to what attention gives. Facts: q_latent, kv_latent,
+-- nope_dim, turned_dim, value_dim; kv_heads is 1 and head_dim kv_latent + turned_dim.
+latent_attention = word("latent_attention",
+                        { under = false, q_a = true, q_a_norm = true, q_b = true, kv_a = true,
+                          kv_a_norm = true, kv_b = true, o = true })
+-- fused holds the rows of gate and up in files that were not split.
+gated_mlp = word("gated_mlp", { under = false, gate = true, up = true, down = true, act = true,
+                                fused = false })
+-- down(act(up(x))); parameters: the names of two values that the activation learned.
+mlp = word("mlp", { under = false, up = true, down = true, act = true, parameters = false })
+
+-- A router and experts. router: the tensor that scores them; router_bias is added to the scores;
+-- choice_bias: names of what is added to a score only while choosing, of which the first that is
+-- there counts; score: "softmax" or "sigmoid" of all scores; normalize: weights of the chosen add
+-- up to one. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
+-- shared_gate: its weight is the sigmoid of this. Facts: experts, active, expert_dim, shared_dim,
+-- route_scale, and groups, top_groups: experts are chosen from the best top_groups of groups.
+moe = word("moe", { under = true, router = true, router_bias = false, choice_bias = false,
+                    score = true, normalize = true, expert = true, shared = false,
+                    shared_gate = false })
 
 -- windows { size = W, sliding = f }: layers of which f(m, l) is true, or that config's layer_types
 -- calls sliding_attention, see only the last W keys. size is a number, false, or made from m.
@@ -424,25 +521,36 @@ function windows(t)
   return setmetatable(t, Windows)
 end
 
+-- What layer_types calls a layer; nil without it.
+local function layer_type(m, l)
+  local types = get "layer_types"
+  if types == nil or types == null then return nil end
+  if type(types) ~= "table" or #types ~= m.layers then
+    refuse("layer_types is %s, expected a list of %d strings", show(types), m.layers)
+  end
+  local name = types[l + 1]
+  if name ~= "full_attention" and name ~= "sliding_attention" then
+    refuse('layer_types[%d] is %s, expected "full_attention" or "sliding_attention"', l,
+           show(name))
+  end
+  return name
+end
+
+-- 1 for layers that the model calls sliding, whether or not their window has a size.
+function is_sliding(m, l)
+  local name = layer_type(m, l)
+  if name then return name == "sliding_attention" end
+  return m.window.sliding(m, l)
+end
+
 local function window_of(m, l)
   local window = m.window
   if getmetatable(window) == Windows then
     local size = window.size
     if type(size) == "function" then size = size(m) end
-    local types, sliding = get "layer_types", size and window.sliding(m, l)
-    if types ~= nil and types ~= null then
-      if type(types) ~= "table" or #types ~= m.layers then
-        refuse("layer_types is %s, expected a list of %d strings", show(types), m.layers)
-      end
-      local name = types[l + 1]
-      if name ~= "full_attention" and name ~= "sliding_attention" then
-        refuse('layer_types[%d] is %s, expected "full_attention" or "sliding_attention"', l,
-               show(name))
-      end
-      sliding = name == "sliding_attention"
-      if sliding and not size then
-        refuse("layer_types[%d] is sliding_attention, but no sliding window is set", l)
-      end
+    local sliding = is_sliding(m, l)
+    if sliding and not size and layer_type(m, l) then
+      refuse("layer_types[%d] is sliding_attention, but no sliding window is set", l)
     end
     window = sliding and size
   end
@@ -472,63 +580,206 @@ Symbol.__add = function(a, b)
   return record { kind = "add", role = "residual", args = { a.index, b.index }, width = a.width }
 end
 
-local function trace_linear(role, name, x, width, tied)
+local root = {} -- what names that begin with "model." or are "lm_head" begin with instead
+
+-- The name of a tensor as this checkpoint has it.
+local function on_disk(name)
+  if name == "lm_head" then return root.head or name end
+  return root.model and name:gsub("^model%.", root.model) or name
+end
+
+-- fused: a name, the rows before ours, and its rows in all.
+local function trace_linear(role, name, x, width, tied, fused)
   return record { kind = "linear", role = role, args = { x.index }, width = width,
-                  from = x.width, name = name, tied = tied }
+                  from = x.width, name = on_disk(name), tied = tied and on_disk(tied),
+                  fused = fused and on_disk(fused.name), row = fused and fused.row,
+                  rows = fused and fused.rows }
+end
+
+-- The value of a tensor that is no row of the batch.
+local function trace_values(role, name, rows)
+  return record { kind = "values", role = role, args = {}, width = rows, rows = rows,
+                  name = on_disk(name) }
 end
 
 local trace_part = {}
 
 function trace_part.embedding(m, part, role)
   return record { kind = "embedding", role = role, args = {}, width = m.dim, rows = m.vocab,
-                  name = prefix .. part[1] .. ".weight" }
+                  name = on_disk(prefix .. part[1] .. ".weight") }
 end
 
-function trace_part.rmsnorm(m, part, role, x)
-  return record { kind = "rmsnorm", role = role, args = { x.index }, width = x.width,
-                  rows = x.width, name = prefix .. part[1] .. ".weight", offset = part.offset }
+local function trace_norm(detail)
+  return function(m, part, role, x)
+    return record { kind = "norm", detail = detail, role = role, args = { x.index },
+                    width = x.width, rows = x.width, name = on_disk(prefix .. part[1] .. ".weight"),
+                    offset = part.offset }
+  end
 end
+trace_part.rmsnorm, trace_part.layernorm = trace_norm "rms", trace_norm "layer"
 
 -- The one linear outside a block is the head.
 function trace_part.linear(m, part, role, x)
   return trace_linear(role, prefix .. part[1], x, m.vocab, m.tied and part.tied)
 end
 
+local head_norms = { ["each head"] = "layer", ["all heads"] = "all" }
+
 function trace_part.attention(m, part, role, x)
   local under = prefix .. (part.under or "")
-  local function project(name, from, width)
-    return trace_linear(role .. "." .. name, under .. part[name], from, width)
+  local q_width, kv_width = m.heads * m.head_dim, m.kv_heads * m.head_dim
+  local function project(name, from, width, row)
+    local fused = row and part.fused and
+                  { name = under .. part.fused, row = row, rows = q_width + 2 * kv_width }
+    return trace_linear(role .. "." .. name, under .. part[name], from, width, nil, fused)
   end
   local function head_norm(name, y)
     if not part[name] then return y end
-    return record { kind = "head_norm", role = role .. "." .. name, args = { y.index },
-                    width = y.width, rows = m.head_dim, name = under .. part[name] .. ".weight",
-                    offset = part.norm_offset }
+    local detail = part.norms and head_norms[part.norms]
+    if part.norms and not detail then wrong("attention has no norms = %s", show(part.norms)) end
+    return record { kind = "head_norm", detail = detail or "rms", role = role .. "." .. name,
+                    args = { y.index }, width = y.width, rows = detail and y.width or m.head_dim,
+                    columns = detail == "layer" and m.head_dim,
+                    name = on_disk(under .. part[name] .. ".weight"), offset = part.norm_offset }
   end
   local function turn(name, y)
+    if not m.rope then return y end
     return record { kind = "rope", role = role .. "." .. name, args = { y.index },
-                    width = y.width }
+                    width = y.width, rope = m.rope.index - 1 }
   end
-  local q = project("q", x, m.heads * m.head_dim)
-  local k = project("k", x, m.kv_heads * m.head_dim)
-  local v = project("v", x, m.kv_heads * m.head_dim)
+  local q = project("q", x, q_width, 0)
+  local k = project("k", x, kv_width, q_width)
+  local v = project("v", x, kv_width, q_width + kv_width)
   q, k = head_norm("q_norm", q), head_norm("k_norm", k)
   q, k = turn("q", q), turn("k", k)
-  local a = record { kind = "attend", role = role, width = q.width,
-                     args = { q.index, k.index, v.index } }
+  local args = { q.index, k.index, v.index }
+  if part.sinks then
+    args[4] = trace_values(role .. ".sinks", under .. part.sinks, m.heads).index
+  end
+  local a = record { kind = "attend", role = role, width = q.width, args = args }
   return project("o", a, m.dim)
+end
+
+local latent -- the facts of the model's latent attention; nil without one
+
+function trace_part.latent_attention(m, part, role, x)
+  local under = prefix .. (part.under or "")
+  latent = { q = m.q_latent, kv = m.kv_latent, nope = m.nope_dim, value = m.value_dim }
+  local function project(name, from, width)
+    return trace_linear(role .. "." .. name, under .. part[name], from, width)
+  end
+  local kv_b = on_disk(under .. part.kv_b .. ".weight")
+  local function expand(kind, y, width)
+    return record { kind = kind, role = role .. ".kv_b", args = { y.index }, width = width,
+                    rows = m.heads * (m.nope_dim + m.value_dim) * m.kv_latent,
+                    columns = m.kv_latent, name = kv_b, rope = m.rope.index - 1 }
+  end
+  local q_a = project("q_a", x, m.q_latent)
+  local kv_a = project("kv_a", x, m.kv_latent + m.turned_dim)
+  local normed = record { kind = "norm", detail = "rms", role = role .. ".q_a_norm",
+                          args = { q_a.index }, width = q_a.width, rows = q_a.width,
+                          name = on_disk(under .. part.q_a_norm .. ".weight") }
+  local q_b = project("q_b", normed, m.heads * (m.nope_dim + m.turned_dim))
+  local q = expand("latent_q", q_b, m.heads * m.head_dim)
+  local k = record { kind = "latent_k", role = role .. ".kv_a_norm", args = { kv_a.index },
+                     width = m.head_dim, rows = m.kv_latent, rope = m.rope.index - 1,
+                     name = on_disk(under .. part.kv_a_norm .. ".weight") }
+  local a = record { kind = "attend", role = role, width = q.width,
+                     args = { q.index, k.index, k.index } }
+  return project("o", expand("latent_v", a, m.heads * m.value_dim), m.dim)
+end
+
+local routing -- the facts of the model's routers; nil without one
+
+-- The product of the gate, through the activation, and of up.
+local function gated(m, part, role, gate, up)
+  local act = record { kind = "act", role = role, args = { gate.index }, width = gate.width,
+                       detail = part.act }
+  if m.act_limit then -- up is clamped, and one is added
+    up = record { kind = "clamp", role = role, args = { up.index }, width = up.width }
+  end
+  return record { kind = "mul", role = role, args = { act.index, up.index }, width = up.width }
 end
 
 function trace_part.gated_mlp(m, part, role, x)
   local under = prefix .. (part.under or "")
-  local function project(name, from, width)
-    return trace_linear(role .. "." .. name, under .. part[name], from, width)
+  local function project(name, from, width, row)
+    local fused = row and part.fused and
+                  { name = under .. part.fused, row = row, rows = 2 * m.ffn_dim }
+    return trace_linear(role .. "." .. name, under .. part[name], from, width, nil, fused)
   end
-  local gate, up = project("gate", x, m.ffn_dim), project("up", x, m.ffn_dim)
-  local act = record { kind = "act", role = role, args = { gate.index }, width = gate.width,
-                       detail = part.act }
-  local h = record { kind = "mul", role = role, args = { act.index, up.index }, width = up.width }
-  return project("down", h, m.dim)
+  local gate, up = project("gate", x, m.ffn_dim, 0), project("up", x, m.ffn_dim, m.ffn_dim)
+  return project("down", gated(m, part, role, gate, up), m.dim)
+end
+
+-- The index of an op for a tensor (rows) that the checkpoint may lack: the first of `names`.
+local function optional_values(role, under, names, rows)
+  for _, name in ipairs(names) do
+    if has_tensor(on_disk(under .. name)) then
+      return trace_values(role, under .. name, rows).index
+    end
+  end
+  warn_missing(on_disk(under .. names[1]))
+  return nil
+end
+
+function trace_part.moe(m, part, role, x)
+  local under, expert, shared = prefix .. part.under, part.expert, part.shared
+  routing = { experts = m.experts, active = m.active, expert_dim = m.expert_dim,
+              shared_dim = shared and m.shared_dim or 0, normalize = part.normalize,
+              sigmoid = part.score == "sigmoid", scale = m.route_scale or 1,
+              groups = m.groups or 1, top_groups = m.top_groups or 1 }
+  if m.active > m.experts then refuse("%d of %d experts cannot be active", m.active, m.experts) end
+  if m.experts % routing.groups ~= 0 or routing.top_groups > routing.groups
+     or m.active > m.experts // routing.groups * routing.top_groups then
+    refuse("%d of %d groups of %d experts cannot be chosen", routing.top_groups, routing.groups,
+           m.experts)
+  end
+  local args = { x.index }
+  if part.router_bias then
+    args[2] = trace_values(role .. ".router_bias", under .. part.router_bias, m.experts).index
+  end
+  if part.choice_bias then
+    args[3] = optional_values(role .. ".choice_bias", under, part.choice_bias, m.experts)
+  end
+  local route = record { kind = "route", role = role .. ".router", args = args, width = m.active,
+                         detail = part.score, rows = m.experts * m.dim, columns = m.dim,
+                         name = on_disk(under .. part.router .. ".weight") }
+  local function project(name, from, from_width, width, op_width)
+    return record { kind = "experts", role = role .. "." .. name, width = op_width,
+                    args = { from.index, route.index }, from = from_width, out = width,
+                    count = m.experts,
+                    name = on_disk(under .. expert.under .. expert[name]) }
+  end
+  local gate = project("gate", x, m.dim, m.expert_dim, m.active * m.expert_dim)
+  local up = project("up", x, m.dim, m.expert_dim, m.active * m.expert_dim)
+  local h = gated(m, expert, role, gate, up)
+  local y = project("down", h, m.expert_dim, m.dim, m.dim)
+  if routing.shared_dim == 0 then return y end
+
+  local function share(name, from, width)
+    return trace_linear(role .. ".shared." .. name, under .. shared.under .. shared[name], from,
+                        width)
+  end
+  gate, up = share("gate", x, m.shared_dim), share("up", x, m.shared_dim)
+  local all = share("down", gated(m, shared, role .. ".shared", gate, up), m.dim)
+  if part.shared_gate then
+    all = record { kind = "gate", role = role .. ".shared_gate", args = { all.index, x.index },
+                   width = m.dim, rows = m.dim, columns = m.dim,
+                   name = on_disk(under .. part.shared_gate .. ".weight") }
+  end
+  return record { kind = "add", role = role, args = { y.index, all.index }, width = m.dim }
+end
+
+function trace_part.mlp(m, part, role, x)
+  local under = prefix .. (part.under or "")
+  local up = trace_linear(role .. ".up", under .. part.up, x, m.ffn_dim)
+  local args = { up.index }
+  for i, name in ipairs(part.parameters or {}) do
+    args[i + 1] = trace_values(role .. ".parameter", under .. name, 1).index
+  end
+  local h = record { kind = "act", role = role, args = args, width = up.width, detail = part.act }
+  return trace_linear(role .. ".down", under .. part.down, h, m.dim)
 end
 
 -- --- architectures -------------------------------------------------------------------------------
@@ -561,13 +812,18 @@ function Arch:with(changes)
   return setmetatable(copy, Arch)
 end
 
--- m: the architecture with its facts looked up and its parts ready to be called.
+-- m: the architecture with its facts looked up and its parts ready to be called. m.l is the layer
+-- that is being traced.
 local function instantiate(a)
   return setmetatable({}, { __index = function(m, name)
     local value = a[name]
-    local kind, key = getmetatable(value), name
+    local key, keep = name, getmetatable(value) ~= Each
+    if not keep then value = value.of(m, rawget(m, "l")) end
+    local kind = getmetatable(value)
     if kind == Cfg then
       key, value = value.key, resolve_cfg(m, value)
+    elseif kind == Derived then
+      value = value.from(m)
     elseif kind == Rope then
       value = resolve_rope(m, value)
     elseif kind == Part then
@@ -578,7 +834,7 @@ local function instantiate(a)
       end
     end
     if facts[name] and value ~= nil then value = facts[name](key, value) end
-    rawset(m, name, value)
+    if keep then rawset(m, name, value) end
     return value
   end })
 end
@@ -614,6 +870,22 @@ function require(name)
   return loaded[name]
 end
 
+-- The object that holds the model's keys. inside: the key of an object that may hold them.
+local function choose_model(a)
+  local inner = a.inside and config[a.inside]
+  if inner == nil or inner == null then return config end
+  if type(inner) ~= "table" then refuse("%s is %s, expected an object", a.inside, show(inner)) end
+  return inner
+end
+
+-- The first of the architecture's roots that the checkpoint has; its own names when it has none.
+local function choose_root(a)
+  for _, r in ipairs(a.roots or {}) do
+    if has_tensor(r.model .. "embed_tokens.weight") then return r end
+  end
+  return {}
+end
+
 -- Called by arch.c with the names of all architecture files.
 return function(files)
   local by_name, supported, file_of = {}, {}, {}
@@ -636,29 +908,37 @@ return function(files)
   end
   reading = "archs/" .. file_of[names[1]] .. ".lua"
   check_quantization()
+  model = choose_model(a)
+  root = choose_root(a)
   check_expected(a)
 
   local m = instantiate(a)
   for _, name in ipairs(required) do
     if m[name] == nil then wrong("does not say %s", name) end
   end
-  if m.heads % m.kv_heads ~= 0 then
-    refuse("%d attention heads cannot share %d key-value heads", m.heads, m.kv_heads)
-  end
+  routing, latent = nil, nil
   local result = {
     name = names[1], file = file_of[names[1]] .. ".lua", dim = m.dim, layers = m.layers,
-    heads = m.heads, kv_heads = m.kv_heads, head_dim = m.head_dim, ffn_dim = m.ffn_dim,
-    vocab = m.vocab, max_position = m.max_position, eps = m.eps, tied = m.tied,
-    softmax_scale = m.softmax_scale or m.head_dim ^ -0.5, rope = m.rope,
+    heads = m.heads, head_dim = m.head_dim, vocab = m.vocab, max_position = m.max_position,
+    eps = m.eps, tied = m.tied, softmax_scale = m.softmax_scale or m.head_dim ^ -0.5,
+    embed_scale = m.embed_scale or 1, logit_scale = m.logit_scale or 1,
+    residual_scale = m.residual_scale or 1, attn_softcap = m.attn_softcap or 0,
+    logit_softcap = m.logit_softcap or 0, ropes = ropes,
   }
   result.first = trace_list("embed", "", function() return m.embed() end)
   result.last = trace_list("head", "", function() return m.head(m.norm(input(m))) end)
   for l = 0, m.layers - 1 do
+    rawset(m, "l", l)
+    if m.kv_heads and m.heads % m.kv_heads ~= 0 then
+      refuse("%d attention heads cannot share %d key-value heads", m.heads, m.kv_heads)
+    end
     local block = a.block:gsub("{l}", tostring(l))
     local list = trace_list("layer", block, function() return a.layer(m, input(m), l) end)
     list.window = window_of(m, l)
     result[l + 1] = list
   end
+  result.routing, result.act_limit, result.latent = routing, m.act_limit or 0, latent
+  if #ropes == 0 and getmetatable(a.rope) == Rope then resolve_rope(m, a.rope) end
   check_unread_keys(a)
   return result
 end

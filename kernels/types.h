@@ -60,14 +60,31 @@ typedef struct {
 } Linear;
 
 typedef struct {
-    uint64_t attn_norm; // f32 (DIM)
+    uint64_t attn_norm; // f32 (DIM) or absent, as every norm here
     Linear q, k, v;
-    uint64_t q_norm, k_norm; // f32 (HEAD_DIM) or absent
+    uint64_t q_norm, k_norm; // f32 (HEAD_DIM), or of all heads: HEAD_NORMS of features.h
+    uint64_t sinks;          // f32 (HEADS) or absent
     Linear o;
-    uint64_t ffn_norm; // f32 (DIM)
+    uint64_t attn_post; // of what attention gives
+    uint64_t ffn_norm;
     Linear gate, up, down;
+    uint64_t ffn_post;
+    // Latent attention, instead of q, k and v.
+    Linear q_a, q_b, kv_a;
+    uint64_t q_a_norm;  // f32 (Q_LATENT) or absent
+    uint64_t kv_a_norm; // f32 (KV_LATENT) or absent
+    uint64_t kv_b;      // f32 (HEADS, NOPE_DIM + VALUE_DIM, KV_LATENT) or absent
     int32_t window; // keys a query sees, itself included; 0 means all
-    int32_t unused;
+    int32_t rope;   // the table that turns q and k; -1: they are not turned
+    int32_t kv_heads, ffn_dim;
+    float act[2]; // of an activation with parameters
+    // A routed layer: gate, up and down are those of expert 0.
+    uint64_t router;        // f32 (EXPERTS, DIM) or absent
+    uint64_t router_bias;   // f32 (EXPERTS) or absent: on scores
+    uint64_t choice_bias;   // f32 (EXPERTS) or absent: on scores while experts are chosen
+    uint64_t expert_stride; // bytes from one expert to the next
+    Linear shared_gate, shared_up, shared_down;
+    uint64_t shared_weight; // f32 (DIM) or absent
 } Layer;
 
 // The tables outside the layers.
@@ -102,7 +119,8 @@ typedef struct {
 // the inputs being there, of their being prepared, of its end.
 #define TRACE_WORDS 5
 enum {
-    STEP_EMBED, STEP_QKV, STEP_HEADS, STEP_ATTEND, STEP_OUT, STEP_UP, STEP_DOWN, STEP_HEAD, STEP_LOGITS, STEP_KINDS
+    STEP_EMBED, STEP_QKV, STEP_HEADS, STEP_ATTEND, STEP_OUT, STEP_OUT_POST, STEP_UP, STEP_UP_ALONE,
+    STEP_DOWN, STEP_DOWN_POST, STEP_HEAD, STEP_LOGITS, STEP_KINDS
 };
 
 // What a step reads and writes besides its batch. One on the CPU, one per GPU.
@@ -114,8 +132,9 @@ typedef struct {
     float *x;            // (rows, DIM) residual stream
     float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
     float *a;            // (rows, HEADS * HEAD_DIM) attention output
-    float *h;            // (rows, FFN_DIM) activated feed-forward
-    float *rope;         // (rows, ROPE_DIM / 2, 2) cosine and sine, factor applied
+    float *h;            // (rows, H_DIM) activated feed-forward
+    float *y;            // what some steps keep of a row between their parts, or NULL
+    float *rope;         // (rows, ROPES, ROPE_DIM / 2, 2) cosine and sine, factor applied
     float *logits;       // (outputs, VOCAB)
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL
     void *work;          // per-target working memory, see catalog.h

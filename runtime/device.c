@@ -73,12 +73,19 @@ static void *take_gpu(Device *d, size_t bytes, Error *err)
 // More steps than any pass has.
 static int trace_steps(void)
 {
-    return 8 * model_info.layers + 8;
+    return 10 * model_info.layers + 8;
 }
 
 static size_t trace_bytes(const Device *d)
 {
     return 8 * TRACE_WORDS * (size_t)trace_steps() * (size_t)d->gpu->sm_count;
+}
+
+int hidden_width(const ModelInfo *m)
+{
+    int width = m->active_experts * m->expert_dim;
+    if (m->ffn_dim > width) width = m->ffn_dim;
+    return m->shared_dim > width ? m->shared_dim : width;
 }
 
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
@@ -93,8 +100,9 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     if (!(s->cache = get(d, page * (size_t)o->pages, err)) ||
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
-        !(s->h = get(d, 4 * rows * (size_t)m->ffn_dim, err)) ||
-        !(s->rope = get(d, 4 * rows * (size_t)m->rope_dim + 16, err)) ||
+        !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
+        (m->y_dim && !(s->y = get(d, 4 * rows * (size_t)m->y_dim, err))) ||
+        !(s->rope = get(d, 4 * rows * (size_t)(m->ropes * m->rope_dim) + 16, err)) ||
         !(s->logits = get(d, 4 * outputs * (size_t)m->vocab, err)) ||
         !(s->work = get(d, work_bytes, err)))
         return -1;

@@ -23,6 +23,8 @@ typedef struct {
     LaunchMode mode;
 } DeviceOptions;
 
+// Values of a row of State.h.
+int hidden_width(const ModelInfo *m);
 int device_open(Device **d, const DeviceOptions *o, const Weights *w, Error *err);
 void device_close(Device *d);
 const char *device_name(const Device *d); // "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200, sm_90)"

@@ -99,6 +99,46 @@ static void make_ones(uint8_t *data, uint64_t at, int count)
     for (int i = 0; at && i < count; i++) f[i] = 1;
 }
 
+// Random bits become values between -1/16 and 1/16.
+static void make_values(uint8_t *data, uint64_t at, int64_t count)
+{
+    float *f = (float *)(data + at);
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &f[i], 4);
+        f[i] = ((float)(bits & 0xffff) - 32767.5f) / 32768.0f / 16.0f;
+    }
+}
+
+// Random matrices that keep what they are applied to about as large as it is.
+static void make_latent(uint8_t *data, const ModelInfo *m, const Layer *l)
+{
+    make_linear(data, &l->q_a, m->dim, m->q_latent, 1);
+    make_linear(data, &l->q_b, m->q_latent, m->heads * (m->nope_dim + m->rope_dim), 1);
+    make_linear(data, &l->kv_a, m->dim, m->kv_latent + m->rope_dim, 1);
+    make_ones(data, l->q_a_norm, m->q_latent);
+    make_ones(data, l->kv_a_norm, m->kv_latent);
+    make_values(data, l->kv_b, (int64_t)m->heads * (m->nope_dim + m->value_dim) * m->kv_latent);
+}
+
+// Random scores of experts, so that tokens spread over all of them.
+static void make_experts(uint8_t *data, const ModelInfo *m, const Layer *l)
+{
+    make_values(data, l->router, (int64_t)m->experts * m->dim);
+    if (l->router_bias) memset(data + l->router_bias, 0, 4 * (size_t)m->experts);
+    if (l->choice_bias) memset(data + l->choice_bias, 0, 4 * (size_t)m->experts);
+    for (int e = 0; e < m->experts; e++) {
+        uint8_t *at = data + (uint64_t)e * l->expert_stride;
+        make_linear(at, &l->gate, m->dim, m->expert_dim, 1);
+        make_linear(at, &l->up, m->dim, m->expert_dim, 1);
+        make_linear(at, &l->down, m->expert_dim, m->dim, 0.2);
+    }
+    make_linear(data, &l->shared_gate, m->dim, m->shared_dim, 1);
+    make_linear(data, &l->shared_up, m->dim, m->shared_dim, 1);
+    make_linear(data, &l->shared_down, m->shared_dim, m->dim, 0.2);
+    make_ones(data, l->shared_weight, m->dim);
+}
+
 static int make_weights(Weights *w, int threads, Error *err)
 {
     const ModelInfo *m = &model_info;
@@ -130,20 +170,26 @@ static int make_weights(Weights *w, int threads, Error *err)
     uint16_t *embed = (uint16_t *)(data + m->ends.embed);
     for (uint64_t i = 0; i < (uint64_t)m->vocab * (uint64_t)m->dim; i++)
         embed[i] = (uint16_t)((embed[i] & 0x83ff) | 0x3c00);
-    int q_dim = m->heads * m->head_dim, kv_dim = m->kv_heads * m->head_dim;
+    int q_dim = m->heads * m->head_dim;
     for (int i = 0; i < m->layers; i++) {
         const Layer *l = &m->layer_table[i];
+        int kv_dim = l->kv_heads * m->head_dim;
         make_ones(data, l->attn_norm, m->dim);
+        make_ones(data, l->attn_post, m->dim);
         make_ones(data, l->ffn_norm, m->dim);
-        make_ones(data, l->q_norm, m->head_dim);
-        make_ones(data, l->k_norm, m->head_dim);
+        make_ones(data, l->ffn_post, m->dim);
+        make_ones(data, l->q_norm, m->wide_head_norms ? q_dim : m->head_dim);
+        make_ones(data, l->k_norm, m->wide_head_norms ? kv_dim : m->head_dim);
+        make_ones(data, l->sinks, m->heads);
+        if (l->kv_b) make_latent(data, m, l);
         make_linear(data, &l->q, m->dim, q_dim, 1);
         make_linear(data, &l->k, m->dim, kv_dim, 1);
         make_linear(data, &l->v, m->dim, kv_dim, 1);
-        make_linear(data, &l->o, q_dim, m->dim, 0.2);
-        make_linear(data, &l->gate, m->dim, m->ffn_dim, 1);
-        make_linear(data, &l->up, m->dim, m->ffn_dim, 1);
-        make_linear(data, &l->down, m->ffn_dim, m->dim, 0.2);
+        make_linear(data, &l->o, l->kv_b ? m->heads * m->value_dim : q_dim, m->dim, 0.2);
+        if (!l->router) make_linear(data, &l->gate, m->dim, l->ffn_dim, 1);
+        if (!l->router) make_linear(data, &l->up, m->dim, l->ffn_dim, 1);
+        if (!l->router) make_linear(data, &l->down, l->ffn_dim, m->dim, 0.2);
+        if (l->router) make_experts(data, m, l);
     }
     make_ones(data, m->ends.norm, m->dim);
     make_linear(data, &m->ends.head, m->dim, m->vocab, 1);

@@ -27,11 +27,14 @@ static double median(double *values, int count)
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-// Bytes of weights that a decode pass reads: everything but the embedding table.
+// Bytes of weights that a decode pass of one row reads: everything but the embedding table and the
+// experts that are not active.
 static uint64_t pass_bytes(void)
 {
     const ModelInfo *m = &model_info;
-    return m->weights_bytes - 2 * (uint64_t)m->vocab * (uint64_t)m->dim;
+    uint64_t idle = (uint64_t)(m->experts - m->active_experts), skipped = 0;
+    for (int l = 0; l < m->layers; l++) skipped += idle * m->layer_table[l].expert_stride;
+    return m->weights_bytes - 2 * (uint64_t)m->vocab * (uint64_t)m->dim - skipped;
 }
 
 static uint64_t cache_bytes(int context)
@@ -141,8 +144,8 @@ static void write_trace(Bench *b, const char *path)
 {
     static const char *const names[STEP_KINDS] = {
         [STEP_EMBED] = "embed", [STEP_QKV] = "qkv",   [STEP_HEADS] = "heads",
-        [STEP_ATTEND] = "attend", [STEP_OUT] = "out", [STEP_UP] = "up",
-        [STEP_DOWN] = "down",   [STEP_HEAD] = "head", [STEP_LOGITS] = "logits"};
+        [STEP_ATTEND] = "attend", [STEP_OUT] = "out", [STEP_OUT_POST] = "out_post", [STEP_UP] = "up", [STEP_UP_ALONE] = "up_alone",
+        [STEP_DOWN] = "down", [STEP_DOWN_POST] = "down_post",   [STEP_HEAD] = "head", [STEP_LOGITS] = "logits"};
     static const char *const parts[] = {"waits", "prepares", "works"};
     int steps, blocks, first = 1;
     const uint64_t *trace = device_trace(b->model.device, &steps, &blocks);

@@ -190,7 +190,8 @@ uint64_t memory_bytes(const DeviceOptions *o)
     bytes += (uint64_t)o->pages * PAGE * (uint64_t)m->layers * 4 * (uint64_t)m->kv_heads *
              (uint64_t)m->head_dim;
     bytes += 4 * rows *
-             (uint64_t)(m->dim + 2 * m->heads * m->head_dim + m->ffn_dim + m->rope_dim);
+             (uint64_t)(m->dim + m->y_dim + 2 * m->heads * m->head_dim + hidden_width(m) +
+                        m->ropes * m->rope_dim);
     bytes += 4 * outputs * (uint64_t)m->vocab;
     if (o->keep_hidden) bytes += 4 * rows * (uint64_t)(m->layers + 1) * (uint64_t)m->dim;
     if (o->cuda && m->gpu_work_bytes) bytes += m->gpu_work_bytes(o->max_rows, o->max_outputs);

@@ -43,6 +43,11 @@ typedef struct {
     const char *exlc_version;
     const char *build_id; // 32 hex digits over the packed weights' description
     int layers, dim, heads, kv_heads, head_dim, ffn_dim, vocab, rope_dim;
+    int ropes;           // tables of angles
+    int y_dim;           // values of a row of State.y; 0: it is not needed
+    int wide_head_norms; // 1: q_norm and k_norm hold a value for every channel of all heads
+    int q_latent, kv_latent, nope_dim, value_dim;        // 0: no latent attention
+    int experts, active_experts, expert_dim, shared_dim; // 0 experts: no routed layer
     int max_context, max_batch; // the build's upper limits
     uint64_t parameters;
     double bits; // per weight, over the decoder's linear layers

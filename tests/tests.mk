@@ -47,7 +47,8 @@ TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(FUZZ_TESTS) \
-	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm'
+	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
+	    'architectures: tests/architectures.sh'
 
 # The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
 test-long: $(TEST_PROGRAMS)
@@ -86,10 +87,14 @@ test-gpu: $(TEST_PROGRAMS)
 	    'quality: tests/quality.sh $(B)/wikilm-gpu cuda' \
 	    $(foreach t,memcheck racecheck,'$t: tests/sanitize.sh $(B) $t')
 
+# The list of architectures, from the comments and names in archs/.
+docs:
+	tests/architectures.sh print > docs/architectures.md
+
 # Rewrites the marked regions of templates/ after a change of what exlc emits.
 templates: $(B)/tests/unit/templates
 	$< update
 	$(MAKE) --no-print-directory all
 
-.PHONY: test test-long test-fuzz test-units test-clients test-gpu templates
+.PHONY: test test-long test-fuzz test-units test-clients test-gpu docs templates
 -include $(UNIT:=.d)

@@ -7,7 +7,7 @@
 #pragma once
 #include "qkv.h"
 
-#define GROUP (HEADS / KV_HEADS) // query heads that share a KV head
+#define GROUP (HEADS / KV_HEADS) // query heads that share a KV head, the fewest of any layer
 #define FAR (-1e30f)             // score of a key that is not seen
 
 // The first position that a query at `position` sees.
@@ -16,13 +16,27 @@ ALWAYS int first_key(const Layer *layer, int position)
     return layer->window > 0 && position >= layer->window ? position - layer->window + 1 : 0;
 }
 
+// The KV head of a group of query heads.
+ALWAYS int kv_head_of(const Layer *layer, int group)
+{
+    (void)layer;
+    return group * LAYER_KV_HEADS(layer) / KV_HEADS;
+}
+
+// The score of a head that has no value; FAR where there is none.
+ALWAYS float sink_of(const State *s, const Layer *layer, int head)
+{
+    return ATTN_SINKS ? ((const float *)(s->weights + layer->sinks))[head] : FAR;
+}
+
 #define HEAD_VECTORS ((HEAD_DIM + FLOATS - 1) / FLOATS)
 
-// One row and KV head. Keys in blocks of KEYS, aligned, so that a block lies in one page.
-ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row, int kv_head)
+// One row and group. Keys in blocks of KEYS, aligned, so that a block lies in one page.
+ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row, int group)
 {
+    const int kv_head = kv_head_of(layer, group);
     const int l = (int)(layer - s->layers), position = b->position[row];
-    const float *from = s->q + (size_t)row * Q_WIDTH + kv_head * GROUP * HEAD_DIM;
+    const float *from = s->q + (size_t)row * Q_WIDTH + group * GROUP * HEAD_DIM;
     Floats q[GROUP][HEAD_VECTORS], sum[GROUP][HEAD_VECTORS];
     float most[GROUP], total[GROUP];
     for (int g = 0; g < GROUP; g++) {
@@ -33,7 +47,7 @@ ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row
             q[g][i] = load(part) * SOFTMAX_SCALE;
             sum[g][i] = (Floats){0};
         }
-        most[g] = FAR, total[g] = 0;
+        most[g] = sink_of(s, layer, group * GROUP + g), total[g] = ATTN_SINKS;
     }
 
     int key = first_key(layer, position);
@@ -53,6 +67,9 @@ ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row
             for (int g = 0; g < GROUP; g++) score[g][j] = sum_lanes(dot[g]);
         }
         for (int g = 0; g < GROUP; g++) {
+            if (ATTN_SOFTCAP != 0)
+                for (int j = 0; j < n; j += FLOATS)
+                    store(score[g] + j, softcap(load(score[g] + j), ATTN_SOFTCAP));
             for (int j = n; j < KEYS; j++) score[g][j] = FAR;
             Floats top = splat(most[g]);
             for (int j = 0; j < KEYS; j += FLOATS) top = larger(load(score[g] + j), top);
@@ -76,7 +93,7 @@ ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row
         key += n;
     }
 
-    float *to = s->a + (size_t)row * Q_WIDTH + kv_head * GROUP * HEAD_DIM;
+    float *to = s->a + (size_t)row * Q_WIDTH + group * GROUP * HEAD_DIM;
     for (int g = 0; g < GROUP; g++)
         for (int i = 0; i < HEAD_VECTORS; i++) {
             Floats result = sum[g][i] / total[g];
@@ -96,10 +113,11 @@ typedef struct {
     int32_t low[QUERIES], high[QUERIES]; // positions that a query sees
 } Attention;
 
-// Rows first .. first+rows-1 of a segment, heads first_head .. first_head+heads-1 of one KV head.
+// Rows row .. row+rows-1 of a segment, heads first_head .. first_head+heads-1 of one group.
 ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int row, int rows,
-                      int kv_head, int first_head, int heads, Attention *t)
+                      int group, int first_head, int heads, Attention *t)
 {
+    const int kv_head = kv_head_of(layer, group);
     const int l = (int)(layer - s->layers), sequence = b->sequence[row];
     const int first = b->position[row], last = b->position[row + rows - 1];
     for (int i = 0; i < QUERIES; i++) {
@@ -108,8 +126,8 @@ ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int ro
         for (int d = 0; d < HEAD_DIM; d++) t->q[d][i] = from[d] * SOFTMAX_SCALE;
         t->high[i] = b->position[row + r];
         t->low[i] = first_key(layer, t->high[i]);
-        t->most[i] = FAR;
-        t->total[i] = 0;
+        t->most[i] = sink_of(s, layer, h);
+        t->total[i] = ATTN_SINKS;
     }
     memset(t->a, 0, sizeof t->a);
 
@@ -139,6 +157,7 @@ ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int ro
             const Ints low = *(const Ints *)(t->low + i), high = *(const Ints *)(t->high + i);
             for (int j = 0; j < KEYS; j++) {
                 Floats x = load(t->score[j] + i);
+                if (ATTN_SOFTCAP != 0) store(t->score[j] + i, x = softcap(x, ATTN_SOFTCAP));
                 if (!all_seen) {
                     Ints at = splat_int(key + j), hidden = (at < low) | (at > high);
                     x = (Floats)(((Ints)x & ~hidden) | ((Ints)splat(FAR) & hidden));
@@ -176,17 +195,17 @@ ALWAYS void attend(Worker *w, State *s, const Batch *b, const Layer *layer)
         const Segment *segment = &b->segment[i];
         if (segment->rows <= ROUND_ROWS) {
             for (int r = 0; r < segment->rows; r++)
-                for (int kv_head = 0; kv_head < KV_HEADS; kv_head++)
+                for (int group = 0; group < KV_HEADS; group++)
                     if (unit++ % w->count == w->index)
-                        attend_row(s, b, layer, segment->row + r, kv_head);
+                        attend_row(s, b, layer, segment->row + r, group);
             continue;
         }
         for (int r = 0; r < segment->rows; r += STEP)
-            for (int kv_head = 0; kv_head < KV_HEADS; kv_head++)
+            for (int group = 0; group < KV_HEADS; group++)
                 for (int h = 0; h < GROUP; h += TOGETHER)
                     if (unit++ % w->count == w->index)
                         attend_rows(s, b, layer, segment->row + r, SMALLER(STEP, segment->rows - r),
-                                    kv_head, kv_head * GROUP + h, SMALLER(TOGETHER, GROUP - h),
+                                    group, group * GROUP + h, SMALLER(TOGETHER, GROUP - h),
                                     w->local);
     }
     worker_barrier(w);

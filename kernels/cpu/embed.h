@@ -12,15 +12,17 @@ ALWAYS void embed(Worker *w, State *s, const Batch *b, int format)
         const uint16_t *from = table + (size_t)b->token[r] * DIM;
         float *x = s->x + (size_t)r * DIM;
         for (int i = columns.first; i < columns.end; i++)
-            x[i] = format == f16 ? half_to_float(from[i]) : bf16_to_float(from[i]);
+            x[i] = (format == f16 ? half_to_float(from[i]) : bf16_to_float(from[i])) * EMBED_SCALE;
     }
 
-    static const float inverse[ROPE_DIM / 2] = ROPE_INVERSE;
-    Range angles = share(b->rows * (ROPE_DIM / 2), w->index, w->count);
+    static const float inverse[ROPES * (ROPE_DIM / 2)] = ROPE_INVERSE;
+    static const float factor[ROPES] = {ROPE_FACTOR};
+    enum { PAIRS = ROPES * (ROPE_DIM / 2) };
+    Range angles = share(b->rows * PAIRS, w->index, w->count);
     for (int i = angles.first; i < angles.end; i++) {
-        float angle = (float)b->position[i / (ROPE_DIM / 2)] * inverse[i % (ROPE_DIM / 2)];
-        s->rope[2 * i] = cosf(angle) * ROPE_FACTOR;
-        s->rope[2 * i + 1] = sinf(angle) * ROPE_FACTOR;
+        float angle = (float)b->position[i / PAIRS] * inverse[i % PAIRS];
+        s->rope[2 * i] = cosf(angle) * factor[i % PAIRS / (ROPE_DIM / 2)];
+        s->rope[2 * i + 1] = sinf(angle) * factor[i % PAIRS / (ROPE_DIM / 2)];
     }
     worker_barrier(w);
 }

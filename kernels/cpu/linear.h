@@ -17,33 +17,63 @@ typedef struct {
     const float *x; // (.., width)
     int width;
     const int32_t *row; // which rows, or NULL for 0, 1, ..
-    const float *norm;  // RMSNorm weights (width), or NULL
+    const float *norm;  // weights of a norm (width), or NULL
 } Input;
+
+// The norm of a row v is (v - mean) * factor * weights.
+typedef struct {
+    float mean, factor;
+} Moments;
+
+// Weights that may be absent.
+ALWAYS const float *floats_at(const State *s, uint64_t at)
+{
+    return at ? (const float *)(s->weights + at) : NULL;
+}
 
 ALWAYS const float *input_row(const Input *in, int r)
 {
     return in->x + (size_t)(in->row ? in->row[r] : r) * in->width;
 }
 
-// 1 / rms of a row.
-ALWAYS float norm_factor(const float *x, int width)
+// The sum of (x - mean)^2.
+ALWAYS float sum_squares(const float *x, int width, float mean)
 {
     Floats sums[4] = {{0}, {0}, {0}, {0}};
     int i = 0;
     for (; i + 4 * FLOATS <= width; i += 4 * FLOATS)
         for (int j = 0; j < 4; j++) {
-            Floats v = load(x + i + j * FLOATS);
+            Floats v = load(x + i + j * FLOATS) - mean;
             sums[j] += v * v;
         }
     float sum = sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    for (; i < width; i++) sum += x[i] * x[i];
-    return 1.0f / __builtin_sqrtf(sum / (float)width + NORM_EPS);
+    for (; i < width; i++) sum += (x[i] - mean) * (x[i] - mean);
+    return sum;
 }
 
-ALWAYS void norm_factors(const Input *in, int first, int end, float *factor)
+ALWAYS float mean_of(const float *x, int width)
+{
+    Floats sums = {0};
+    int i = 0;
+    for (; i + FLOATS <= width; i += FLOATS) sums += load(x + i);
+    float sum = sum_lanes(sums);
+    for (; i < width; i++) sum += x[i];
+    return sum / (float)width;
+}
+
+// Of RMSNorm, or of LayerNorm.
+ALWAYS Moments moments_of(const float *x, int width, bool layer_norm)
+{
+    float mean = layer_norm ? mean_of(x, width) : 0.0f;
+    float square = sum_squares(x, width, mean) / (float)width;
+    return (Moments){mean, 1.0f / __builtin_sqrtf(square + NORM_EPS)};
+}
+
+ALWAYS void norm_rows(const Input *in, int first, int end, Moments *moments)
 {
     for (int r = first; r < end; r++)
-        factor[r] = in->norm ? norm_factor(input_row(in, r), in->width) : 1.0f;
+        moments[r] =
+            in->norm ? moments_of(input_row(in, r), in->width, LAYER_NORM) : (Moments){0, 1};
 }
 
 // v = v H128, unscaled.
@@ -79,15 +109,14 @@ ALWAYS void hadamard(float *v)
 #define HADAMARD_SCALE 0.08838834764831845f // 1 / sqrt(128)
 
 // Block `block` of input row r: zero-extended, normed, and transformed for EXL3 formats.
-ONCE void input_block(const Input *in, int r, float factor, int block, const uint16_t *suh,
-                      float *v)
+ONCE void input_block(const Input *in, int r, Moments m, int block, const uint16_t *suh, float *v)
 {
     const float *x = input_row(in, r) + block * BLOCK;
     int width = SMALLER(BLOCK, in->width - block * BLOCK);
     if (width < BLOCK) memset(v, 0, BLOCK * sizeof *v);
     if (in->norm) {
         const float *norm = in->norm + block * BLOCK;
-        for (int i = 0; i < width; i++) v[i] = x[i] * factor * norm[i];
+        for (int i = 0; i < width; i++) v[i] = (x[i] - m.mean) * m.factor * norm[i];
     } else {
         memcpy(v, x, (size_t)width * sizeof *v);
     }
@@ -104,7 +133,7 @@ ALWAYS const uint16_t *suh_of(int format, const State *s, const Linear *linear)
 }
 
 // z -> y for one row of a block: output Hadamard, scales and bias; the first `width` columns, added
-// to what is there or not.
+// to what is there (the residual stream) or not.
 ONCE void finish_block(bool exl3, const State *s, const Linear *linear, int block, int width,
                        float *z, float *y, bool add)
 {
@@ -119,7 +148,7 @@ ONCE void finish_block(bool exl3, const State *s, const Linear *linear, int bloc
         for (int i = 0; i < BLOCK; i += FLOATS) store(z + i, load(z + i) + load(bias + i));
     }
     if (add)
-        for (int i = 0; i < width; i++) y[i] += z[i];
+        for (int i = 0; i < width; i++) y[i] += RESIDUAL_SCALE * z[i];
     else if (y != z)
         memcpy(y, z, (size_t)width * sizeof *y);
 }
@@ -171,7 +200,7 @@ ALWAYS bool few_shared(int rows, int width)
 
 // Prepares the slices in `slices` of all rows.
 ALWAYS void few_prepare(int format, const State *s, const Linear *linear, const Input *in,
-                        const float *factor, int rows, Range slices, char *act)
+                        const Moments *moments, int rows, Range slices, char *act)
 {
     for (int first = 0; first < rows; first += ROUND_ROWS) {
         const int R = round_rows(rows, first);
@@ -179,7 +208,7 @@ ALWAYS void few_prepare(int format, const State *s, const Linear *linear, const 
             for (int r = 0; r < R; r++) {
                 float v[BLOCK] __attribute__((aligned(64)));
                 if (first + r < rows)
-                    input_block(in, first + r, factor[first + r], slice, suh_of(format, s, linear),
+                    input_block(in, first + r, moments[first + r], slice, suh_of(format, s, linear),
                                 v);
                 else
                     memset(v, 0, sizeof v);
@@ -242,12 +271,12 @@ ALWAYS float *few_sums(const State *s)
 
 // Inputs as floats: (PADDED(width) / 64, rows, 64).
 ALWAYS void many_prepare(int format, const State *s, const Linear *linear, const Input *in,
-                         const float *factor, int rows, Range share, float *act)
+                         const Moments *moments, int rows, Range share, float *act)
 {
     for (int r = share.first; r < share.end; r++)
         for (int block = 0; block < blocks_of(in->width); block++) {
             float v[BLOCK] __attribute__((aligned(64)));
-            input_block(in, r, factor[r], block, suh_of(format, s, linear), v);
+            input_block(in, r, moments[r], block, suh_of(format, s, linear), v);
             for (int half = 0; half < 2; half++)
                 memcpy(act + ((size_t)(2 * block + half) * rows + r) * PASS_ROWS,
                        v + half * PASS_ROWS, PASS_ROWS * sizeof *v);

@@ -1,6 +1,7 @@
 // How much memory the steps need beside the state. Plain constants: the same for every instruction
 // set, and usable where no step is compiled.
 #pragma once
+#include "../features.h"
 #include "../types.h"
 
 #define ROUND_ROWS 8        // rows that a product multiplies at once straight from packed weights
@@ -29,10 +30,19 @@
     LARGER(16 * FEW_ROWS * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT),                          \
            4 * WORK_ROWS(rows) * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT))
 #define KV_BYTES(rows) (4 * WORK_ROWS(rows) * (size_t)(2 * KV_HEADS * HEAD_DIM))
+#define LATENT_WIDTH (KV_LATENT ? PADDED(HEADS * (NOPE_DIM + ROPE_DIM)) + PADDED(Q_LATENT) : 0)
 #define SUMS_BYTES                                                                                 \
     (4 * FEW_ROWS *                                                                                \
-     (size_t)LARGER(PADDED(HEADS * HEAD_DIM) + 2 * PADDED(KV_HEADS * HEAD_DIM),                    \
-                    LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
+     (size_t)LARGER(                                                                               \
+         LARGER(LATENT_WIDTH, PADDED(HEADS * HEAD_DIM) + 2 * PADDED(KV_HEADS * HEAD_DIM)),         \
+         LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
+// A routed layer uses the same memory otherwise: scores and routes of the rows, the rows of each
+// expert, prepared inputs of gate and up, or of down.
+#define EXPERT_INPUT LARGER(2 * PADDED(DIM), LARGER(PADDED(EXPERT_DIM), PADDED(SHARED_DIM)))
+#define ROUTE_BYTES(rows)                                                                          \
+    (4 * (size_t)(rows) * (EXPERTS + 4 * ACTIVE_EXPERTS + 2) + 8 * (EXPERTS + 64))
+#define MOE_BYTES(rows) (EXPERTS ? ROUTE_BYTES(rows) + 16 * MANY_ROWS * (size_t)EXPERT_INPUT : 0)
 #define CPU_WORK_BYTES(max_rows, max_outputs)                                                      \
-    (INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)) +        \
-     SUMS_BYTES)
+    LARGER(INPUT_BYTES(LARGER(max_rows, max_outputs)) + KV_BYTES(LARGER(max_rows, max_outputs)) +  \
+               SUMS_BYTES,                                                                         \
+           MOE_BYTES(max_rows))

@@ -2,9 +2,11 @@
 // s->q; k and v, rounded to fp16, to the cache.
 #pragma once
 #include "linear.h"
+#include <math.h>
 
 #define Q_WIDTH (HEADS * HEAD_DIM)
-#define KV_WIDTH (KV_HEADS * HEAD_DIM)
+#define KV_WIDTH (KV_HEADS * HEAD_DIM) // the most of any layer
+#define LAYER_KV_WIDTH(layer) (LAYER_KV_HEADS(layer) * HEAD_DIM)
 
 // The place of a position's key (which 0) or value (1) of one KV head in the cache.
 ALWAYS uint16_t *cache_at(const State *s, const Batch *b, int layer, int which, int sequence,
@@ -16,10 +18,11 @@ ALWAYS uint16_t *cache_at(const State *s, const Batch *b, int layer, int which, 
            position % PAGE * HEAD_DIM;
 }
 
-ALWAYS void norm_head(float *v, const float *norm)
+// Norms the channels of one head, or of all of them.
+ALWAYS void norm_channels(float *v, int width, const float *norm)
 {
-    float factor = norm_factor(v, HEAD_DIM);
-    for (int i = 0; i < HEAD_DIM; i++) v[i] *= factor * norm[i];
+    Moments m = moments_of(v, width, HEAD_NORMS == HEAD_NORM_EACH);
+    for (int i = 0; i < width; i++) v[i] = (v[i] - m.mean) * m.factor * norm[i];
 }
 
 // rope (ROPE_DIM / 2, 2): cosine and sine of each pair.
@@ -35,21 +38,35 @@ ALWAYS void rotate_head(float *v, const float *rope)
 
 enum { PART_Q, PART_K, PART_V };
 
-// What follows the product for one head of a row.
+// The norm of q or k, or NULL.
+ALWAYS const float *head_norm(const State *s, const Layer *layer, int part)
+{
+    return floats_at(s, part == PART_Q ? layer->q_norm : part == PART_K ? layer->k_norm : 0);
+}
+
+// What follows the product for one head of a row, and a norm over all heads.
 ONCE void finish_head(const State *s, const Batch *b, const Layer *layer, int part, int row,
                       int head, float *v)
 {
-    uint64_t norm = part == PART_Q ? layer->q_norm : part == PART_K ? layer->k_norm : 0;
-    if (norm) norm_head(v, (const float *)(s->weights + norm));
-    if (part != PART_V) rotate_head(v, s->rope + (size_t)row * ROPE_DIM);
+    const float *norm = head_norm(s, layer, part);
+    if (norm && HEAD_NORMS != HEAD_NORM_ALL)
+        norm_channels(v, HEAD_DIM, norm + (HEAD_NORMS == HEAD_NORM_EACH ? head * HEAD_DIM : 0));
+    if (part != PART_V && (ROPE_EVERYWHERE || layer->rope >= 0))
+        rotate_head(v, s->rope + ((size_t)row * ROPES + (ROPES > 1 ? layer->rope : 0)) * ROPE_DIM);
+    if (part == PART_Q && QUERY_BETA != 0) {
+        float far = floorf((float)b->position[row] / QUERY_FROM);
+        float scale = 1 + QUERY_BETA * logf(1 + far);
+        for (int i = 0; i < HEAD_DIM; i++) v[i] *= scale;
+    }
     if (part != PART_Q)
         store_halves(cache_at(s, b, (int)(layer - s->layers), part == PART_V, b->sequence[row],
                               head, b->position[row]),
                      v, HEAD_DIM);
 }
 
-// Heads that lie in the columns of one block: possible where heads divide blocks.
-#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0)
+// Heads can be finished with the block that they lie in: where heads divide blocks, and no norm
+// needs them all.
+#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL)
 
 ALWAYS void finish_heads(const State *s, const Batch *b, const Layer *layer, int part, int row,
                          int first, int end, float *v)
@@ -62,29 +79,42 @@ ALWAYS void finish_heads(const State *s, const Batch *b, const Layer *layer, int
 ALWAYS void finish_rows(Worker *w, const State *s, const Batch *b, const Layer *layer,
                         int first_row, int rows, float *kv)
 {
-    const int heads = HEADS + 2 * KV_HEADS;
+    const int kv_heads = LAYER_KV_HEADS(layer), heads = HEADS + 2 * kv_heads;
+    if (HEAD_NORMS == HEAD_NORM_ALL) {
+        Range mine = share(rows * 2, w->index, w->count);
+        for (int i = mine.first; i < mine.end; i++) {
+            int r = i / 2, part = i % 2 ? PART_K : PART_Q;
+            const float *norm = head_norm(s, layer, part);
+            if (norm && part == PART_Q)
+                norm_channels(s->q + (size_t)(first_row + r) * Q_WIDTH, Q_WIDTH, norm);
+            else if (norm)
+                norm_channels(kv + (size_t)r * 2 * KV_WIDTH, LAYER_KV_WIDTH(layer), norm);
+        }
+        worker_barrier(w);
+    }
     Range mine = share(rows * heads, w->index, w->count);
     for (int i = mine.first; i < mine.end; i++) {
         int r = i / heads, row = first_row + r, head = i % heads;
-        if (head < HEADS)
+        if (head < HEADS) {
             finish_head(s, b, layer, PART_Q, row, head,
                         s->q + (size_t)row * Q_WIDTH + head * HEAD_DIM);
-        else
-            finish_head(s, b, layer, head < HEADS + KV_HEADS ? PART_K : PART_V, row,
-                        (head - HEADS) % KV_HEADS,
-                        kv + ((size_t)r * 2 * KV_HEADS + head - HEADS) * HEAD_DIM);
+            continue;
+        }
+        int part = head < HEADS + kv_heads ? PART_K : PART_V, at = (head - HEADS) % kv_heads;
+        finish_head(s, b, layer, part, row, at,
+                    kv + (size_t)(2 * r + (part == PART_V)) * KV_WIDTH + at * HEAD_DIM);
     }
 }
 
 // The blocks `blocks` of one of the three products, few rows.
 ALWAYS void qkv_part(int format, int part, const State *s, const Batch *b, const Layer *layer,
-                     const Linear *linear, Range blocks, const Input *in, const float *factor,
+                     const Linear *linear, Range blocks, const Input *in, const Moments *moments,
                      bool prepared, char *act, float *kv)
 {
-    const int width = part == PART_Q ? Q_WIDTH : KV_WIDTH;
+    const int width = part == PART_Q ? Q_WIDTH : LAYER_KV_WIDTH(layer);
     if (blocks.first >= blocks.end) return;
     if (!prepared)
-        few_prepare(format, s, linear, in, factor, b->rows, (Range){0, blocks_of(DIM)}, act);
+        few_prepare(format, s, linear, in, moments, b->rows, (Range){0, blocks_of(DIM)}, act);
     for (int block = blocks.first; block < blocks.end; block++) {
         float *y = part == PART_Q ? s->q : kv + (part == PART_V ? KV_WIDTH : 0);
         size_t stride = part == PART_Q ? Q_WIDTH : 2 * KV_WIDTH;
@@ -99,12 +129,12 @@ ALWAYS void qkv_part(int format, int part, const State *s, const Batch *b, const
 
 // The same for halves, into sums.
 ALWAYS void qkv_halves(int format, const State *s, const Batch *b, const Linear *linear,
-                       Range halves, const Input *in, const float *factor, bool prepared, char *act,
-                       float *sums, size_t stride)
+                       Range halves, const Input *in, const Moments *moments, bool prepared,
+                       char *act, float *sums, size_t stride)
 {
     if (halves.first >= halves.end) return;
     if (!prepared)
-        few_prepare(format, s, linear, in, factor, b->rows, (Range){0, blocks_of(DIM)}, act);
+        few_prepare(format, s, linear, in, moments, b->rows, (Range){0, blocks_of(DIM)}, act);
     for (int half = halves.first; half < halves.end; half++)
         few_half(format, s, linear, DIM, half, act, b->rows, sums, stride);
 }
@@ -118,34 +148,35 @@ ALWAYS Range part_of(Range units, int start, int count)
 ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k, int format_v,
                 const Layer *layer)
 {
-    const int nq = blocks_of(Q_WIDTH), nkv = blocks_of(KV_WIDTH), blocks = nq + 2 * nkv;
+    const int kv_width = LAYER_KV_WIDTH(layer);
+    const int nq = blocks_of(Q_WIDTH), nkv = blocks_of(kv_width), blocks = nq + 2 * nkv;
     float *kv = (float *)((char *)s->work + INPUT_BYTES(LARGER(s->max_rows, s->max_outputs)));
-    Input in = {s->x, DIM, NULL, (const float *)(s->weights + layer->attn_norm)};
+    Input in = {s->x, DIM, NULL, floats_at(s, layer->attn_norm)};
 
     if (b->rows <= FEW_ROWS) {
         const bool shared = few_shared(b->rows, DIM);
-        float factor[FEW_ROWS];
+        Moments moments[FEW_ROWS];
         char *act_q = shared ? s->work : w->local;
         char *act_k = act_q + few_bytes(format_q, b->rows, DIM);
         char *act_v = act_k + few_bytes(format_k, b->rows, DIM);
-        norm_factors(&in, 0, b->rows, factor);
+        norm_rows(&in, 0, b->rows, moments);
         if (shared) {
             Range slices = share(blocks_of(DIM), w->index, w->count);
-            few_prepare(format_q, s, &layer->q, &in, factor, b->rows, slices, act_q);
-            few_prepare(format_k, s, &layer->k, &in, factor, b->rows, slices, act_k);
-            few_prepare(format_v, s, &layer->v, &in, factor, b->rows, slices, act_v);
+            few_prepare(format_q, s, &layer->q, &in, moments, b->rows, slices, act_q);
+            few_prepare(format_k, s, &layer->k, &in, moments, b->rows, slices, act_k);
+            few_prepare(format_v, s, &layer->v, &in, moments, b->rows, slices, act_v);
             worker_barrier(w);
         }
         if (few_split(w, blocks)) {
             const size_t stride = (size_t)blocks * BLOCK;
             float *sums = few_sums(s);
             Range units = share(2 * blocks, w->index, w->count);
-            qkv_halves(format_q, s, b, &layer->q, part_of(units, 0, 2 * nq), &in, factor, shared,
+            qkv_halves(format_q, s, b, &layer->q, part_of(units, 0, 2 * nq), &in, moments, shared,
                        act_q, sums, stride);
-            qkv_halves(format_k, s, b, &layer->k, part_of(units, 2 * nq, 2 * nkv), &in, factor,
+            qkv_halves(format_k, s, b, &layer->k, part_of(units, 2 * nq, 2 * nkv), &in, moments,
                        shared, act_k, sums + nq * BLOCK, stride);
             qkv_halves(format_v, s, b, &layer->v, part_of(units, 2 * (nq + nkv), 2 * nkv), &in,
-                       factor, shared, act_v, sums + (nq + nkv) * BLOCK, stride);
+                       moments, shared, act_v, sums + (nq + nkv) * BLOCK, stride);
             worker_barrier(w);
             units = share(b->rows * blocks, w->index, w->count);
             for (int i = units.first; i < units.end; i++) {
@@ -159,11 +190,11 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
                 } else if (block < nq + nkv) {
                     block -= nq;
                     finish_block(FORMAT_IS_EXL3(format_k), s, &layer->k, block,
-                                 width_of(KV_WIDTH, block), z, k + block * BLOCK, false);
+                                 width_of(kv_width, block), z, k + block * BLOCK, false);
                 } else {
                     block -= nq + nkv;
                     finish_block(FORMAT_IS_EXL3(format_v), s, &layer->v, block,
-                                 width_of(KV_WIDTH, block), z, v + block * BLOCK, false);
+                                 width_of(kv_width, block), z, v + block * BLOCK, false);
                 }
             }
             worker_barrier(w);
@@ -172,12 +203,12 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
             return;
         }
         Range units = share(blocks, w->index, w->count);
-        qkv_part(format_q, PART_Q, s, b, layer, &layer->q, part_of(units, 0, nq), &in, factor,
+        qkv_part(format_q, PART_Q, s, b, layer, &layer->q, part_of(units, 0, nq), &in, moments,
                  shared, act_q, kv);
-        qkv_part(format_k, PART_K, s, b, layer, &layer->k, part_of(units, nq, nkv), &in, factor,
+        qkv_part(format_k, PART_K, s, b, layer, &layer->k, part_of(units, nq, nkv), &in, moments,
                  shared, act_k, kv);
         qkv_part(format_v, PART_V, s, b, layer, &layer->v, part_of(units, nq + nkv, nkv), &in,
-                 factor, shared, act_v, kv);
+                 moments, shared, act_v, kv);
         worker_barrier(w);
         if (!HEADS_IN_BLOCKS) {
             finish_rows(w, s, b, layer, 0, b->rows, kv);
@@ -189,15 +220,15 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
     Tiles *tiles = w->local;
     for (int row = 0; row < b->rows; row += MANY_ROWS) {
         const int rows = SMALLER(MANY_ROWS, b->rows - row);
-        float factor[MANY_ROWS];
+        Moments moments[MANY_ROWS];
         float *act_q = s->work, *act_k = act_q + (size_t)rows * PADDED(DIM),
               *act_v = act_k + (size_t)rows * PADDED(DIM);
         Range mine = share(rows, w->index, w->count);
         in.x = s->x + (size_t)row * DIM;
-        norm_factors(&in, mine.first, mine.end, factor);
-        many_prepare(format_q, s, &layer->q, &in, factor, rows, mine, act_q);
-        many_prepare(format_k, s, &layer->k, &in, factor, rows, mine, act_k);
-        many_prepare(format_v, s, &layer->v, &in, factor, rows, mine, act_v);
+        norm_rows(&in, mine.first, mine.end, moments);
+        many_prepare(format_q, s, &layer->q, &in, moments, rows, mine, act_q);
+        many_prepare(format_k, s, &layer->k, &in, moments, rows, mine, act_k);
+        many_prepare(format_v, s, &layer->v, &in, moments, rows, mine, act_v);
         worker_barrier(w);
 
         const int parts = row_tiles(rows, blocks, w);
@@ -212,10 +243,10 @@ ALWAYS void qkv(Worker *w, State *s, const Batch *b, int format_q, int format_k,
                 many_block(format_q, s, &layer->q, DIM, Q_WIDTH, block, act_q, rows, tile, tiles,
                            tiles->tile[0], q, Q_WIDTH, false);
             else if (block < nq + nkv)
-                many_block(format_k, s, &layer->k, DIM, KV_WIDTH, block - nq, act_k, rows, tile,
+                many_block(format_k, s, &layer->k, DIM, kv_width, block - nq, act_k, rows, tile,
                            tiles, tiles->tile[0], k, 2 * KV_WIDTH, false);
             else
-                many_block(format_v, s, &layer->v, DIM, KV_WIDTH, block - nq - nkv, act_v, rows,
+                many_block(format_v, s, &layer->v, DIM, kv_width, block - nq - nkv, act_v, rows,
                            tile, tiles, tiles->tile[0], v, 2 * KV_WIDTH, false);
         }
         worker_barrier(w);

@@ -8,5 +8,7 @@
 #include "qkv.h"
 #include "attend.h"
 #include "out.h"
+#include "latent.h"
 #include "up.h"
+#include "moe.h"
 #include "head.h"

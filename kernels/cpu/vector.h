@@ -150,6 +150,18 @@ ALWAYS Floats exponential(Floats x)
     return p * (Floats)scale;
 }
 
+// tanh(x) to about 2e-7, absolute.
+ALWAYS Floats hyperbolic_tangent(Floats x)
+{
+    return 1.0f - 2.0f / (exponential(x + x) + 1.0f);
+}
+
+// c tanh(x / c)
+ALWAYS Floats softcap(Floats x, float c)
+{
+    return hyperbolic_tangent(x * (1.0f / c)) * c;
+}
+
 // fp16 to float and back, one value.
 ALWAYS float half_to_float(uint16_t h)
 {

@@ -11,6 +11,20 @@
 
 #define LOG2_E 1.4426950408889634f
 
+// A score in powers of two, from the product of query and key.
+DEVICE float score_of(float product)
+{
+    return ATTN_SOFTCAP != 0 ? softcap(product * SOFTMAX_SCALE, ATTN_SOFTCAP) * LOG2_E
+                             : product * (SOFTMAX_SCALE * LOG2_E);
+}
+
+// What a head's score without a value adds to the weights, which are relative to 2^largest.
+DEVICE float sink_weight(const State &s, const Layer *layer, int head, float largest)
+{
+    if (!ATTN_SINKS) return 0;
+    return exp2f(((const float *)(s.weights + layer->sinks))[head] * LOG2_E - largest);
+}
+
 // First key a query at `position` sees.
 DEVICE int first_key(int window, int position)
 {
@@ -98,8 +112,7 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
             for (int i = 0; i < 4; i++) {
                 int t = tile * 16 + g + i / 2 * 8;
                 scores[(h * 8 + 2 * c + i % 2) * SCORE_STRIDE + t] =
-                    t >= from && t <= to ? score[i] * (SOFTMAX_SCALE * LOG2_E)
-                                         : bits_float(0xff800000u);
+                    t >= from && t <= to ? score_of(score[i]) : bits_float(0xff800000u);
             }
         }
     }
@@ -117,6 +130,7 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
             sum += half_float(weight);
         }
         sum = warp_sum(sum);
+        if (splits == 1) sum += sink_weight(s, layer, kv_head * GROUP + head, most);
         if (lane == 0) total[head] = sum, largest[head] = most;
     }
     copy_wait<0>();
@@ -161,7 +175,8 @@ DEVICE float *split_partials(const State &s, int row, int kv_head)
 }
 
 // Channels channel .. + 3 of a row's attention output, from its splits; zeros beyond Q_DIM.
-DEVICE void add_splits(const State &s, int row, int channel, int splits, float v[4])
+DEVICE void add_splits(const State &s, const Layer *layer, int row, int channel, int splits,
+                       float v[4])
 {
     float largest = bits_float(0xff800000u), weight = 0;
     v[0] = v[1] = v[2] = v[3] = 0;
@@ -181,6 +196,7 @@ DEVICE void add_splits(const State &s, int row, int channel, int splits, float v
             v[i] = fmaf(factor, load_fresh1(partial + j * SPLIT_FLOATS + i), v[i]);
         weight = fmaf(factor, load_fresh1(most + j * SPLIT_FLOATS + GROUP), weight);
     }
+    weight += sink_weight(s, layer, channel / HEAD_DIM, largest);
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] /= weight;
 }
@@ -338,7 +354,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
                     int t = key + 8 * j + 2 * c + e;
                     bool seen = t <= at[r] && (window <= 0 || at[r] - t < window);
                     float *v = &score[j][2 * r + e];
-                    *v = seen ? *v * (SOFTMAX_SCALE * LOG2_E) : bits_float(0xff800000u);
+                    *v = seen ? score_of(*v) : bits_float(0xff800000u);
                     tile_most = fmaxf(tile_most, *v);
                 }
             tile_most = fmaxf(tile_most, shuffle_xor(tile_most, 1));
@@ -382,6 +398,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int row = warp * 16 + g + 8 * r;
+        total[r] += sink_weight(s, layer, head, most[r]);
         if (row < rows)
             for (int d = 0; d < CHANNEL_GROUPS; d++)
                 *(float2 *)(s.a + (uint64_t)(first_row + row) * Q_DIM + head * HEAD_DIM + d * 8 +

@@ -3,7 +3,8 @@
 #pragma once
 #include "kernels/cuda/decode.cuh"
 
-__constant__ float ROPE_FREQUENCY[ROPE_DIM / 2] = ROPE_INVERSE;
+__constant__ float ROPE_FREQUENCY[ROPES * (ROPE_DIM / 2)] = ROPE_INVERSE;
+__constant__ float ROPE_FACTORS[ROPES] = {ROPE_FACTOR};
 
 // One row, by the first `threads` threads of a block.
 template <int FORMAT> DEVICE void embed_row(const State &s, const Batch &b, int row, int threads)
@@ -17,16 +18,17 @@ template <int FORMAT> DEVICE void embed_row(const State &s, const Batch &b, int 
             int k = block * BLOCK + 4 * lane + i;
             uint16_t bits = k < DIM ? from[k] : 0;
             v[i] = FORMAT == b16 ? bits_float((uint32_t)bits << 16) : half_float(bits);
+            v[i] *= EMBED_SCALE;
         }
         store_x(s, s.x, row, block, v);
     }
     float position = (float)b.position[row];
-    for (int j = threadIdx.x; j < ROPE_DIM / 2; j += threads) {
+    for (int j = threadIdx.x; j < ROPES * (ROPE_DIM / 2); j += threads) {
         // The angle is rounded to float32 before cosine and sine, as Hugging Face does.
         float angle = position * ROPE_FREQUENCY[j];
-        float *to = s.rope + ((uint64_t)row * (ROPE_DIM / 2) + j) * 2;
-        to[0] = cosf(angle) * ROPE_FACTOR;
-        to[1] = sinf(angle) * ROPE_FACTOR;
+        float *to = s.rope + ((uint64_t)row * ROPES * (ROPE_DIM / 2) + j) * 2;
+        to[0] = cosf(angle) * ROPE_FACTORS[j / (ROPE_DIM / 2)];
+        to[1] = sinf(angle) * ROPE_FACTORS[j / (ROPE_DIM / 2)];
     }
 }
 
@@ -45,7 +47,8 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     grid_release();
     grid_wait();
     int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const Linear *down = pending && l > 0 ? &s.layers[l - 1].down : nullptr;
+    const Linear *down =
+        pending && l > 0 && !s.layers[l - 1].ffn_post ? &s.layers[l - 1].down : nullptr;
     __shared__ float squares[BLOCKS(DIM)];
     for (int block = warp; block < BLOCKS(DIM); block += PREFILL_THREADS / WARP) {
         float v[4], y[4], sum = 0;
@@ -53,7 +56,7 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
         if (down) {
             read_sums(sums_at(s, work_of(s).sums_down) + (uint64_t)row * PADDED(DIM), block, 1, y);
             finish_columns(s, *down, block, y);
-            for (int i = 0; i < 4; i++) v[i] += y[i];
+            for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
         }
         store4<DIM>(s.hidden + ((uint64_t)l * b.rows + row) * DIM, block * BLOCK + 4 * lane, v);
         for (int i = 0; i < 4; i++) sum = fmaf(v[i], v[i], sum);

@@ -61,9 +61,10 @@ DEVICE Source plain_source(const float *x)
     return from;
 }
 
+// Without a norm (0), x itself.
 DEVICE Source normed_source(const State &s, uint64_t norm, const int32_t *map)
 {
-    Source from = {s.x, (const float *)(s.weights + norm),
+    Source from = {s.x, norm ? (const float *)(s.weights + norm) : nullptr,
                    work_at<const float>(s, work_of(s).squares), map};
     return from;
 }

@@ -28,9 +28,10 @@ DEVICE Best warp_best(Best best)
     }
 
 // A row's logits 4 * lane .. + 3 of a column block, by a whole warp.
-DEVICE void store_logits(const State &s, int output, int block, const float v[4])
+DEVICE void store_logits(const State &s, int output, int block, float v[4])
 {
     int lane = threadIdx.x % WARP, column = block * BLOCK + 4 * lane;
+    for (int i = 0; i < 4; i++) v[i] = softcap(v[i] * LOGIT_SCALE, LOGIT_SOFTCAP);
     Best best = NO_BEST;
     store4<VOCAB>(s.logits + (uint64_t)output * VOCAB, column, v);
     for (int i = 0; i < 4; i++) {

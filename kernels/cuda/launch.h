@@ -208,6 +208,20 @@ static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int form
         launch_prefill(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
 
+// With a norm of the product before the sum.
+static inline void launch_out_norm(Gpu *gpu, const State *s, const Batch *b, int format,
+                                   const Layer *layer)
+{
+    if (decode_form(s, b)) {
+        launch_out(gpu, s, b, format, layer);
+        launch_decode(gpu, STEP_OUT_POST, s, b, layer, 0, 0, 0, 0, 0);
+        return;
+    }
+    launch_prefill(gpu, "out_norm", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+    launch_step(gpu, step_kernel(gpu, "attn_post_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
+                PREFILL_THREADS, 0);
+}
+
 static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate, int up,
                              const Layer *layer)
 {
@@ -218,6 +232,16 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
                        b->rows);
 }
 
+static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int up,
+                                   const Layer *layer)
+{
+    if (decode_form(s, b))
+        launch_decode(gpu, STEP_UP_ALONE, s, b, layer, up, 0, 0, 1, activation_room(gpu, b->rows));
+    else
+        launch_prefill(gpu, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
+                       b->rows);
+}
+
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
                                const Layer *layer)
 {
@@ -225,6 +249,19 @@ static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int for
         launch_decode(gpu, STEP_DOWN, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+}
+
+static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, int format,
+                                    const Layer *layer)
+{
+    if (decode_form(s, b)) {
+        launch_down(gpu, s, b, format, layer);
+        launch_decode(gpu, STEP_DOWN_POST, s, b, layer, 0, 0, 0, 0, 0);
+        return;
+    }
+    launch_prefill(gpu, "down_norm", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+    launch_step(gpu, step_kernel(gpu, "ffn_post_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
+                PREFILL_THREADS, 0);
 }
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)

@@ -41,6 +41,12 @@ template <int IN> DEVICE void load4_fresh(const float *p, int k, float v[4])
     }
 }
 
+// c tanh(x / c); x itself where c is 0.
+DEVICE float softcap(float x, float c)
+{
+    return c != 0 ? c * tanhf(x * (1 / c)) : x;
+}
+
 // Four halves at a multiple of 4.
 DEVICE void load4_half(const uint16_t *p, float v[4])
 {

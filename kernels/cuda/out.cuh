@@ -1,14 +1,46 @@
-// out and down: x += linear(input) + bias, and the sums of squares of the new x.
+// out and down: x += linear(input) + bias, and the sums of squares of the new x. Where a norm comes
+// before the sum (POST), the product goes to y, and add_normed adds it.
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
-// Adds a row's outputs of one column block to x, by a whole warp.
-DEVICE void add_to_x(const State &s, int row, int block, float v[4])
+// Adds a row's outputs of one column block to x, or leaves them in y, by a whole warp.
+template <bool POST> DEVICE void put_product(const State &s, int row, int block, float v[4])
 {
     float x[4];
+    if (POST) {
+        store4<DIM>(s.y + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+        return;
+    }
     load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), x);
-    for (int i = 0; i < 4; i++) v[i] += x[i];
+    for (int i = 0; i < 4; i++) v[i] = v[i] * RESIDUAL_SCALE + x[i];
     store_x(s, s.x, row, block, v);
+}
+
+// x += the norm of y. Grid: rows.
+DEVICE void add_normed(const State &s, uint64_t norm)
+{
+    __shared__ float sums[PREFILL_THREADS / WARP];
+    int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const float *weights = (const float *)(s.weights + norm);
+    const float *y = s.y + (uint64_t)row * DIM;
+    grid_release();
+    grid_wait();
+    float sum = 0;
+    for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS) sum += y[k] * y[k];
+    sum = warp_sum(sum);
+    if (lane == 0) sums[warp] = sum;
+    block_sync();
+    sum = 0;
+    for (int i = 0; i < PREFILL_THREADS / WARP; i++) sum += sums[i];
+    float factor = RESIDUAL_SCALE / sqrtf(sum / DIM + NORM_EPS);
+    for (int block = warp; block < BLOCKS(DIM); block += PREFILL_THREADS / WARP) {
+        float v[4], x[4], weight[4];
+        load4<DIM>(y, block * BLOCK + 4 * lane, v);
+        load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * lane, x);
+        load4<DIM>(weights, block * BLOCK + 4 * lane, weight);
+        for (int i = 0; i < 4; i++) v[i] = x[i] + v[i] * factor * weight[i];
+        store_x(s, s.x, row, block, v);
+    }
 }
 
 // Grid: rows.
@@ -21,7 +53,7 @@ DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, co
 }
 
 #if WGMMA
-template <int BITS, int FORMAT, int IN>
+template <int BITS, int FORMAT, int IN, bool POST>
 DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t, int rows)
 {
     float sums[WIDE_ROWS / 2];
@@ -38,7 +70,7 @@ DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t,
         for (int u = 0; u < 2; u++) {
             uint64_t row = readable_row(t, part, u);
             scale[u] = prepared_scale(s, 0, rows)[row];
-            load_columns<DIM>(s.x + row * DIM, t.block, x[u]);
+            if (!POST) load_columns<DIM>(s.x + row * DIM, t.block, x[u]);
         }
         const float *tile = tile_part(ring, sums, part);
 #pragma unroll
@@ -47,15 +79,15 @@ DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t,
             finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, EXL3, v);
 #pragma unroll
             for (int i = 0; i < 16; i++) {
-                v[i] += x[u][i];
+                if (!POST) v[i] = v[i] * RESIDUAL_SCALE + x[u][i];
                 if (t.block * BLOCK + own_column(i / 4) + i % 4 < DIM) sum += v[i] * v[i];
             }
 #pragma unroll
             for (int bit = 1; bit < 8; bit *= 2) sum += shuffle_xor(sum, bit);
             if (own_row(u) < count) {
                 uint64_t row = first + own_row(u);
-                store_columns<DIM>(s.x + row * DIM, t.block, v);
-                if (threadIdx.x % 8 == 0)
+                store_columns<DIM>((POST ? s.y : s.x) + row * DIM, t.block, v);
+                if (!POST && threadIdx.x % 8 == 0)
                     work_at<float>(s, work_of(s).squares)[row * BLOCKS(DIM) + t.block] = sum;
             }
         }
@@ -63,7 +95,7 @@ DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t,
 }
 
 // Grid: clusters of two blocks.
-template <int FORMAT, int IN>
+template <int FORMAT, int IN, bool POST>
 DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int tile_rows)
 {
     constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(DIM);
@@ -83,14 +115,14 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, in
         begin_multiplying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
             Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
-            out_tile<BITS, FORMAT, IN>(s, w, &ring, t, b.rows);
+            out_tile<BITS, FORMAT, IN, POST>(s, w, &ring, t, b.rows);
         }
     }
     ring_close();
 }
 #else
 // Grid: (tiles of rows, column blocks).
-template <int FORMAT, int IN>
+template <int FORMAT, int IN, bool POST>
 DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int)
 {
     const Linear w = *linear;
@@ -104,7 +136,7 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, in
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
         finish_columns(s, w, block, v);
-        add_to_x(s, first + r, block, v);
+        put_product<POST>(s, first + r, block, v);
     }
 }
 #endif

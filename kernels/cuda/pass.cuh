@@ -13,7 +13,8 @@
 
 DEVICE bool reads_stream(const Plan &p)
 {
-    return p.step.kind == STEP_QKV || p.step.kind == STEP_UP || p.step.kind == STEP_HEAD;
+    return p.step.kind == STEP_QKV || p.step.kind == STEP_UP || p.step.kind == STEP_UP_ALONE ||
+           p.step.kind == STEP_HEAD;
 }
 
 DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
@@ -33,7 +34,7 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 #pragma unroll
         for (int i = 0; i < 4; i++) c->in[i] *= HADAMARD_SCALE;
     }
-    if (reads_stream(p)) {
+    if (reads_stream(p) && p.norm) {
         float norm[4];
         load4<DIM>((const float *)(s.weights + p.norm), channel, norm);
 #pragma unroll
@@ -72,7 +73,7 @@ DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Const
         finish_pending(s, p.pending[0], c.svh[0],
                        sums_at(s, p.pending_sums) + (uint64_t)row * PADDED(DIM), block, 1, y);
 #pragma unroll
-        for (int i = 0; i < 4; i++) v[i] += y[i];
+        for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
     }
     if (own) store_x(s, p.new_x, row, block, v);
 }
@@ -86,21 +87,24 @@ DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
     if (splits == 1)
         load4_fresh<Q_DIM>(s.a + (uint64_t)row * Q_DIM, channel, v);
     else
-        add_splits(s, row, channel, splits, v);
+        add_splits(s, p.layer, row, channel, splits, v);
 }
 
-// What gate and up left: silu(gate) * up.
+// What gate and up left: act(gate) * up, or without a gate act(up).
 DEVICE void load_activated(const Plan &p, int row, int block, const Constants &c, float v[4])
 {
     const State &s = decode_state();
     const uint64_t *sums = sums_at(s, p.pending_sums) + (uint64_t)row * 2 * PADDED(FFN_DIM);
     int lane = threadIdx.x % WARP;
-    float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane), y[4];
+    float factor = 1, y[4] = {1, 1, 1, 1};
+    if (p.layer->ffn_norm)
+        factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
     finish_pending(s, p.pending[0], c.svh[0], sums, block, factor, v);
-    finish_pending(s, p.pending[1], c.svh[1], sums + PADDED(FFN_DIM), block, factor, y);
+    if (p.pending_count > 1)
+        finish_pending(s, p.pending[1], c.svh[1], sums + PADDED(FFN_DIM), block, factor, y);
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        v[i] = block * BLOCK + 4 * lane + i < FFN_DIM ? silu(v[i]) * y[i] : 0;
+        v[i] = block * BLOCK + 4 * lane + i < FFN_DIM ? activate(p.layer, v[i]) * y[i] : 0;
 }
 
 DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4])
@@ -146,7 +150,7 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         plan_part(p, layer->v, KV_DIM, PADDED(Q_DIM) + PADDED(KV_DIM));
         p->old_sums = w.sums_up, p->old_count = rows * 2 * PADDED(FFN_DIM);
         p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
-        if (step.pending) p->pending[p->pending_count++] = layer[-1].down;
+        if (step.layer > 0 && !layer[-1].ffn_post) p->pending[p->pending_count++] = layer[-1].down;
         p->pending_sums = w.sums_down;
         break;
     case STEP_HEADS:
@@ -160,18 +164,19 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         p->old_sums = w.sums_qkv, p->old_count = rows * RAW_DIM;
         break;
     case STEP_UP:
+    case STEP_UP_ALONE:
         p->in = DIM, p->sums = w.sums_up, p->width = 2 * PADDED(FFN_DIM);
-        plan_part(p, layer->gate, FFN_DIM, 0);
-        plan_part(p, layer->up, FFN_DIM, PADDED(FFN_DIM));
+        if (step.kind == STEP_UP) plan_part(p, layer->gate, FFN_DIM, 0);
+        plan_part(p, layer->up, FFN_DIM, p->count ? PADDED(FFN_DIM) : 0);
         p->x = middle, p->new_x = s.x, p->norm = layer->ffn_norm;
-        p->pending[p->pending_count++] = layer->o;
+        if (!layer->attn_post) p->pending[p->pending_count++] = layer->o;
         p->pending_sums = w.sums_out;
         break;
     case STEP_DOWN:
         p->in = FFN_DIM, p->sums = w.sums_down, p->width = PADDED(DIM);
         plan_part(p, layer->down, DIM, 0);
         p->old_sums = w.sums_out, p->old_count = rows * PADDED(DIM);
-        p->pending[p->pending_count++] = layer->gate;
+        if (layer->gate.weights) p->pending[p->pending_count++] = layer->gate;
         p->pending[p->pending_count++] = layer->up;
         p->pending_sums = w.sums_up;
         break;
@@ -182,8 +187,13 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         if (!step.pending) break;
         p->old_sums = w.sums_up, p->old_count = rows * 2 * PADDED(FFN_DIM);
         p->new_x = middle;
-        p->pending[p->pending_count++] = s.layers[LAYERS - 1].down;
+        if (!s.layers[LAYERS - 1].ffn_post)
+            p->pending[p->pending_count++] = s.layers[LAYERS - 1].down;
         p->pending_sums = w.sums_down;
+        break;
+    case STEP_OUT_POST:
+    case STEP_DOWN_POST:
+        p->part[0].linear = step.kind == STEP_OUT_POST ? layer->o : layer->down;
         break;
     case STEP_LOGITS:
         if (step.pending) p->old_sums = w.sums_down, p->old_count = rows * PADDED(DIM);
@@ -199,6 +209,45 @@ DEVICE void expect_heads(const Plan &p)
     for (int block = blockIdx.x; block < RAW_DIM / BLOCK; block += gridDim.x) {
         int k = block - BLOCKS(Q_DIM), v = k - BLOCKS(KV_DIM);
         expect_halves(s, p.part[k < 0 ? 0 : v < 0 ? 1 : 2].linear.svh, k < 0 ? block : v < 0 ? k : v);
+    }
+}
+
+// x += norm(what out or down left). A row a block of threads.
+DEVICE void decode_post(const Plan &p)
+{
+    const State &s = decode_state();
+    const Work &w = work_of(s);
+    bool out = p.step.kind == STEP_OUT_POST;
+    float *x = out ? work_at<float>(s, w.middle) : s.x, *squares = (float *)room();
+    const float *norm = (const float *)(s.weights + (out ? p.layer->attn_post : p.layer->ffn_post));
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x) {
+        const uint64_t *sums =
+            sums_at(s, out ? w.sums_out : w.sums_down) + (uint64_t)row * PADDED(DIM);
+        float factor = 0;
+        for (int round = 0; round < 2; round++) {
+            for (int block = warp; block < BLOCKS(DIM); block += MULTIPLIERS / WARP) {
+                float v[4], old[4], weight[4], sum = 0;
+                read_sums(sums, block, 1, v);
+                finish_columns(s, p.part[0].linear, block, v);
+                for (int i = 0; i < 4; i++)
+                    if (block * BLOCK + 4 * lane + i < DIM) sum += v[i] * v[i];
+                if (round == 0) {
+                    sum = warp_sum(sum);
+                    if (lane == 0) squares[block] = sum;
+                    continue;
+                }
+                load4_fresh<DIM>(x + (uint64_t)row * DIM, block * BLOCK + 4 * lane, old);
+                load4<DIM>(norm, block * BLOCK + 4 * lane, weight);
+                for (int i = 0; i < 4; i++) v[i] = v[i] * factor * weight[i] + old[i];
+                store_x(s, x, row, block, v);
+            }
+            multipliers_sync();
+            factor = 0;
+            for (int i = 0; i < BLOCKS(DIM); i++) factor += squares[i];
+            factor = RESIDUAL_SCALE / sqrtf(factor / DIM + NORM_EPS);
+            multipliers_sync();
+        }
     }
 }
 
@@ -235,6 +284,8 @@ template <bool WIDE> DEVICE void run_step(Decoder &d, const Step &step)
     } else if (step.kind == STEP_EMBED) {
         for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x)
             embed_row<EMBED_FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
+    } else if (POST_NORMS && (step.kind == STEP_OUT_POST || step.kind == STEP_DOWN_POST)) {
+        decode_post(*plan);
     } else if (step.kind == STEP_HEADS) {
         decode_heads(*plan);
     } else {
@@ -246,7 +297,7 @@ template <bool WIDE> DEVICE void run_step(Decoder &d, const Step &step)
 // The steps of a pass; forward.cu fills it in from forward.inc.
 typedef struct {
     int count;
-    Step step[6 * LAYERS + 4];
+    Step step[8 * LAYERS + 4];
 } StepTable;
 
 #define TABLE_embed(f) t.step[t.count++] = Step{STEP_EMBED, 0, {f}, 0};
@@ -255,7 +306,12 @@ typedef struct {
 #define TABLE_attend(l) t.step[t.count++] = Step{STEP_ATTEND, l, {}, 0};
 #define TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT, l, {f}, 0};
 #define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 1};
+#define TABLE_out_norm(f, l)                                                                       \
+    TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT_POST, l, {}, 0};
+#define TABLE_up_alone(u, l) t.step[t.count++] = Step{STEP_UP_ALONE, l, {u}, 1};
 #define TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN, l, {f}, 0};
+#define TABLE_down_norm(f, l)                                                                      \
+    TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN_POST, l, {}, 0};
 #define TABLE_head(f)                                                                              \
     t.step[t.count++] = Step{STEP_HEAD, 0, {f}, 1};                                                \
     t.step[t.count++] = Step{STEP_LOGITS, 0, {}, 1};

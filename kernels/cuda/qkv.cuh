@@ -8,6 +8,24 @@
 
 #define QKV_BLOCKS (BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM))
 
+// The cosines and sines of a row for a layer, (ROPE_DIM / 2, 2).
+DEVICE const float *turns_of(const State &s, const Layer *layer, int row)
+{
+    int table = ROPES > 1 && layer->rope > 0 ? layer->rope : 0;
+    return s.rope + ((uint64_t)row * ROPES + table) * ROPE_DIM;
+}
+
+DEVICE bool is_turned(const Layer *layer)
+{
+    return ROPE_EVERYWHERE || layer->rope >= 0;
+}
+
+// What queries at a position are multiplied with.
+DEVICE float query_scale(int position)
+{
+    return QUERY_BETA != 0 ? 1 + QUERY_BETA * logf(1 + floorf((float)position / QUERY_FROM)) : 1;
+}
+
 // Which of q, k, v a column block belongs to; *block becomes its number there.
 DEVICE int qkv_which(int *block)
 {
@@ -24,18 +42,22 @@ DEVICE const Linear *qkv_linear(const Layer *layer, int which)
 }
 
 // Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
-// values to the cache. `c` is its channels in shared memory; head counts through q, k and v.
+// values to the cache. `c` is its channels in shared memory; head counts through q, k and v. `all` is
+// the factor of a norm over all heads.
 DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
-                        float *c, float *query)
+                        float all, float *c, float *query)
 {
     int lane = threadIdx.x % WARP;
     bool queries = head < HEADS, value = head >= HEADS + KV_HEADS;
     uint64_t norm = queries ? layer->q_norm : value ? 0 : layer->k_norm;
     if (norm) {
         const float *weight = (const float *)(s.weights + norm);
-        float sum = 0;
+        float sum = 0, factor = all;
         for (int i = lane; i < HEAD_DIM; i += WARP) sum += c[i] * c[i];
-        float factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
+        if (HEAD_NORMS == HEAD_NORM_ALL)
+            weight += (queries ? head : head - HEADS) * HEAD_DIM;
+        else
+            factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] *= factor * weight[i];
         warp_sync();
     }
@@ -49,15 +71,16 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     }
     for (int i = lane; i < HEAD_DIM; i += WARP) {
         float y = c[i];
-        if (!value && i < ROPE_DIM) {
+        if (!value && i < ROPE_DIM && is_turned(layer)) {
             constexpr int HALF = ROPE_DIM / 2;
             bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
             int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
             float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
-            const float *turn = s.rope + ((uint64_t)row * HALF + j) * 2;
+            const float *turn = turns_of(s, layer, row) + j * 2;
             float cosine = load_fresh1(turn), sine = load_fresh1(turn + 1);
             y = fmaf(y, cosine, second ? other * sine : -(other * sine));
         }
+        if (queries && QUERY_BETA != 0) y *= query_scale(b.position[row]);
         if (queries)
             query[i] = y;
         else
@@ -84,7 +107,7 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
         int head = block * (BLOCK / HEAD_DIM) + i;
         if (head < heads)
-            finish_head(s, b, layer, row, before + head, room + i * HEAD_DIM,
+            finish_head(s, b, layer, row, before + head, 1, room + i * HEAD_DIM,
                         s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
     }
     warp_sync();
@@ -99,7 +122,30 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, task = 0, heads = 0;
     const uint64_t *sums = sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
     float *place[3], *to = raw;
-    float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
+    float factor = plan.layer->attn_norm
+                       ? norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane)
+                       : 1;
+    float all[3] = {1, 1, 1};
+    if (HEAD_NORMS == HEAD_NORM_ALL) {
+        float *squares = raw + COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM); // of the blocks of q, then k
+        for (int i = warp; i < BLOCKS(Q_DIM) + BLOCKS(KV_DIM); i += MULTIPLIERS / WARP) {
+            int which = i >= BLOCKS(Q_DIM), block = which ? i - BLOCKS(Q_DIM) : i;
+            float v[4], sum = 0;
+            read_sums(sums + (which ? PADDED(Q_DIM) : 0), block, factor, v);
+            finish_columns(s, plan.part[which].linear, block, v);
+            for (int j = 0; j < 4; j++)
+                if (block * BLOCK + 4 * lane + j < (which ? KV_DIM : Q_DIM)) sum += v[j] * v[j];
+            sum = warp_sum(sum);
+            if (lane == 0) squares[i] = sum;
+        }
+        multipliers_sync();
+        for (int which = 0; which < 2; which++) {
+            float sum = 0;
+            for (int i = 0; i < BLOCKS(which ? KV_DIM : Q_DIM); i++)
+                sum += squares[(which ? BLOCKS(Q_DIM) : 0) + i];
+            all[which] = 1.0f / sqrtf(sum / (which ? KV_DIM : Q_DIM) + NORM_EPS);
+        }
+    }
     for (int which = 0; which < (keys ? 3 : 1); which++) {
         int width = which == 0 ? GROUP * HEAD_DIM : HEAD_DIM, first = kv_head * width;
         int column = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
@@ -117,7 +163,7 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
         for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
             if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
             int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + kv_head;
-            finish_head(s, b, plan.layer, row, head, place[which] + i * HEAD_DIM,
+            finish_head(s, b, plan.layer, row, head, all[which], place[which] + i * HEAD_DIM,
                         queries + i * HEAD_DIM);
         }
     multipliers_sync();
@@ -150,25 +196,28 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 #if WGMMA
 // Where the turned pairs are 32 or 64 channels apart, a lane of wide.cuh has both.
 #define HEADS_IN_LANES                                                                             \
-    ((HEAD_DIM == 64 || HEAD_DIM == 128) && ROPE_DIM == HEAD_DIM && !ROPE_INTERLEAVED)
+    ((HEAD_DIM == 64 || HEAD_DIM == 128) && ROPE_DIM == HEAD_DIM && !ROPE_INTERLEAVED &&           \
+     HEADS_IN_BLOCKS)
 #define HEAD_PARTS (HEADS_IN_LANES ? HEAD_DIM / 32 : 4) // of 4 of a lane's channels
 
 // What finish_lanes needs of a row, read before the tile is there.
 typedef struct {
     float turn[HEAD_PARTS / 2][8]; // cosine and sine of a lane's channels
     uint64_t place;                // in the cache, of key head 0
+    float query_scale;
 } RowFacts;
 
 DEVICE RowFacts row_facts(const State &s, const Batch &b, const Layer *layer, int row, bool value)
 {
     RowFacts f;
-    const float *turn = s.rope + (uint64_t)row * ROPE_DIM;
+    const float *turn = turns_of(s, layer, row);
 #pragma unroll
     for (int q = 0; q < HEAD_PARTS / 2; q++) {
         load4<ROPE_DIM>(turn, 2 * own_column(q), f.turn[q]);
         load4<ROPE_DIM>(turn, 2 * own_column(q) + 4, f.turn[q] + 4);
     }
     int position = b.position[row];
+    f.query_scale = query_scale(position);
     uint64_t page =
         b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
     f.place = ((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS * PAGE;
@@ -197,7 +246,7 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
                 for (int i = 0; i < 4; i++) c[4 * q + i] *= factor * weight[i];
             }
         }
-        if (which < 2) {
+        if (which < 2 && is_turned(layer)) {
 #pragma unroll
             for (int i = 0; i < 2 * HEAD_PARTS; i++) {
                 float cosine = f.turn[i / 4][i % 4 * 2], sine = f.turn[i / 4][i % 4 * 2 + 1];
@@ -209,6 +258,8 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
     }
     if (!real) return;
     if (which == 0) {
+        if (QUERY_BETA != 0)
+            for (int i = 0; i < 16; i++) v[i] *= f.query_scale;
         store_columns<Q_DIM>(s.q + (uint64_t)row * Q_DIM, block, v);
         return;
     }
@@ -357,7 +408,15 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
                     : PADDED(Q_DIM) + PADDED(KV_DIM) + (head - HEADS - KV_HEADS) * HEAD_DIM;
     const float *raw = work_at<const float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM + first;
     for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
+    float all = 1;
+    if (HEAD_NORMS == HEAD_NORM_ALL && head < HEADS + KV_HEADS) {
+        const float *columns = raw - (head < HEADS ? head : head - HEADS) * HEAD_DIM;
+        int width = head < HEADS ? Q_DIM : KV_DIM;
+        float sum = 0;
+        for (int i = lane; i < width; i += WARP) sum += columns[i] * columns[i];
+        all = 1.0f / sqrtf(warp_sum(sum) / width + NORM_EPS);
+    }
     warp_sync();
-    finish_head(s, b, layer, row, head, room[warp],
+    finish_head(s, b, layer, row, head, all, room[warp],
                 s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
 }

@@ -30,9 +30,18 @@
 #define EMBED(f)                                                                                   \
     ENTRY(embed_##f, PREFILL_THREADS, 2) { embed<f>(s, b); }
 
+#if POST_NORMS
+#define POST_NORM_ENTRIES                                                                          \
+    ENTRY(attn_post_kernel, PREFILL_THREADS, 2) { add_normed(s, layer->attn_post); }               \
+    ENTRY(ffn_post_kernel, PREFILL_THREADS, 2) { add_normed(s, layer->ffn_post); }
+#else
+#define POST_NORM_ENTRIES
+#endif
+
 #define KEEP()                                                                                     \
     ENTRY(keep_kernel, PREFILL_THREADS, 2) { keep(s, b, n, false); }                               \
-    ENTRY(keep_pending_kernel, PREFILL_THREADS, 2) { keep(s, b, n, true); }
+    ENTRY(keep_pending_kernel, PREFILL_THREADS, 2) { keep(s, b, n, true); }                        \
+    POST_NORM_ENTRIES
 
 #define QKV(q, k, v)                                                                               \
     ENTRY(qkv_##q##_##k##_##v##_prepare, PREFILL_THREADS, 2) { qkv_prepare<q, k, v>(s, b, layer); } \
@@ -42,17 +51,25 @@
     ENTRY(attend_prefill_kernel, 128, HEAD_DIM > 128 ? 1 : 3) { attend_prefill(s, b, layer); }     \
     ENTRY(qkv_finish_kernel, PREFILL_THREADS, 2) { qkv_finish(s, b, layer); }
 
-#define OUT(f)                                                                                     \
-    ENTRY(out_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); }  \
-    PREFILL_ENTRY(out_##f##_prefill) { out_prefill<f, Q_DIM>(s, b, &layer->o, n); }
+#define OUT_ENTRIES(name, f, post)                                                                 \
+    ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); } \
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, Q_DIM, post>(s, b, &layer->o, n); }
+#define OUT(f) OUT_ENTRIES(out, f, false)
+#define OUT_NORM(f) OUT_ENTRIES(out_norm, f, true)
 
 #define UP(g, u)                                                                                   \
     ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer); }           \
     PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u>(s, b, layer, n); }
 
-#define DOWN(f)                                                                                    \
-    ENTRY(down_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); } \
-    PREFILL_ENTRY(down_##f##_prefill) { out_prefill<f, FFN_DIM>(s, b, &layer->down, n); }
+#define UP_ALONE(u)                                                                                \
+    ENTRY(up_alone_##u##_prepare, PREFILL_THREADS, 2) { up_alone_prepare<u>(s, b, layer); }        \
+    PREFILL_ENTRY(up_alone_##u##_prefill) { up_alone_prefill<u>(s, b, layer, n); }
+
+#define DOWN_ENTRIES(name, f, post)                                                                \
+    ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); } \
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post>(s, b, &layer->down, n); }
+#define DOWN(f) DOWN_ENTRIES(down, f, false)
+#define DOWN_NORM(f) DOWN_ENTRIES(down_norm, f, true)
 
 #define HEAD(f)                                                                                    \
     ENTRY(head_##f##_prepare, PREFILL_THREADS, 2) { head_prepare<f>(s, b); }                       \

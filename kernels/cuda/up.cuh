@@ -1,10 +1,17 @@
-// up: h = silu(gate) * up of rmsnorm(x).
+// up: h = act(gate) * up of rmsnorm(x). up_alone: h = act(up).
 #pragma once
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/wide.cuh"
 
-DEVICE float silu(float v)
+DEVICE float activate(const Layer *layer, float v)
 {
+    if (ACTIVATION == GELU_TANH) // 0.5 + 0.5 tanh(u) is the logistic function of 2 u
+        return divide_fast(v, 1 + expf(-1.5957691216f * v * (1 + 0.044715f * v * v)));
+    if (ACTIVATION == RELU2) return v > 0 ? v * v : 0;
+    if (ACTIVATION == XIELU) {
+        if (v > 0) return layer->act[0] * v * v + 0.5f * v;
+        return (expf(fminf(v, -1e-6f)) - 1 - v) * layer->act[1] + 0.5f * v;
+    }
     return divide_fast(v, 1 + expf(-v));
 }
 
@@ -19,7 +26,7 @@ DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer)
 }
 
 #if WGMMA
-// One of the two products of a tile into h: silu(gate), or h times up, by the same lane.
+// One of the two products of a tile into h: act(gate), or h times up, by the same lane.
 template <int BITS, int GATE, int UP>
 DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, const Tile &t,
                     int rows)
@@ -49,7 +56,7 @@ DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, c
                 for (int i = 0; i < 16; i++) v[i] *= gate[i];
             } else {
 #pragma unroll
-                for (int i = 0; i < 16; i++) v[i] = silu(v[i]);
+                for (int i = 0; i < 16; i++) v[i] = activate(layer, v[i]);
             }
             if (own_row(u) < count) store_columns<FFN_DIM>(h, t.block, v);
         }
@@ -104,7 +111,7 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int)
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
         finish_columns(s, gate_linear, block, v);
-        for (int i = 0; i < 4; i++) v[i] = silu(v[i]);
+        for (int i = 0; i < 4; i++) v[i] = activate(layer, v[i]);
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
     }
     block_sync();
@@ -117,6 +124,84 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int)
         load4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, h);
         for (int i = 0; i < 4; i++) v[i] *= h[i];
         store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
+    }
+}
+#endif
+
+// --- without a gate ------------------------------------------------------------------------------
+
+// A row's columns 4 * lane .. + 3 of a column block, by a whole warp.
+DEVICE void put_active(const State &s, const Layer *layer, const Linear &w, int row, int block,
+                       float v[4])
+{
+    finish_columns(s, w, block, v);
+    for (int i = 0; i < 4; i++) v[i] = activate(layer, v[i]);
+    store4<FFN_DIM>(s.h + (uint64_t)row * FFN_DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+}
+
+// Grid: rows.
+template <int UP> DEVICE void up_alone_prepare(const State &s, const Batch &b, const Layer *layer)
+{
+    grid_release();
+    grid_wait();
+    prepare<DIM, 1, FORMAT_IS_EXL3(UP)>(s, &layer->up, normed_source(s, layer->ffn_norm, nullptr),
+                                        blockIdx.x, b.rows);
+}
+
+#if WGMMA
+// Grid: clusters of two blocks.
+template <int UP>
+DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
+{
+    constexpr int BITS = FORMAT_BITS(UP), PAIRS = PAIRS(FFN_DIM);
+    const Linear w = layer->up;
+    int tiles = (b.rows + tile_rows - 1) / tile_rows;
+    Ring ring;
+    ring_open<BITS>(&ring);
+    grid_release();
+    grid_wait();
+    if (fills_ring()) {
+        begin_copying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+            ring_fill<BITS, DIM>(&ring, s, w.weights, BITS, t, prepared<DIM>(s, 0, b.rows), b.rows);
+        }
+    } else {
+        begin_multiplying();
+        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+            float sums[WIDE_ROWS / 2];
+            multiply_tile<BITS, UP, UP, UP, DIM>(&ring, 0, t.rows, sums);
+            for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
+                const float *tile = tile_part(&ring, sums, part);
+                for (int r = threadIdx.x / WARP; r < part_rows(t, part);
+                     r += PREFILL_THREADS / WARP) {
+                    int row = t.first + part * WIDE_PART_ROWS + r;
+                    float v[4];
+                    tile_row(tile, r, prepared_scale(s, 0, b.rows)[row], v);
+                    put_active(s, layer, w, row, t.block, v);
+                }
+            }
+        }
+    }
+    ring_close();
+}
+#else
+// Grid: (tiles of rows, column blocks).
+template <int UP>
+DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer, int)
+{
+    const Linear w = layer->up;
+    int first = blockIdx.x * TILE_ROWS, block = blockIdx.y;
+    int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
+    grid_release();
+    grid_wait();
+    const float *tile = gemm_tile<UP, DIM>(
+        s, w, block, prepared<DIM>(s, 0, b.rows) + (uint64_t)first * PADDED(DIM), rows);
+    for (int r = threadIdx.x / WARP; r < rows; r += PREFILL_THREADS / WARP) {
+        float v[4];
+        tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
+        put_active(s, layer, w, first + r, block, v);
     }
 }
 #endif

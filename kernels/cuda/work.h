@@ -2,6 +2,7 @@
 // decide its size. Plain C; sizes depend on constants.h and the State's limits alone.
 #pragma once
 #include "constants.h"
+#include "kernels/features.h"
 #include "kernels/types.h"
 
 #ifdef __CUDACC__
@@ -32,8 +33,9 @@
 #define MOST_SPLITS ((MAX_CONTEXT + SPLIT - 1) / SPLIT + 1)
 #define SPLIT_FLOATS (GROUP * (HEAD_DIM + 2)) // sums, then largest and weight of each head
 
-// A head that a 128-column block does not contain is finished by a kernel of its own.
-#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0)
+// A head that a 128-column block does not contain is finished by a kernel of its own, and so are
+// heads of which a norm needs all.
+#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL)
 #define RAW_DIM (PADDED(Q_DIM) + 2 * PADDED(KV_DIM))
 
 // Activations of the prefill form are stored in groups of 8 rows.
@@ -170,7 +172,8 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define HEAD_TILES ((GROUP + 7) / 8)     // query heads go by 8
 #define QUERY_FLOATS (GROUP * HEAD_DIM)
 #define COVER(n) (((n) + 2 * (BLOCK - 1)) / BLOCK * BLOCK) // blocks that hold any n columns in a row
-#define HEADS_ROOM (COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM)) // floats
+#define HEADS_ROOM                                                                                 \
+    (COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM) + (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
 #define ATTEND_SHARED_BYTES                                                                        \
     ((QUERY_FLOATS + HEADS_ROOM) * 4 + SPLIT * VALUE_STRIDE +                                 \
      HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))

@@ -250,12 +250,16 @@ static void check_squares(void)
     free(expected);
 }
 
+// Without a norm (0), x itself.
 static double *normed_x(uint64_t norm, const int32_t *map, int rows)
 {
     float *x = get(s.x, (size_t)b.rows * DIM * 4);
     double *y = malloc((size_t)rows * DIM * sizeof *y);
-    for (int r = 0; r < rows; r++)
-        reference_norm(x + (map ? map[r] : r) * DIM, (float *)(weights + norm), DIM, y + r * DIM);
+    for (int r = 0; r < rows; r++) {
+        const float *from = x + (map ? map[r] : r) * DIM;
+        if (norm) reference_norm(from, (float *)(weights + norm), DIM, y + r * DIM);
+        for (int i = 0; !norm && i < DIM; i++) y[r * DIM + i] = from[i];
+    }
     free(x);
     return y;
 }
@@ -317,13 +321,14 @@ static double *widen(const float *v, size_t count)
 
 // --- steps ---------------------------------------------------------------------------------------
 
+#define TURNS (ROPES * ROPE_DIM) // cosines and sines of a row
+
 static void check_embed(void)
 {
-    const float inverse[] = ROPE_INVERSE;
+    const float inverse[] = ROPE_INVERSE, factor[] = {ROPE_FACTOR};
     launch_embed(gpu, &s, &b, EMBED_FORMAT);
-    float *x = get(s.x, (size_t)b.rows * DIM * 4),
-          *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
-    double *ex = malloc((size_t)b.rows * DIM * 8), *er = malloc((size_t)b.rows * ROPE_DIM * 8);
+    float *x = get(s.x, (size_t)b.rows * DIM * 4), *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
+    double *ex = malloc((size_t)b.rows * DIM * 8), *er = malloc((size_t)b.rows * TURNS * 8);
     const uint16_t *table = (const uint16_t *)(weights + s.ends.embed);
     for (int r = 0; r < b.rows; r++) {
         for (int i = 0; i < DIM; i++) {
@@ -331,16 +336,16 @@ static void check_embed(void)
             uint32_t wide = (uint32_t)bits << 16;
             float f;
             memcpy(&f, &wide, 4);
-            ex[r * DIM + i] = EMBED_FORMAT == b16 ? f : reference_half(bits);
+            ex[r * DIM + i] = (EMBED_FORMAT == b16 ? f : reference_half(bits)) * EMBED_SCALE;
         }
-        for (int j = 0; j < ROPE_DIM / 2; j++) {
+        for (int j = 0; j < TURNS / 2; j++) {
             float angle = (float)position[r] * inverse[j];
-            er[r * ROPE_DIM + 2 * j] = cos(angle) * ROPE_FACTOR;
-            er[r * ROPE_DIM + 2 * j + 1] = sin(angle) * ROPE_FACTOR;
+            er[r * TURNS + 2 * j] = cos(angle) * factor[j / (ROPE_DIM / 2)];
+            er[r * TURNS + 2 * j + 1] = sin(angle) * factor[j / (ROPE_DIM / 2)];
         }
     }
     compare("embed", b.rows, DIM, x, ex, 0);
-    compare("rope", b.rows, ROPE_DIM, rope, er, 1e-6);
+    compare("rope", b.rows, TURNS, rope, er, 1e-6);
     check_squares();
     launch_keep(gpu, &s, &b, 1);
     float *hidden = get(s.hidden + (size_t)b.rows * DIM, (size_t)b.rows * DIM * 4);
@@ -367,7 +372,7 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         clear_all_sums();
     }
     double *x = normed_x(layer->attn_norm, NULL, b.rows);
-    float *rope = get(s.rope, (size_t)b.rows * ROPE_DIM * 4);
+    float *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
     for (int which = 0; which < 3; which++) {
         const Linear *w = which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
         int heads = which == 0 ? HEADS : KV_HEADS, width = heads * HEAD_DIM;
@@ -377,11 +382,22 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         float *got = malloc((size_t)b.rows * width * 4);
         uint16_t *cache = which ? get(s.cache, CACHE_HALVES * 2) : NULL;
         if (which == 0) gpu_read(gpu, got, (GpuPointer)s.q, (size_t)b.rows * width * 4);
+        for (int r = 0; r < b.rows && norm && HEAD_NORMS == HEAD_NORM_ALL; r++) {
+            double *row = y + (size_t)r * width, sum = 0;
+            for (int i = 0; i < width; i++) sum += row[i] * row[i];
+            for (int i = 0; i < width; i++)
+                row[i] *= ((float *)(weights + norm))[i] / sqrt(sum / width + NORM_EPS);
+        }
         for (int r = 0; r < b.rows; r++)
             for (int h = 0; h < heads; h++) {
                 reference_head(y + (size_t)r * width + h * HEAD_DIM,
                                norm ? (float *)(weights + norm) : NULL,
-                               which < 2 ? rope + (size_t)r * ROPE_DIM : NULL);
+                               which < 2 && layer->rope >= 0
+                                   ? rope + (size_t)r * TURNS + layer->rope * ROPE_DIM
+                                   : NULL);
+                for (int i = 0; which == 0 && i < HEAD_DIM; i++)
+                    y[(size_t)r * width + h * HEAD_DIM + i] *=
+                        1 + QUERY_BETA * log(1 + floor((double)position[r] / QUERY_FROM));
                 for (int i = 0; which && i < HEAD_DIM; i++)
                     got[(size_t)r * width + h * HEAD_DIM + i] =
                         cache_at(cache, l, sequence[r], which == 2, h, position[r], i);
@@ -401,8 +417,9 @@ static int split_count(int window, int position)
 }
 
 // The attention output of rows whose splits the next step would add.
-static void add_partials(int window, float *a)
+static void add_partials(int l, float *a)
 {
+    int window = layers[l].window;
     size_t a_row = (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
     float *all = get(work_place(places().large), b.rows * a_row * 4);
     for (int r = 0; r < b.rows; r++)
@@ -419,22 +436,30 @@ static void add_partials(int window, float *a)
                 sum += factor * q[channel % (GROUP * HEAD_DIM)];
                 weight += factor * q[GROUP * HEAD_DIM + GROUP + head % GROUP];
             }
+            if (ATTN_SINKS)
+                weight += exp2(((float *)(weights + layers[l].sinks))[head] * M_LOG2E - largest);
             a[(size_t)r * Q_DIM + channel] = sum / weight;
         }
     free(all);
 }
 
 // Lays an attention output down as splits, all but the first of no weight.
-static void put_partials(int window, const float *a)
+static void put_partials(int l, const float *a)
 {
+    int window = layers[l].window;
     size_t a_row = (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
     float *all = calloc(b.rows * a_row, 4);
     for (int r = 0; r < b.rows; r++)
         for (int kv = 0; kv < KV_HEADS; kv++)
             for (int j = 0; j < split_count(window, position[r]); j++) {
                 float *q = all + r * a_row + ((size_t)kv * MOST_SPLITS + j) * SPLIT_FLOATS;
-                for (int i = 0; j == 0 && i < GROUP * HEAD_DIM; i++)
-                    q[i] = 2 * a[(size_t)r * Q_DIM + kv * GROUP * HEAD_DIM + i];
+                for (int i = 0; j == 0 && i < GROUP * HEAD_DIM; i++) {
+                    // A sink weighs as much as exp2(its score - 3) of the total.
+                    int head = kv * GROUP + i / HEAD_DIM;
+                    double sink = ATTN_SINKS ? exp2(((float *)(weights + layers[l].sinks))[head] *
+                                                        M_LOG2E - 3) : 0;
+                    q[i] = (2 + sink) * a[(size_t)r * Q_DIM + kv * GROUP * HEAD_DIM + i];
+                }
                 for (int h = 0; h < GROUP; h++) {
                     q[GROUP * HEAD_DIM + h] = j == 0 ? 3 : -INFINITY;
                     q[GROUP * HEAD_DIM + GROUP + h] = j == 0 ? 2 : 0;
@@ -456,21 +481,24 @@ static void check_attend(int l)
         launch_attend(gpu, &s, &b, s.layers + l);
     }
     float *got = get(s.a, (size_t)b.rows * Q_DIM * 4);
-    if (decode_form(&s, &b)) add_partials(layers[l].window, got);
+    if (decode_form(&s, &b)) add_partials(l, got);
     uint16_t *cache = get(s.cache, CACHE_HALVES * 2);
     double *expected = calloc((size_t)b.rows * Q_DIM, 8), *p = malloc(MAX_CONTEXT * 8);
     for (int r = 0; r < b.rows; r++)
         for (int h = 0; h < HEADS; h++) {
             int window = layers[l].window, last = position[r], kv = h / GROUP;
             int first = window > 0 && last >= window ? last - window + 1 : 0;
-            double most = -INFINITY, total = 0;
+            double sink = ATTN_SINKS ? ((float *)(weights + layers[l].sinks))[h] : -INFINITY;
+            double most = sink, total = 0;
             for (int t = first; t <= last; t++) {
                 p[t] = 0;
                 for (int i = 0; i < HEAD_DIM; i++)
                     p[t] += q[(size_t)r * Q_DIM + h * HEAD_DIM + i] *
                             (double)cache_at(cache, l, sequence[r], 0, kv, t, i) * SOFTMAX_SCALE;
+                p[t] = reference_softcap(p[t], ATTN_SOFTCAP);
                 most = fmax(most, p[t]);
             }
+            total = exp(sink - most);
             for (int t = first; t <= last; t++) total += p[t] = exp(p[t] - most);
             for (int t = first; t <= last; t++)
                 for (int i = 0; i < HEAD_DIM; i++)
@@ -481,16 +509,50 @@ static void check_attend(int l)
     free(q), free(got), free(cache), free(expected), free(p);
 }
 
+#if POST_NORMS
+// out_norm, in the prefill form down_norm too: x += norm(linear(input)).
+static void check_post_norm(int down, int format, int l, const char *name)
+{
+    const Linear *w = down ? &layers[l].down : &layers[l].o;
+    int in = down ? FFN_DIM : Q_DIM, decode = decode_form(&s, &b);
+    float *input = random_floats((size_t)b.rows * in, 1);
+    set_x();
+    float *before = get(s.x, (size_t)b.rows * DIM * 4);
+    put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
+    if (decode) put_partials(l, input), set_middle();
+    (down ? launch_down_norm : launch_out_norm)(gpu, &s, &b, format, s.layers + l);
+    float *got = get(decode ? work_place(places().middle) : s.x, (size_t)b.rows * DIM * 4), product[DIM];
+    double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
+    reference_linear(weights, w, format, in, DIM, b.rows, x, y);
+    for (int r = 0; r < b.rows; r++) {
+        for (int i = 0; i < DIM; i++) product[i] = (float)y[r * DIM + i];
+        uint64_t norm = down ? layers[l].ffn_post : layers[l].attn_post;
+        reference_norm(product, (float *)(weights + norm), DIM, y + r * DIM);
+        for (int i = 0; i < DIM; i++)
+            y[r * DIM + i] = y[r * DIM + i] * RESIDUAL_SCALE + before[r * DIM + i];
+    }
+    char what[64];
+    snprintf(what, sizeof what, "%s_norm(%s)", down ? "down" : "out", name);
+    compare(what, b.rows, DIM, got, y, 1e-3);
+    if (!decode) check_squares();
+    clear_all_sums();
+    free(input), free(before), free(got), free(x), free(y);
+}
+#endif
+
 // out, in the prefill form down too: x += linear(input).
 static void check_residual(int down, int format, int l, const char *name)
 {
+#if POST_NORMS
+    check_post_norm(down, format, l, name);
+#endif
     const Linear *w = down ? &layers[l].down : &layers[l].o;
     int in = down ? FFN_DIM : Q_DIM;
     float *input = random_floats((size_t)b.rows * in, 1);
     set_x();
     float *before = get(s.x, (size_t)b.rows * DIM * 4), *got;
     put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
-    if (decode_form(&s, &b)) put_partials(layers[l].window, input);
+    if (decode_form(&s, &b)) put_partials(l, input);
     if (down)
         launch_down(gpu, &s, &b, format, s.layers + l);
     else
@@ -502,13 +564,13 @@ static void check_residual(int down, int format, int l, const char *name)
     if (decode_form(&s, &b)) {
         double *sums = finished(places().sums_out, b.rows, PADDED(DIM), 0, w, DIM, 1);
         got = malloc((size_t)b.rows * DIM * 4);
-        for (int i = 0; i < b.rows * DIM; i++) got[i] = sums[i] + before[i];
+        for (int i = 0; i < b.rows * DIM; i++) got[i] = sums[i] * RESIDUAL_SCALE + before[i];
         free(sums);
     } else {
         got = get(s.x, (size_t)b.rows * DIM * 4);
         check_squares();
     }
-    for (int i = 0; i < b.rows * DIM; i++) y[i] += before[i];
+    for (int i = 0; i < b.rows * DIM; i++) y[i] = y[i] * RESIDUAL_SCALE + before[i];
     compare(what, b.rows, DIM, got, y, 4e-4);
 
     // A row alone gives the same bits.
@@ -520,7 +582,7 @@ static void check_residual(int down, int format, int l, const char *name)
         clear_all_sums();
         few.rows = few.segments = 1, few.position += r;
         one.a += (size_t)r * in;
-        put_partials(layers[l].window, input); // the row's come first
+        put_partials(l, input); // the row's come first
         float *own = get((float *)work_place(places().large) +
                              (size_t)r * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS,
                          (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS * 4);
@@ -537,7 +599,8 @@ static void check_residual(int down, int format, int l, const char *name)
     free(input), free(before), free(got), free(x), free(y);
 }
 
-// up, and in the decode form down after it, which alone finishes what up leaves.
+// up, or with gate 0 up_alone, and in the decode form down after it, which alone finishes what up
+// leaves.
 static void check_up(int gate, int up, int down, int l, const char *name)
 {
     int decode = decode_form(&s, &b), n = b.rows * FFN_DIM;
@@ -545,12 +608,16 @@ static void check_up(int gate, int up, int down, int l, const char *name)
     set_x();
     float *before = get(s.x, (size_t)b.rows * DIM * 4);
     if (decode) set_middle();
-    launch_up(gpu, &s, &b, gate, up, s.layers + l);
+#ifdef TEST_UP_ALONE
+    if (!gate) launch_up_alone(gpu, &s, &b, up, s.layers + l);
+#endif
+    if (gate) launch_up(gpu, &s, &b, gate, up, s.layers + l);
     double *x = normed_x(layer->ffn_norm, NULL, b.rows);
     double *y = malloc((size_t)n * 8), *z = malloc((size_t)n * 8);
-    reference_linear(weights, &layer->gate, gate, DIM, FFN_DIM, b.rows, x, y);
+    if (gate) reference_linear(weights, &layer->gate, gate, DIM, FFN_DIM, b.rows, x, y);
     reference_linear(weights, &layer->up, up, DIM, FFN_DIM, b.rows, x, z);
-    for (int i = 0; i < n; i++) y[i] = y[i] / (1 + exp(-y[i])) * z[i];
+    for (int i = 0; i < n; i++)
+        y[i] = gate ? reference_activation(y[i]) * z[i] : reference_activation(z[i]);
     char what[64];
     snprintf(what, sizeof what, "up(%s)", name);
     if (decode) {
@@ -559,7 +626,8 @@ static void check_up(int gate, int up, int down, int l, const char *name)
         // The residual stream plus what `out` left: a bias at least.
         double *pending = finished(places().sums_out, b.rows, PADDED(DIM), 0, &layer->o, DIM, 1);
         float *after = get(s.x, (size_t)b.rows * DIM * 4);
-        for (int i = 0; i < b.rows * DIM; i++) pending[i] += before[i];
+        for (int i = 0; i < b.rows * DIM; i++)
+            pending[i] = before[i] + (layer->attn_post ? 0 : pending[i] * RESIDUAL_SCALE);
         compare("x after out", b.rows, DIM, after, pending, 1e-6);
         check_squares();
         launch_down(gpu, &s, &b, down, s.layers + l);
@@ -587,6 +655,8 @@ static void check_head(int format, const char *name)
     reference_linear(weights, &s.ends.head, format, DIM, VOCAB, b.outputs, x, y);
     char what[64];
     snprintf(what, sizeof what, "head(%s)", name);
+    for (int i = 0; i < b.outputs * VOCAB; i++)
+        y[i] = reference_softcap(y[i] * LOGIT_SCALE, LOGIT_SOFTCAP);
     compare(what, b.outputs, VOCAB, got, y, 2e-3);
     Best *best = get((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).best,
                      (size_t)b.outputs * BLOCKS(VOCAB) * sizeof *best);
@@ -726,6 +796,19 @@ static void check_nan(void)
     free(tokens);
 }
 
+#if POST_NORMS
+#define TEST_LAUNCH_OUT launch_out_norm
+#define TEST_LAUNCH_DOWN launch_down_norm
+#else
+#define TEST_LAUNCH_OUT launch_out
+#define TEST_LAUNCH_DOWN launch_down
+#endif
+#ifdef TEST_UP_ALONE
+#define TEST_LAUNCH_UP(g, u, layer) launch_up_alone(gpu, &plain, &b, u, layer)
+#else
+#define TEST_LAUNCH_UP(g, u, layer) launch_up(gpu, &plain, &b, g, u, layer)
+#endif
+
 // All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys and
 // values, and sums that are clear.
 static void check_together(void)
@@ -740,7 +823,7 @@ static void check_together(void)
         layers[l].k = random_linear(k_, DIM, KV_DIM, 0);                                           \
         layers[l].v = random_linear(v_, DIM, KV_DIM, 1);                                           \
         layers[l].o = random_linear(o_, Q_DIM, DIM, 0);                                            \
-        layers[l].gate = random_linear(g_, DIM, FFN_DIM, 0);                                       \
+        layers[l].gate = g_ ? random_linear(g_, DIM, FFN_DIM, 0) : (Linear){0};                    \
         layers[l].up = random_linear(u_, DIM, FFN_DIM, 1);                                         \
         layers[l].down = random_linear(d_, FFN_DIM, DIM, 1);                                       \
     }                                                                                              \
@@ -767,9 +850,9 @@ static void check_together(void)
         const Layer *layer = s.layers + l;                                                         \
         launch_qkv(gpu, &plain, &b, q_, k_, v_, layer);                                            \
         launch_attend(gpu, &plain, &b, layer);                                                     \
-        launch_out(gpu, &plain, &b, o_, layer);                                                    \
-        launch_up(gpu, &plain, &b, g_, u_, layer);                                                 \
-        launch_down(gpu, &plain, &b, d_, layer);                                                   \
+        TEST_LAUNCH_OUT(gpu, &plain, &b, o_, layer);                                               \
+        TEST_LAUNCH_UP(g_, u_, layer);                                                             \
+        TEST_LAUNCH_DOWN(gpu, &plain, &b, d_, layer);                                              \
     }                                                                                              \
     launch_head(gpu, &plain, &b, h_);
             TEST_STEP_FORMATS(STEPS_ALONE)
@@ -804,6 +887,13 @@ static void check_together(void)
 static void check_batch(int segments, const int *rows)
 {
     make_batch(segments, rows);
+    if (!ROPE_EVERYWHERE) { // one of the tables, or none; a norm, or none
+        static uint64_t norm;
+        if (!norm) norm = layers[1].attn_norm;
+        layers[1].rope = (int)(random_bits() % (ROPES + 1)) - 1;
+        layers[1].attn_norm = random_bits() % 2 ? norm : 0;
+        put_weights();
+    }
     check_embed();
 #define CHECK_QKV(x, y, z)                                                                         \
     layers[1].q = random_linear(x, DIM, Q_DIM, 1);                                                 \
@@ -833,6 +923,14 @@ static void check_batch(int segments, const int *rows)
     put_weights();                                                                                 \
     check_up(g, u, TEST_DOWN_FORMAT, 1, #g "," #u);                                                \
     weights_used = start;
+#define CHECK_UP_ALONE(u)                                                                          \
+    layers[1].gate = (Linear){0};                                                                  \
+    layers[1].up = random_linear(u, DIM, FFN_DIM, 1);                                              \
+    layers[1].down = random_linear(TEST_DOWN_FORMAT, FFN_DIM, DIM, 0);                             \
+    layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
+    put_weights();                                                                                 \
+    check_up(0, u, TEST_DOWN_FORMAT, 1, #u " alone");                                              \
+    weights_used = start;
 #define CHECK_HEAD(f)                                                                              \
     s.ends.head = random_linear(f, DIM, VOCAB, 0);                                                 \
     put_weights();                                                                                 \
@@ -851,6 +949,9 @@ static void check_batch(int segments, const int *rows)
 #endif
     TEST_OUT(CHECK_OUT)
     TEST_UP(CHECK_UP)
+#ifdef TEST_UP_ALONE
+    TEST_UP_ALONE(CHECK_UP_ALONE)
+#endif
     TEST_DOWN(CHECK_DOWN)
     TEST_HEAD(CHECK_HEAD)
     check_together();
@@ -931,7 +1032,8 @@ int main(int count, char **arguments)
     s.q = device(TEST_ROWS * Q_DIM * 4);
     s.a = device(TEST_ROWS * Q_DIM * 4);
     s.h = device(TEST_ROWS * FFN_DIM * 4);
-    s.rope = device(TEST_ROWS * ROPE_DIM * 4);
+    s.y = device(TEST_ROWS * DIM * 4);
+    s.rope = device(TEST_ROWS * TURNS * 4);
     s.logits = device((size_t)TEST_ROWS * VOCAB * 4);
     s.hidden = device((size_t)(LAYERS + 1) * TEST_ROWS * DIM * 4);
     s.work = device(gpu_work_bytes(TEST_ROWS, TEST_ROWS));
@@ -956,10 +1058,17 @@ int main(int count, char **arguments)
     for (int l = 0; l < LAYERS; l++) {
         layers[l].attn_norm = random_vector(DIM, 1, 0.2f);
         layers[l].ffn_norm = random_vector(DIM, 1, 0.2f);
-        if (TEST_HEAD_NORM) {
-            layers[l].q_norm = random_vector(HEAD_DIM, 1, 0.2f);
-            layers[l].k_norm = random_vector(HEAD_DIM, 1, 0.2f);
+        if (POST_NORMS) {
+            layers[l].attn_post = random_vector(DIM, 1, 0.2f);
+            layers[l].ffn_post = random_vector(DIM, 1, 0.2f);
         }
+        layers[l].sinks = random_vector(HEADS, 0, 1);
+        if (TEST_HEAD_NORM) {
+            int all = HEAD_NORMS == HEAD_NORM_ALL;
+            layers[l].q_norm = random_vector(all ? Q_DIM : HEAD_DIM, 1, 0.2f);
+            layers[l].k_norm = random_vector(all ? KV_DIM : HEAD_DIM, 1, 0.2f);
+        }
+        layers[l].act[0] = 0.7f, layers[l].act[1] = 1.1f;
     }
     layers[1].window = TEST_WINDOW;
     put_weights();

@@ -28,11 +28,16 @@
 #define MCG 0xCBAC1FEDu
 #define MUL1 0x83DCD12Du
 
-enum { MAX_LINES = 256, MAX_TENSORS = 1024, LINE = 1024 };
+enum { MAX_LINES = 256, MAX_TENSORS = 4096, LINE = 1024 };
 
 typedef struct {
     char pattern[64], name[32], value[32];
 } Setting;
+
+// "model.layers.{l}.mlp.up_proj", "linear", "hidden", "middle"
+typedef struct {
+    char name[96], kind[16], a[16], b[16];
+} Line;
 
 typedef struct {
     char name[64], tags[64];
@@ -40,6 +45,8 @@ typedef struct {
     int member_count;
     Setting settings[MAX_LINES];
     int setting_count;
+    Line lines[MAX_LINES];
+    int line_count;
 } Case;
 
 typedef enum { BITS, ONES, SIGNED, SCALE, SPREAD, WORD } Kind;
@@ -119,6 +126,8 @@ static void parse_line(Case *cases, int *count, char *line)
         memcpy(c->settings, cases[i].settings, sizeof c->settings);
         c->member_count = cases[i].member_count;
         c->setting_count = cases[i].setting_count;
+        memcpy(c->lines, cases[i].lines, sizeof c->lines);
+        c->line_count = cases[i].line_count;
     } else if (!strcmp(word, "config")) {
         int i = member_index(c, rest);
         if (i < 0) i = c->member_count++;
@@ -128,6 +137,18 @@ static void parse_line(Case *cases, int *count, char *line)
         int i = member_index(c, rest);
         if (i < 0) die("cases.txt: %s: no member %s", c->name, rest);
         for (c->member_count--; i < c->member_count; i++) c->members[i] = c->members[i + 1];
+    } else if (!strcmp(word, "tensor")) {
+        if (c->line_count == MAX_LINES) die("cases.txt: %s: too many tensors", c->name);
+        Line *l = &c->lines[c->line_count++];
+        memset(l, 0, sizeof *l);
+        if (sscanf(rest, "%95s %15s %15s %15s", l->name, l->kind, l->a, l->b) < 3)
+            die("cases.txt: %s: bad tensor '%s'", c->name, rest);
+    } else if (!strcmp(word, "drop")) {
+        int kept = 0;
+        for (int i = 0; i < c->line_count; i++)
+            if (!strstr(c->lines[i].name, rest)) c->lines[kept++] = c->lines[i];
+        if (kept == c->line_count) die("cases.txt: %s: nothing to drop: %s", c->name, rest);
+        c->line_count = kept;
     } else if (!strcmp(word, "for")) {
         char *pattern = strtok(rest, " "), *pair;
         while ((pair = strtok(NULL, " "))) {
@@ -268,45 +289,74 @@ static void add_norm(const Case *c, const char *key, long width)
     add(key, "weight", setting(c, key, "dtype"), ONES, 0, width, 0);
 }
 
-static void add_model(const Case *c)
+// What a width stands for.
+static long width_of(const Case *c, const char *word)
 {
     long hidden = number(c, "\"hidden_size\"", 0), heads = number(c, "\"num_attention_heads\"", 1);
     long kv_heads = number(c, "\"num_key_value_heads\"", heads);
-    long head_dim = number(c, "\"head_dim\"", hidden / heads);
-    long middle = number(c, "\"intermediate_size\"", 0), vocab = number(c, "\"vocab_size\"", 0);
-    long layers = number(c, "\"num_hidden_layers\"", 0);
-    const char *embed = "model.embed_tokens";
-    char key[96];
-    add(embed, "weight", setting(c, embed, "dtype"), SPREAD, vocab, hidden, 0)->exponent = -1;
-    for (long l = 0; l < layers; l++) {
-        const struct {
-            const char *name;
-            long inputs, outputs; // outputs = 0: a norm
-        } parts[] = {
-            {"input_layernorm", hidden, 0},
-            {"self_attn.q_proj", hidden, heads * head_dim},
-            {"self_attn.k_proj", hidden, kv_heads * head_dim},
-            {"self_attn.v_proj", hidden, kv_heads * head_dim},
-            {"self_attn.o_proj", heads * head_dim, hidden},
-            {"self_attn.q_norm", head_dim, 0},
-            {"self_attn.k_norm", head_dim, 0},
-            {"post_attention_layernorm", hidden, 0},
-            {"mlp.gate_proj", hidden, middle},
-            {"mlp.up_proj", hidden, middle},
-            {"mlp.down_proj", middle, hidden},
-        };
-        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-            print_to(key, sizeof key, "model.layers.%ld.%s", l, parts[i].name);
-            bool qk_norm = strstr(key, "q_norm") || strstr(key, "k_norm");
-            if (qk_norm && is(c, key, "qk_norm", "no")) continue;
-            if (parts[i].outputs)
-                add_linear(c, key, parts[i].inputs, parts[i].outputs);
-            else
-                add_norm(c, key, parts[i].inputs);
-        }
+    long head = number(c, "\"head_dim\"", hidden / heads);
+    const struct {
+        const char *word;
+        long width;
+    } widths[] = {{"hidden", hidden},
+                  {"heads", heads},
+                  {"head", head},
+                  {"q", heads * head},
+                  {"kv", kv_heads * head},
+                  {"middle", number(c, "\"intermediate_size\"", 0)},
+                  {"vocab", number(c, "\"vocab_size\"", 0)}};
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        if (!strcmp(widths[i].word, word)) return widths[i].width;
+    return atol(word);
+}
+
+static void add_line(const Case *c, const Line *l, const char *key)
+{
+    long a = width_of(c, l->a), b = width_of(c, l->b);
+    if (!strcmp(l->kind, "linear")) {
+        add_linear(c, key, a, b);
+    } else if (!strcmp(l->kind, "norm")) {
+        add_norm(c, key, a);
+    } else if (!strcmp(l->kind, "norms")) {
+        add(key, "weight", setting(c, key, "dtype"), ONES, a, b, 0);
+    } else if (!strcmp(l->kind, "offset")) {
+        add(key, "weight", setting(c, key, "dtype"), SPREAD, 0, a, 0)->exponent = -3;
+    } else if (!strcmp(l->kind, "plain")) {
+        add(key, "weight", setting(c, key, "dtype"), SPREAD, b, a, 0)->exponent =
+            scale_exponent(a) + 1;
+    } else if (!strcmp(l->kind, "table")) {
+        add(key, "weight", setting(c, key, "dtype"), SPREAD, a, b, 0)->exponent = -1;
+    } else if (!strcmp(l->kind, "values")) {
+        const char *dot = strrchr(key, '.');
+        char under[96];
+        print_to(under, sizeof under, "%.*s", (int)(dot - key), key);
+        add(under, dot + 1, setting(c, key, "dtype"), SPREAD, 0, a, 0)->exponent = -1;
+    } else {
+        die("%s: %s: no kind %s", c->name, key, l->kind);
     }
-    add_norm(c, "model.norm", hidden);
-    add_linear(c, "lm_head", hidden, vocab);
+}
+
+// Replaces the first {l} or {a..b} of a name by each of its numbers, and goes on.
+static void expand_line(const Case *c, const Line *l, const char *name)
+{
+    const char *open = strchr(name, '{'), *close = open ? strchr(open, '}') : NULL;
+    if (!close) {
+        add_line(c, l, name);
+        return;
+    }
+    int first = 0, last = (int)number(c, "\"num_hidden_layers\"", 0) - 1;
+    if (strncmp(open, "{l}", 3) && sscanf(open, "{%d..%d}", &first, &last) != 2)
+        die("%s: '%s' has no range", c->name, name);
+    for (int i = first; i <= last; i++) {
+        char key[96];
+        print_to(key, sizeof key, "%.*s%d%s", (int)(open - name), name, i, close + 1);
+        expand_line(c, l, key);
+    }
+}
+
+static void add_model(const Case *c)
+{
+    for (int i = 0; i < c->line_count; i++) expand_line(c, &c->lines[i], c->lines[i].name);
 }
 
 // ---- contents ----------------------------------------------------------------------------------

@@ -37,7 +37,11 @@ passed=0 failed=0
 check() { # name, command ...
     name=$1
     shift
-    if "$@"; then passed=$((passed + 1)); else echo "FAILED: $name: $*"; failed=$((failed + 1)); fi
+    if "$@"; then passed=$((passed + 1)); else
+        echo "FAILED: $name: $*"
+        failed=$((failed + 1))
+        return 1
+    fi
 }
 for case; do
     if [ -d "$case" ]; then

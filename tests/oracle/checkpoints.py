@@ -26,6 +26,7 @@ class Case:
         self.name, self.tags = name, tags
         self.members = {}  # quoted key -> the member's text
         self.settings = []  # (pattern, name, value)
+        self.lines = []  # (name, kind, widths)
 
     def setting(self, tensor, name):
         for pattern, key, value in reversed(self.settings):
@@ -37,7 +38,9 @@ class Case:
         return "{\n    " + ",\n    ".join(self.members.values()) + "\n}\n"
 
     def config(self):
-        return json.loads(self.config_text())
+        """config.json, the keys of a text model inside it at the top."""
+        config = json.loads(self.config_text())
+        return {**config, **config.get("text_config", {})}
 
 
 def read_cases(path=CASES):
@@ -53,10 +56,16 @@ def read_cases(path=CASES):
         elif word == "like":
             case.members = dict(cases[rest].members)
             case.settings = list(cases[rest].settings)
+            case.lines = list(cases[rest].lines)
         elif word == "config":
             case.members[rest[: rest.index('"', 1) + 1]] = rest
         elif word == "without":
             del case.members[rest]
+        elif word == "tensor":
+            name, kind, *widths = rest.split()
+            case.lines.append((name, kind, widths))
+        elif word == "drop":
+            case.lines = [line for line in case.lines if rest not in line[0]]
         elif word == "for":
             pattern, *pairs = rest.split()
             case.settings += [(pattern, *pair.split("=")) for pair in pairs]
@@ -125,9 +134,9 @@ class Maker:
         kept[inside] = array[inside]
         self.add(name, dtype, kept)
 
-    def norm(self, key, width):
-        dtype = self.case.setting(key, "dtype")
-        self.floats(key + ".weight", dtype, "ones", (width,), (width,))
+    def values(self, name, kind, shape, exponent=0):
+        self.floats(name, self.case.setting(name.removesuffix(".weight"), "dtype"), kind, shape, shape,
+                    exponent)
 
     def scales(self, key, inputs, outputs):
         form = self.case.setting(key, "scales")
@@ -167,32 +176,45 @@ class Maker:
         elif bias != "none":
             self.floats(key + ".bias", bias, "spread", (columns,), (outputs,), -1)
 
+    def line(self, key, kind, a, b=0):
+        if kind == "linear":
+            self.linear(key, a, b)
+        elif kind in ("norm", "norms"):
+            self.values(key + ".weight", "ones", (a, b) if kind == "norms" else (a,))
+        elif kind == "offset":
+            self.values(key + ".weight", "spread", (a,), -3)
+        elif kind == "plain":
+            self.values(key + ".weight", "spread", (b, a), scale_exponent(a) + 1)
+        elif kind == "table":
+            self.values(key + ".weight", "spread", (a, b), -1)
+        elif kind == "values":
+            self.values(key, "spread", (a,), -1)
+        else:
+            raise ValueError(f"{self.case.name}: {key}: no kind {kind}")
+
     def model(self):
         config = self.case.config()
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        kv_heads = config.get("num_key_value_heads", heads)
-        head_dim = config.get("head_dim", hidden // heads)
-        middle, vocab = config["intermediate_size"], config["vocab_size"]
-        embed = "model.embed_tokens"
-        dtype = self.case.setting(embed, "dtype")
-        self.floats(embed + ".weight", dtype, "spread", (vocab, hidden), (vocab, hidden), -1)
-        for l in range(config["num_hidden_layers"]):
-            key = f"model.layers.{l}."
-            self.norm(key + "input_layernorm", hidden)
-            self.linear(key + "self_attn.q_proj", hidden, heads * head_dim)
-            self.linear(key + "self_attn.k_proj", hidden, kv_heads * head_dim)
-            self.linear(key + "self_attn.v_proj", hidden, kv_heads * head_dim)
-            self.linear(key + "self_attn.o_proj", heads * head_dim, hidden)
-            if self.case.setting(key, "qk_norm") == "yes":
-                self.norm(key + "self_attn.q_norm", head_dim)
-                self.norm(key + "self_attn.k_norm", head_dim)
-            self.norm(key + "post_attention_layernorm", hidden)
-            self.linear(key + "mlp.gate_proj", hidden, middle)
-            self.linear(key + "mlp.up_proj", hidden, middle)
-            self.linear(key + "mlp.down_proj", middle, hidden)
-        self.norm("model.norm", hidden)
-        self.linear("lm_head", hidden, vocab)
+        kv_heads = config.get("num_key_value_heads") or heads
+        head = config.get("head_dim") or hidden // heads
+        widths = {"hidden": hidden, "heads": heads, "head": head, "q": heads * head,
+                  "kv": kv_heads * head, "middle": config.get("intermediate_size"),
+                  "vocab": config["vocab_size"]}
+        for name, kind, words in self.case.lines:
+            sizes = [widths[w] if w in widths else int(w) for w in words]
+            for key in expand(name, config["num_hidden_layers"]):
+                self.line(key, kind, *sizes)
         return self.tensors
+
+
+def expand(name, layers):
+    """The names that {l} and {a..b} stand for."""
+    if "{" not in name:
+        return [name]
+    before, _, rest = name.partition("{")
+    inside, _, after = rest.partition("}")
+    first, last = (0, layers - 1) if inside == "l" else map(int, inside.split(".."))
+    return [key for i in range(first, last + 1) for key in expand(f"{before}{i}{after}", layers)]
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -26,24 +26,124 @@ import exl3
 HIDDEN_POSITIONS = (0, 16, 47)
 
 
+# Families whose class is not in transformers but computes as another one.
+SAME_AS = {"MiMoForCausalLM": "Qwen2ForCausalLM", "DeciLMForCausalLM": "LlamaForCausalLM",
+           "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM"}
+# Linear layers that the model has in one piece and the files in several.
+PIECES = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+# Where the text model of a multimodal checkpoint is: its names here begin with "model.".
+ROOTS = ("model.language_model.", "language_model.model.")
+
+
 def build_config(directory, stored_head):
     values = json.loads((pathlib.Path(directory) / "config.json").read_text())
     values.pop("quantization_config", None)
-    model_class = getattr(transformers, values["architectures"][0])
+    architecture = values["architectures"][0]
+    if "text_config" in values:
+        tied = values.get("tie_word_embeddings", False)
+        values = {"tie_word_embeddings": tied, **values["text_config"]}
+        config_class = transformers.CONFIG_MAPPING[values["model_type"]]
+        model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    else:
+        model_class = getattr(transformers, SAME_AS.get(architecture, architecture))
+        config_class = model_class.config_class
     if stored_head:
         values["tie_word_embeddings"] = False  # a stored head wins over the flag
-    config = model_class.config_class.from_dict(copy.deepcopy(values))
-    config._attn_implementation = "eager"
+    if architecture == "DeciLMForCausalLM":
+        del values["num_key_value_heads"], values["intermediate_size"]
+    config = config_class.from_dict(copy.deepcopy(values))
+    config._attn_implementation = config._experts_implementation = "eager"
     return model_class, config
+
+
+def shape_layers(model, config):
+    """DeciLM: Llama's layers with widths of their own, and without the parts that are left out."""
+    for l, block in enumerate(config.block_configs):
+        own, attention, ffn = copy.copy(config), block["attention"], block["ffn"]
+        if not attention["no_op"]:
+            own.num_key_value_heads = config.num_attention_heads // attention["n_heads_in_group"]
+        if not ffn["no_op"]:
+            width = int(2 * ffn["ffn_mult"] * config.hidden_size / 3)
+            own.intermediate_size = (width + 255) // 256 * 256
+        layer = model.model.layers[l] = type(model.model.layers[l])(own, l)
+        if attention["no_op"]:
+            layer.input_layernorm = torch.nn.Identity()
+            layer.self_attn = torch.nn.Identity()
+            layer.self_attn.forward = lambda hidden_states, **_: (hidden_states * 0, None)
+        if ffn["no_op"]:
+            layer.post_attention_layernorm = torch.nn.Identity()
+            layer.mlp = torch.nn.Identity()
+            layer.mlp.forward = lambda x: x * 0
+
+
+def read_linear(files, key, module, config):
+    """weight (in, out) and bias of a linear layer, put together from its pieces if need be."""
+    parent, _, name = key.rpartition(".")
+    if files.has_linear(key) or name not in PIECES:
+        return files.linear(key, module.in_features, module.out_features)
+    widths = [module.out_features // 2] * 2
+    if name == "qkv_proj":
+        heads = [config.num_attention_heads, *[config.num_key_value_heads] * 2]
+        widths = [module.out_features * n // sum(heads) for n in heads]
+    parts = [files.linear(f"{parent}.{piece}", module.in_features, width)
+             for piece, width in zip(PIECES[name], widths)]
+    return np.concatenate([weight for weight, _ in parts], axis=1), None
+
+
+# Other names of an expert's parts, and where some families keep the tensors of their routers.
+W_NAMES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+MOVED = {"gate.moe_statics.": "moe_statics.", ".mlp.experts.": ".block_sparse_moe.experts.",
+         ".mlp.gate.": ".block_sparse_moe.gate."}
+
+
+def moved(files, name):
+    for old, new in MOVED.items():
+        if name not in files.tensors and name.replace(old, new) in files.tensors:
+            return name.replace(old, new)
+    return name
+
+
+def read_values(files, name, parameter):
+    return files.take(moved(files, name)).float64().reshape(tuple(parameter.shape))
+
+
+def read_experts(files, key, config):
+    """The stacked tensors of all experts, as the family's class has them."""
+    count = getattr(config, "num_local_experts", None) or config.num_experts
+    width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    hidden, names = config.hidden_size, {n: n for n in W_NAMES}
+    if not files.has_linear(f"{key}.0.gate_proj"):
+        key, names = key.replace(".mlp.", ".block_sparse_moe."), W_NAMES
+    parts = [[files.linear(f"{key}.{e}.{names[name]}", inputs, outputs)
+              for name, inputs, outputs in (("gate_proj", hidden, width), ("up_proj", hidden, width),
+                                            ("down_proj", width, hidden))] for e in range(count)]
+    gate, up, down = (np.stack([p[i][0] for p in parts]) for i in range(3))
+    if parts[0][0][1] is None:
+        both = np.concatenate([gate, up], axis=2).transpose(0, 2, 1)
+        return {"gate_up_proj": both, "down_proj": down.transpose(0, 2, 1)}
+    gate_bias, up_bias, down_bias = (np.stack([p[i][1] for p in parts]) for i in range(3))
+    return {"gate_up_proj": np.stack([gate, up], axis=3).reshape(count, hidden, 2 * width),
+            "gate_up_proj_bias": np.stack([gate_bias, up_bias], axis=2).reshape(count, 2 * width),
+            "down_proj": down, "down_proj_bias": down_bias}
 
 
 def load_model(directory):
     """The model of a directory in float64, every parameter set from a stored tensor."""
     files = exl3.Directory(directory)
-    model_class, config = build_config(directory, files.has_linear("lm_head"))
-    model = model_class(config).double().eval()
+    root = next((r for r in ROOTS if f"{r}embed_tokens.weight" in files.tensors), "model.")
+    head = "language_model.lm_head" if root == "language_model.model." else "lm_head"
+    model_class, config = build_config(directory, files.has_linear(head))
+    model = model_class(config)
+    if hasattr(config, "block_configs"):
+        shape_layers(model, config)
+    model = model.double().eval()
     assert model.config._attn_implementation == "eager"
     missing = {name for name, _ in model.named_parameters()}
+
+    def stored(name):
+        if name == "lm_head":
+            return head
+        return root + name.removeprefix("model.") if name.startswith("model.") else name
 
     def put(name, parameter, values):
         assert tuple(parameter.shape) == values.shape, (name, parameter.shape, values.shape)
@@ -53,20 +153,25 @@ def load_model(directory):
     for key, module in model.named_modules():
         own = dict(module.named_parameters(prefix=key, recurse=False))
         if isinstance(module, torch.nn.Linear):
-            if key == "lm_head" and not files.has_linear(key):
+            if key == "lm_head" and not files.has_linear(head):
                 assert config.tie_word_embeddings
                 assert module.weight is model.model.embed_tokens.weight
                 continue
-            weight, bias = files.linear(key, module.in_features, module.out_features)
+            weight, bias = read_linear(files, stored(key), module, config)
             put(key + ".weight", module.weight, weight.T)
             assert (bias is None) == (module.bias is None), f"{key}: bias"
             if bias is not None:
                 put(key + ".bias", module.bias, bias)
+        elif key.endswith(".experts"):
+            for name, values in read_experts(files, stored(key), config).items():
+                put(f"{key}.{name}", own[f"{key}.{name}"], values)
         else:
+            own.update(module.named_buffers(prefix=key, recurse=False))
             for name, parameter in own.items():
-                put(name, parameter, files.take(name).float64())
+                if name.endswith("_bias") or name in missing:
+                    put(name, parameter, read_values(files, stored(name), parameter))
     assert not missing, f"{directory}: not stored: {sorted(missing)}"
-    unused = set(files.tensors) - files.used
+    unused = {name for name in set(files.tensors) - files.used if not name.startswith("vision_")}
     assert not unused, f"{directory}: not used: {sorted(unused)}"
     return model
 
@@ -75,11 +180,17 @@ def forward(model, ids):
     """logits (rows, tokens, vocab) and the list of hidden states: the embedding's output, every
     layer's output but the last, and the last after the final norm."""
     seen = []
-    hooks = []
     inner = model.model
-    for module in [inner.embed_tokens, *inner.layers[:-1], inner.norm]:
-        hooks.append(module.register_forward_hook(
-            lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)))
+
+    def see(_, __, out):
+        seen.append(out[0] if isinstance(out, tuple) else out)
+
+    def see_input(_, args, kwargs):
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    hooks = [inner.layers[0].register_forward_pre_hook(see_input, with_kwargs=True)]
+    for module in [*inner.layers[:-1], inner.norm]:
+        hooks.append(module.register_forward_hook(see))
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(ids.astype(np.int64)), use_cache=False).logits
     for hook in hooks:

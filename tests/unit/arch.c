@@ -69,7 +69,7 @@ static void check_facts(void)
     CHECK(f->dim == 256 && f->layers == 4 && f->heads == 4 && f->kv_heads == 2 && f->vocab == 512);
     CHECK(f->head_dim == 64 && f->ffn_dim == 384 && f->norm_eps == 1e-6);
     CHECK(f->softmax_scale == 0.125 && f->max_position == 2048);
-    CHECK(f->rope_dim == 64 && !f->rope_interleaved && f->rope_factor == 1);
+    CHECK(f->rope_dim == 64 && !f->rope_interleaved && f->ropes[0].factor == 1);
     CHECK(facts_of(LLAMA, "\"head_dim\": 32")->head_dim == 32);
     CHECK(facts_of(LLAMA, "\"num_key_value_heads\": null")->kv_heads == 4);
     CHECK(facts_of(LLAMA, "\"max_position_embeddings\": 100")->max_position == 100);
@@ -107,23 +107,36 @@ static void check_rope(void)
         const Facts *f = facts_of(LLAMA, arena_format("%s%s", members, more));
         const cJSON *inverse = json_get(c, "inverse");
         CHECK_MSG(f->rope_dim == 2 * cJSON_GetArraySize(inverse), "%s: %d", name, f->rope_dim);
-        CHECK_MSG(fabs(f->rope_factor - json_get(c, "factor")->valuedouble) < 1e-12, "%s", name);
+        CHECK_MSG(fabs(f->ropes[0].factor - json_get(c, "factor")->valuedouble) < 1e-12, "%s",
+                  name);
+        // Of a rope with two tables, the recorded one is that of short sequences.
+        const Rope *rope = &f->ropes[0];
+        const double *found = rope->short_inverse ? rope->short_inverse : rope->inverse;
         int j = 0;
         for (const cJSON *v = inverse->child; v; v = v->next, j++)
-            CHECK_MSG(fabs(f->rope_inverse[j] / v->valuedouble - 1) < 1e-12, "%s, %d: %.17g", name,
-                      j, f->rope_inverse[j]);
+            CHECK_MSG(fabs(found[j] / v->valuedouble - 1) < 1e-12, "%s, %d: %.17g", name, j,
+                      found[j]);
         cJSON_free(config);
     }
+    // One rope for each kind of layer, and none on some.
+    const Facts *two = facts_of("Gemma3ForCausalLM", "\"sliding_window_pattern\": 2, \"rope_parameters\": {\"sliding_attention\": "
+                                "{\"rope_theta\": 100}, \"full_attention\": {\"rope_theta\": 10000}}");
+    CHECK(two->rope_count == 2 && fabs(two->ropes[0].inverse[64] - 0.1) < 1e-12 &&
+          fabs(two->ropes[1].inverse[64] - 0.01) < 1e-12);
+    Plan *some = plan_of("SmolLM3ForCausalLM", "\"no_rope_layers\": [1, 0, 1, 1]");
+    CHECK(some->layers[0].rope == 0 && some->layers[1].rope == -1 && some->layers[3].rope == 0);
+    refused("Gemma3ForCausalLM", "\"sliding_window_pattern\": 2, \"rope_parameters\": {\"full_attention\": 3}",
+            "rope_parameters.full_attention is 3, expected an object");
     // Both styles of config, and what has precedence.
     const char *both = "\"rope_theta\": 5000, \"rope_parameters\": {\"rope_theta\": 100, "
                        "\"rope_type\": \"default\"}";
-    CHECK(fabs(facts_of(LLAMA, both)->rope_inverse[16] - 0.1) < 1e-12);
-    CHECK(fabs(facts_of(LLAMA, "\"rope_theta\": 10000.0")->rope_inverse[16] - 0.01) < 1e-12);
-    CHECK(fabs(facts_of(LLAMA, "")->rope_inverse[16] - 0.01) < 1e-12);
+    CHECK(fabs(facts_of(LLAMA, both)->ropes[0].inverse[16] - 0.1) < 1e-12);
+    CHECK(fabs(facts_of(LLAMA, "\"rope_theta\": 10000.0")->ropes[0].inverse[16] - 0.01) < 1e-12);
+    CHECK(fabs(facts_of(LLAMA, "")->ropes[0].inverse[16] - 0.01) < 1e-12);
     // Keys of another type say nothing.
-    CHECK(
-        facts_of(LLAMA, "\"rope_scaling\": {\"type\": \"default\", \"factor\": 8}")->rope_factor ==
-        1);
+    CHECK(facts_of(LLAMA, "\"rope_scaling\": {\"type\": \"default\", \"factor\": 8}")
+              ->ropes[0]
+              .factor == 1);
 
     refused(LLAMA, "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}",
             "\"dynamic\"; supported are");
@@ -231,11 +244,13 @@ static void check_refusals(void)
     config_dies("{\"architectures\": [1]}", "expected a list of one name");
     config_dies("{\"architectures\": [\"LlamaForCausalLM\", \"X\"]}",
                 "expected a list of one name");
-    config_dies(
-        "{\"architectures\": [\"GPT2LMHeadModel\"]}",
-        "GPT2LMHeadModel is not supported; supported are LlamaForCausalLM, MistralForCausalLM, "
-        "Qwen2ForCausalLM, Qwen3ForCausalLM");
+    config_dies("{\"architectures\": [\"GPT2LMHeadModel\"]}",
+                "GPT2LMHeadModel is not supported; supported are ApertusForCausalLM, ");
     config_dies("{\"architectures\": [\"LlamaForCausalLM\"]}", "is missing");
+    // Python writes infinity as a word, which is fine where it says nothing.
+    CHECK(facts_of(LLAMA, "\"time_step_limit\": [-Infinity, Infinity]")->dim == 256);
+    refused(LLAMA, "\"rms_norm_eps\": Infinity", "rms_norm_eps is inf, expected a positive number");
+    refused(LLAMA, "\"head_dim\": Infinity", "head_dim is inf, expected a whole number");
     refused(LLAMA, "\"hidden_size\": \"256\"", "hidden_size is \"256\", expected a whole number");
     refused(LLAMA, "\"hidden_size\": 0", "hidden_size is 0");
     refused(LLAMA, "\"hidden_size\": 256.5", "hidden_size is 256.5");
@@ -428,9 +443,13 @@ static void check_arch_files(void)
     // One norm for both halves: no step leaves it anywhere.
     arch_dies(RELATIVE("layer = function(m, x) local n = m.attn_norm(x)\n"
                        "return x + m.attn(n) + m.ffn(n) end"),
-              "archs/test.lua: layer 0: no step computes rmsnorm attn_norm");
+              "archs/test.lua: layer 0: no step computes norm:rms attn_norm");
     arch_dies(RELATIVE("ffn = llama.ffn:with { act = 'gelu' }"), "act:gelu ffn");
-    arch_dies(RELATIVE("attn_norm = rmsnorm { 'input_layernorm', offset = 1 }"), "offset");
+    arch_dies(RELATIVE("attn_norm = layernorm 'input_layernorm'"), "norm rms here and layer in");
+    arch_text = RELATIVE("attn_norm = rmsnorm { 'input_layernorm', offset = 1 }");
+    plan = fuse_ops(trace_text());
+    CHECK(plan->layers[0].attn_norm->tensor_offset == 1 &&
+          plan->layers[0].ffn_norm->tensor_offset == 0);
     arch_dies(RELATIVE("expect = { num_hidden_layers = { 2, 3 } }"),
               "num_hidden_layers is 4, expected 2 or 3");
     // The order in which a sum is written does not matter, nor does the branch on the layer.

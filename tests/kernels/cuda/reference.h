@@ -107,6 +107,22 @@ static void reference_linear(const uint8_t *weights, const Linear *l, int format
     free(z);
 }
 
+// c tanh(x / c), x where c is 0.
+static double reference_softcap(double x, double c)
+{
+    return c != 0 ? c * tanh(x / c) : x;
+}
+
+static double reference_activation(double x)
+{
+    if (ACTIVATION == GELU_TANH)
+        return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    if (ACTIVATION == RELU2) return x > 0 ? x * x : 0;
+    if (ACTIVATION == XIELU) // with the parameters of cuda.c
+        return (x > 0 ? 0.7 * x * x : (expm1(fmin(x, -1e-6)) - x) * 1.1) + 0.5 * x;
+    return x / (1 + exp(-x));
+}
+
 static void reference_norm(const float *x, const float *weight, int count, double *y)
 {
     double sum = 0;
@@ -114,10 +130,10 @@ static void reference_norm(const float *x, const float *weight, int count, doubl
     for (int i = 0; i < count; i++) y[i] = x[i] / sqrt(sum / count + NORM_EPS) * weight[i];
 }
 
-// Norm and rope of one head, in place.
+// Norm and rope of one head, in place. A norm over all heads is done beforehand.
 static void reference_head(double *v, const float *weight, const float *rope)
 {
-    if (weight) {
+    if (weight && HEAD_NORMS != HEAD_NORM_ALL) {
         double sum = 0;
         for (int i = 0; i < HEAD_DIM; i++) sum += v[i] * v[i];
         for (int i = 0; i < HEAD_DIM; i++) v[i] *= weight[i] / sqrt(sum / HEAD_DIM + NORM_EPS);

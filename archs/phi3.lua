@@ -1,0 +1,15 @@
+-- Phi-3 and Phi-4: Llama whose files may hold q, k and v in one tensor, and gate and up.
+local llama = require "llama"
+
+return llama:with {
+  name = "phi3",
+  hf   = { "Phi3ForCausalLM" },
+
+  eps          = cfg("rms_norm_eps", 1e-05),
+  window       = cfg("sliding_window", false),
+  max_position = cfg("max_position_embeddings", 4096),
+  rope         = rope_config { style = "neox", partial = true },
+
+  attn = llama.attn:with { fused = "qkv_proj" },
+  ffn  = llama.ffn:with { fused = "gate_up_proj" },
+}

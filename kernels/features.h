@@ -1,0 +1,98 @@
+// What most models do without. constants.h defines these for a model that has them; here are the
+// values that mean nothing is done.
+#pragma once
+
+#ifndef EMBED_SCALE
+#define EMBED_SCALE 1.0f // on rows of the embedding table
+#endif
+#ifndef RESIDUAL_SCALE
+#define RESIDUAL_SCALE 1.0f // on what a step adds to the residual stream
+#endif
+#ifndef LOGIT_SCALE
+#define LOGIT_SCALE 1.0f
+#endif
+#ifndef LOGIT_SOFTCAP
+#define LOGIT_SOFTCAP 0.0f // c: logits become c tanh(logit / c)
+#endif
+#ifndef ATTN_SOFTCAP
+#define ATTN_SOFTCAP 0.0f // the same for scores, before softmax
+#endif
+#ifndef ATTN_SINKS
+#define ATTN_SINKS 0 // 1: every head has a score that counts in the softmax, Layer.sinks
+#endif
+#ifndef POST_NORMS
+#define POST_NORMS 0 // 1: some steps norm what they add to the residual stream
+#endif
+#ifndef LAYER_NORM
+#define LAYER_NORM 0 // 1: norms of the residual stream subtract the mean
+#endif
+
+// Norms of the heads of q and k: one weight for every head, LayerNorms of a weight each, or one
+// norm over all heads of a row.
+enum { HEAD_NORM_SHARED, HEAD_NORM_EACH, HEAD_NORM_ALL };
+#ifndef HEAD_NORMS
+#define HEAD_NORMS HEAD_NORM_SHARED
+#endif
+
+#ifndef ROPES
+#define ROPES 1 // tables of ROPE_INVERSE, factors of ROPE_FACTOR
+#endif
+#ifndef ROPE_EVERYWHERE
+#define ROPE_EVERYWHERE 1 // 0: some layers do not turn q and k
+#endif
+#ifndef QUERY_BETA
+#define QUERY_BETA 0.0f // queries grow by 1 + QUERY_BETA ln(1 + floor(position / QUERY_FROM))
+#define QUERY_FROM 1
+#endif
+
+// Widths that differ between layers come from the layer; KV_HEADS and FFN_DIM are then the most.
+#ifndef LAYER_KV_HEADS
+#define LAYER_KV_HEADS(layer) KV_HEADS
+#endif
+#ifndef LAYER_FFN_DIM
+#define LAYER_FFN_DIM(layer) FFN_DIM
+#endif
+
+enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
+#ifndef ACTIVATION
+#define ACTIVATION SILU
+#endif
+#ifndef ACT_LIMIT
+#define ACT_LIMIT 0.0f // of CLAMPED_SILU: the gate is at most this, up within it, and one is added
+#endif
+
+// Experts; those of a layer lie Layer.expert_stride bytes apart.
+#ifndef EXPERTS
+#define EXPERTS 0
+#define ACTIVE_EXPERTS 0
+#define EXPERT_DIM 0
+#endif
+#ifndef SHARED_DIM
+#define SHARED_DIM 0 // of the expert that every row passes through
+#endif
+#ifndef ROUTER_SIGMOID
+#define ROUTER_SIGMOID 0 // 1: scores are independent of each other; 0: softmax over all experts
+#endif
+#ifndef ROUTER_NORMALIZE
+#define ROUTER_NORMALIZE 1 // weights of the chosen experts add up to one
+#endif
+#ifndef ROUTER_SCALE
+#define ROUTER_SCALE 1.0f // on the weights
+#endif
+#ifndef ROUTER_GROUPS
+#define ROUTER_GROUPS 1 // of equally many experts, of which only the best are chosen from
+#define ROUTER_TOP_GROUPS 1
+#endif
+
+// Latent attention: what is cached of a token are KV_LATENT channels, which stand for the keys and
+// values of all heads, and ROPE_DIM turned ones. 0: there is none.
+#ifndef KV_LATENT
+#define Q_LATENT 0
+#define KV_LATENT 0
+#define NOPE_DIM 0  // key channels of a head that are not turned
+#define VALUE_DIM 0 // values of a head
+#endif
+
+// What a row of State.h has room for.
+#define WIDER(a, b) ((a) > (b) ? (a) : (b))
+#define H_DIM WIDER(FFN_DIM, WIDER(ACTIVE_EXPERTS *EXPERT_DIM, SHARED_DIM))
