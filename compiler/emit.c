@@ -290,6 +290,7 @@ static Buffer kernels_region(const Plan *plan)
         for (int i = 0; i < plan->runs[r].step_count; i++) add_kernel(&b, &plan->runs[r].steps[i]);
     add_kernel(&b, &plan->head_step);
     add_kernel(&b, &(Step){.name = "sample"});
+    buffer_print(&b, "\n");
     return b;
 }
 

@@ -6,8 +6,20 @@
 #include "constants.h"
 
 // exlc: begin kernels
-#define MODEL_FORMATS(F) F(m4) F(m6)// exlc: end kernels
+#define MODEL_FORMATS(F) F(m4) F(m6)
+#include "kernels/cuda/steps.cuh"
 
+EMBED(f16)
+KEEP()
+QKV(m4, m4, m4)
+ATTEND()
+OUT(m4)
+UP(m4, m4)
+DOWN(m4)
+HEAD(m6)
+SAMPLE()
+
+// exlc: end kernels
 #define LAYER(l) l
 #define STEP(name, ...) TABLE_##name(__VA_ARGS__)
 
