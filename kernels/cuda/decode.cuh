@@ -236,7 +236,8 @@ DEVICE void copy_chunk(Decoder &d, const uint8_t *from, int bytes)
         d.oldest++;
     }
     warp_sync();
-    begin[d.chunk % RING_CHUNKS] = to, end[d.chunk % RING_CHUNKS] = to + bytes;
+    if (threadIdx.x % WARP == 0)
+        begin[d.chunk % RING_CHUNKS] = to, end[d.chunk % RING_CHUNKS] = to + bytes;
     warp_sync();
     // Not more than a chunk and a half is under way: other reads wait behind what is.
     uint8_t *place = room() + d.room_bytes + to;

@@ -67,10 +67,17 @@ static void launch_step(Gpu *gpu, int kernel, const State *s, const Batch *b, co
 
 // --- forms ---------------------------------------------------------------------------------------
 
-// Few rows, or one row a sequence: the decode form. Its rows come out the same in any batch.
-static int decode_form(const State *s, const Batch *b)
+// What the kernels of the decode form declare statically stays below 2 KB.
+static int decode_shared_bytes(const Gpu *gpu)
 {
-    return b->rows <= (int)work_decode_rows(s->max_rows) &&
+    return (int)gpu->shared_bytes_per_block - 2048;
+}
+
+// Few rows, or one row a sequence: the decode form. Its rows come out the same in any batch.
+static int decode_form(const Gpu *gpu, const State *s, const Batch *b)
+{
+    int rows = decode_rows_that_fit(decode_shared_bytes(gpu));
+    return b->rows <= (int)work_decode_rows(s->max_rows) && b->rows <= rows &&
            (b->rows <= ROW_GROUP || b->rows == b->segments);
 }
 
@@ -82,7 +89,7 @@ static int most(int a, int b)
 // Bytes of shared memory for the activations of `rows` rows in the decode form.
 static int activation_room(const Gpu *gpu, int rows)
 {
-    return held_units(rows, (int)gpu->shared_bytes_per_block) * rows *
+    return held_units(rows, decode_shared_bytes(gpu)) * rows *
            (MOST_UNIT_BYTES + FACTS_BYTES);
 }
 
@@ -99,10 +106,9 @@ static void launch_decode(Gpu *gpu, int kind, const State *s, const Batch *b, co
     State placed = with_places(s);
     DecodeStep step = {kind, layer ? (int)(layer - s->layers) : 0, {x, y, z}, pending};
     void *arguments[] = {&placed, (void *)b, &step, &room};
-    // What the kernels declare statically stays below 2 KB.
     int rows = kind == STEP_HEAD ? b->outputs : b->rows;
     gpu_launch(gpu, step_kernel(gpu, "decode_step", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""), gpu->sm_count, 1, DECODE_THREADS,
-               (int)gpu->shared_bytes_per_block - 2048, GPU_OVERLAP, arguments);
+               decode_shared_bytes(gpu), GPU_OVERLAP, arguments);
 }
 
 // The wide prefill form: clusters of two blocks for `pairs` pairs of column blocks, which they take
@@ -145,9 +151,9 @@ static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Bat
 // pass or this GPU does not allow it.
 static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
 {
-    int rows = most(b->rows, b->outputs), bytes = (int)gpu->shared_bytes_per_block - 2048;
+    int rows = most(b->rows, b->outputs), bytes = decode_shared_bytes(gpu);
     int room = most(activation_room(gpu, rows), ATTEND_ROOM);
-    if (!decode_form(s, b) || b->rows != b->segments || b->outputs == 0 || s->hidden ||
+    if (!decode_form(gpu, s, b) || b->rows != b->segments || b->outputs == 0 || s->hidden ||
         room + DECODE_SHARED_BYTES + MOST_CHUNK_BYTES > bytes)
         return 0;
     State placed = with_places(s);
@@ -168,7 +174,7 @@ static inline void launch_keep(Gpu *gpu, const State *s, const Batch *b, int l)
 {
     if (s->hidden)
         launch_step(gpu,
-                    step_kernel(gpu, decode_form(s, b) ? "keep_pending_kernel" : "keep_kernel", 0, 0,
+                    step_kernel(gpu, decode_form(gpu, s, b) ? "keep_pending_kernel" : "keep_kernel", 0, 0,
                                 0, ""),
                     s, b, NULL, l, b->rows, 1, PREFILL_THREADS, 0);
 }
@@ -176,20 +182,20 @@ static inline void launch_keep(Gpu *gpu, const State *s, const Batch *b, int l)
 static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, int k, int v,
                               const Layer *layer)
 {
-    if (decode_form(s, b))
+    if (decode_form(gpu, s, b))
         launch_decode(gpu, STEP_QKV, s, b, layer, q, k, v, layer != s->layers,
                       activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
                        PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM), b->rows);
-    if (!HEADS_IN_BLOCKS && !decode_form(s, b))
+    if (!HEADS_IN_BLOCKS && !decode_form(gpu, s, b))
         launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0,
                     b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, PREFILL_THREADS, 0);
 }
 
 static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)
 {
-    if (decode_form(s, b)) {
+    if (decode_form(gpu, s, b)) {
         if (b->rows != b->segments)
             launch_decode(gpu, STEP_HEADS, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
         launch_decode(gpu, STEP_ATTEND, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
@@ -202,7 +208,7 @@ static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const
 static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int format,
                               const Layer *layer)
 {
-    if (decode_form(s, b))
+    if (decode_form(gpu, s, b))
         launch_decode(gpu, STEP_OUT, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
@@ -212,7 +218,7 @@ static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int form
 static inline void launch_out_norm(Gpu *gpu, const State *s, const Batch *b, int format,
                                    const Layer *layer)
 {
-    if (decode_form(s, b)) {
+    if (decode_form(gpu, s, b)) {
         launch_out(gpu, s, b, format, layer);
         launch_decode(gpu, STEP_OUT_POST, s, b, layer, 0, 0, 0, 0, 0);
         return;
@@ -225,7 +231,7 @@ static inline void launch_out_norm(Gpu *gpu, const State *s, const Batch *b, int
 static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate, int up,
                              const Layer *layer)
 {
-    if (decode_form(s, b))
+    if (decode_form(gpu, s, b))
         launch_decode(gpu, STEP_UP, s, b, layer, gate, up, 0, 1, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "up", s, b, layer, gate, up, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
@@ -235,7 +241,7 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
 static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int up,
                                    const Layer *layer)
 {
-    if (decode_form(s, b))
+    if (decode_form(gpu, s, b))
         launch_decode(gpu, STEP_UP_ALONE, s, b, layer, up, 0, 0, 1, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
@@ -245,7 +251,7 @@ static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
                                const Layer *layer)
 {
-    if (decode_form(s, b))
+    if (decode_form(gpu, s, b))
         launch_decode(gpu, STEP_DOWN, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
@@ -254,7 +260,7 @@ static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int for
 static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, int format,
                                     const Layer *layer)
 {
-    if (decode_form(s, b)) {
+    if (decode_form(gpu, s, b)) {
         launch_down(gpu, s, b, format, layer);
         launch_decode(gpu, STEP_DOWN_POST, s, b, layer, 0, 0, 0, 0, 0);
         return;
@@ -266,10 +272,10 @@ static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, in
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)
 {
-    int pending = decode_form(s, b); // the last layer's products
+    int pending = decode_form(gpu, s, b); // the last layer's products
     launch_keep(gpu, s, b, LAYERS);
     if (b->outputs == 0) return;
-    if (b->outputs <= DECODE_ROWS) {
+    if (b->outputs <= decode_rows_that_fit(decode_shared_bytes(gpu))) {
         launch_decode(gpu, STEP_HEAD, s, b, NULL, format, 0, 0, pending,
                       activation_room(gpu, b->outputs));
         launch_decode(gpu, STEP_LOGITS, s, b, NULL, 0, 0, 0, pending, 0);

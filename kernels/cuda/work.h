@@ -20,7 +20,7 @@
 // The decode form takes at most DECODE_ROWS rows; its matrix instructions take them by ROW_GROUP. Sums
 // over k are cut into slices, each with activations of one scale; a unit is 512 channels, one slice of
 // trellis weights or eight of 16-bit ones.
-#define DECODE_ROWS 64
+#define DECODE_ROWS 32
 #define ROW_GROUP 8
 #define NARROW_ROWS 4 // that fit one matrix instruction in any format
 #define UNIT_ROWS 512
@@ -131,6 +131,13 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define PLANS 4        // steps planned ahead
 #define DECODE_SHARED_BYTES 4096 // DecodeShared of decode.cuh
 #define UNITS_ROOM (72 * 1024) // what activations may take where it is enough for one unit
+// Rows whose activations and a chunk of weights fit.
+WORK_INLINE int decode_rows_that_fit(int shared_bytes)
+{
+    int rows = (shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES) / (MOST_UNIT_BYTES + FACTS_BYTES);
+    return rows < DECODE_ROWS ? rows : DECODE_ROWS;
+}
+
 // Units of activations that a block holds, in two groups where there are two or more.
 WORK_INLINE int held_units(int rows, int shared_bytes)
 {

@@ -367,7 +367,7 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
     const Layer *layer = &layers[l];
     set_x();
     launch_qkv(gpu, &s, &b, q, k, v, s.layers + l);
-    if (decode_form(&s, &b)) {
+    if (decode_form(gpu, &s, &b)) {
         launch_decode(gpu, STEP_HEADS, &s, &b, s.layers + l, 0, 0, 0, 0, ATTEND_ROOM);
         clear_all_sums();
     }
@@ -473,7 +473,7 @@ static void check_attend(int l)
 {
     float *q = random_floats((size_t)b.rows * Q_DIM, 1);
     put(s.q, q, (size_t)b.rows * Q_DIM * 4);
-    if (decode_form(&s, &b)) {
+    if (decode_form(gpu, &s, &b)) {
         Batch given = b; // the queries are in s.q
         given.segments = -1;
         launch_decode(gpu, STEP_ATTEND, &s, &given, s.layers + l, 0, 0, 0, 0, ATTEND_ROOM);
@@ -481,7 +481,7 @@ static void check_attend(int l)
         launch_attend(gpu, &s, &b, s.layers + l);
     }
     float *got = get(s.a, (size_t)b.rows * Q_DIM * 4);
-    if (decode_form(&s, &b)) add_partials(l, got);
+    if (decode_form(gpu, &s, &b)) add_partials(l, got);
     uint16_t *cache = get(s.cache, CACHE_HALVES * 2);
     double *expected = calloc((size_t)b.rows * Q_DIM, 8), *p = malloc(MAX_CONTEXT * 8);
     for (int r = 0; r < b.rows; r++)
@@ -514,7 +514,7 @@ static void check_attend(int l)
 static void check_post_norm(int down, int format, int l, const char *name)
 {
     const Linear *w = down ? &layers[l].down : &layers[l].o;
-    int in = down ? FFN_DIM : Q_DIM, decode = decode_form(&s, &b);
+    int in = down ? FFN_DIM : Q_DIM, decode = decode_form(gpu, &s, &b);
     float *input = random_floats((size_t)b.rows * in, 1);
     set_x();
     float *before = get(s.x, (size_t)b.rows * DIM * 4);
@@ -552,7 +552,7 @@ static void check_residual(int down, int format, int l, const char *name)
     set_x();
     float *before = get(s.x, (size_t)b.rows * DIM * 4), *got;
     put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
-    if (decode_form(&s, &b)) put_partials(l, input);
+    if (decode_form(gpu, &s, &b)) put_partials(l, input);
     if (down)
         launch_down(gpu, &s, &b, format, s.layers + l);
     else
@@ -561,7 +561,7 @@ static void check_residual(int down, int format, int l, const char *name)
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
     char what[64];
     snprintf(what, sizeof what, "%s(%s)", down ? "down" : "out", name);
-    if (decode_form(&s, &b)) {
+    if (decode_form(gpu, &s, &b)) {
         double *sums = finished(places().sums_out, b.rows, PADDED(DIM), 0, w, DIM, 1);
         got = malloc((size_t)b.rows * DIM * 4);
         for (int i = 0; i < b.rows * DIM; i++) got[i] = sums[i] * RESIDUAL_SCALE + before[i];
@@ -574,7 +574,7 @@ static void check_residual(int down, int format, int l, const char *name)
     compare(what, b.rows, DIM, got, y, 4e-4);
 
     // A row alone gives the same bits.
-    if (decode_form(&s, &b) && b.rows > 1) {
+    if (decode_form(gpu, &s, &b) && b.rows > 1) {
         int r = random_bits() % b.rows, bytes = PADDED(DIM) * 8;
         char *all = get((uint8_t *)work_place(places().sums_out) + r * bytes, bytes);
         Batch few = b;
@@ -603,7 +603,7 @@ static void check_residual(int down, int format, int l, const char *name)
 // leaves.
 static void check_up(int gate, int up, int down, int l, const char *name)
 {
-    int decode = decode_form(&s, &b), n = b.rows * FFN_DIM;
+    int decode = decode_form(gpu, &s, &b), n = b.rows * FFN_DIM;
     const Layer *layer = &layers[l];
     set_x();
     float *before = get(s.x, (size_t)b.rows * DIM * 4);
@@ -813,7 +813,7 @@ static void check_nan(void)
 // values, and sums that are clear.
 static void check_together(void)
 {
-    if (!decode_form(&s, &b) || b.rows != b.segments) return;
+    if (!decode_form(gpu, &s, &b) || b.rows != b.segments) return;
     uint64_t start = weights_used;
     State plain = s;
     plain.hidden = NULL;
@@ -908,7 +908,7 @@ static void check_batch(int segments, const int *rows)
     check_residual(0, f, 1, #f);                                                                   \
     weights_used = start;
 #define CHECK_DOWN(f)                                                                              \
-    if (!decode_form(&s, &b)) {                                                                    \
+    if (!decode_form(gpu, &s, &b)) {                                                                    \
         layers[1].down = random_linear(f, FFN_DIM, DIM, 0);                                        \
         put_weights();                                                                             \
         check_residual(1, f, 1, #f);                                                               \
