@@ -1081,6 +1081,8 @@ int main(int count, char **arguments)
     check_batch(2, (int[]){1, 2});
     check_batch(8, (int[]){1, 1, 1, 1, 1, 1, 1, 1});
     check_batch(4, (int[]){70, 1, 37, 22});
+    check_batch(1, (int[]){45}); // 30 outputs: the head in its decode form
+    check_batch(1, (int[]){70}); // 47
     check_batch(1, (int[]){150});
     int ones[33];
     for (int i = 0; i < 33; i++) ones[i] = 1;
