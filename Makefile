@@ -16,8 +16,8 @@ CFLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIC $(SANITIZE) -MMD -MP
 COMPILER = $(patsubst compiler/%.c,$(B)/compiler/%.o,$(wildcard compiler/*.c))
 RUNTIME = $(patsubst runtime/%.c,$(B)/runtime/%.o,$(wildcard runtime/*.c))
 PASSES = $(filter-out $(B)/compiler/main.o,$(COMPILER))
-STATIC_LIBS = pcre2-8 utf8proc xxhash
-EXLC_LIBS = -lcjson $(LUA_LIBS) -lxxhash -l:libpcre2-8.a -l:libutf8proc.a -ldl -lm -lpthread
+STATIC_LIBS = pcre2-8 utf8proc xxhash jansson
+EXLC_LIBS = -lcjson $(LUA_LIBS) -lxxhash -l:libpcre2-8.a -l:libutf8proc.a -l:libjansson.a -ldl -lm -lpthread
 LUA_LIBS = $(shell pkg-config --libs lua5.4 2>/dev/null || echo -llua5.4)
 LUA_CFLAGS = $(shell pkg-config --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)
 
@@ -27,7 +27,10 @@ CARRIED = compiler/prelude.lua $(wildcard archs/*.lua templates/* kernels/*.h ke
 
 all: $(B)/exlc
 
-$(B)/exlc: $(COMPILER) $(B)/embedded.o $(B)/runtime/tokenize.o $(B)/runtime/tokens.o
+# Commands that exlc has in common with the programs it makes.
+SHARED = $(patsubst %,$(B)/runtime/%.o,filters input methods render template tokenize tokens value)
+
+$(B)/exlc: $(COMPILER) $(B)/embedded.o $(SHARED)
 	$(CC) $(SANITIZE) -o $@ $^ $(EXLC_LIBS)
 
 $(B)/compiler/%.o: compiler/%.c
@@ -49,7 +52,8 @@ $(B)/libruntime.a: $(RUNTIME) $(B)/licenses.o
 # Notices of what is inside, as the packages state them.
 $(B)/licenses.txt: LICENSE
 	@mkdir -p $(@D)
-	@( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libcjson-dev liblua5.4-dev; do \
+	@( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libjansson-dev \
+	    libcjson-dev liblua5.4-dev; do \
 	    f=/usr/share/doc/$$p/copyright; [ -r $$f ] || continue; \
 	    printf '\n---- %s ----\n\n' $$p; cat $$f; done ) > $@
 $(B)/licenses.o: $(B)/licenses.txt Makefile
@@ -64,8 +68,9 @@ $(B)/embedded.o: $(CARRIED) $(B)/libruntime.a $(B)/licenses.txt compiler/embed.s
 
 # --- dependencies ---------------------------------------------------------------------------------
 
-PACKAGES = gcc libc6-dev pkg-config libcjson-dev liblua5.4-dev libpcre2-dev libutf8proc-dev libxxhash-dev
-HEADERS = cjson/cJSON.h lua5.4/lua.h pcre2.h utf8proc.h xxhash.h
+PACKAGES = gcc libc6-dev pkg-config libcjson-dev liblua5.4-dev libpcre2-dev libutf8proc-dev libxxhash-dev \
+           libjansson-dev
+HEADERS = cjson/cJSON.h lua5.4/lua.h pcre2.h utf8proc.h xxhash.h jansson.h
 
 deps:
 	@missing=; command -v $(CC) >/dev/null && command -v pkg-config >/dev/null || missing=tools; \

@@ -223,7 +223,7 @@ static void eos_ids(const Plan *plan, Buffer *b, int *count)
     }
     const cJSON *list = cJSON_IsArray(eos) ? eos->child : eos;
     for (*count = 0; list && !cJSON_IsNull(list); list = cJSON_IsArray(eos) ? list->next : NULL) {
-        int64_t id = json_integer(where, "eos_token_id", list, 0, INT32_MAX);
+        int64_t id = json_whole(where, "eos_token_id", list, 0, INT32_MAX);
         buffer_print(b, "%s%lld", (*count)++ ? ", " : "", (long long)id);
     }
     if (*count == 0) buffer_print(b, "-1");

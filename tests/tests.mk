@@ -75,6 +75,9 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/make_checkpoint
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
 	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -lpcre2-8 -lutf8proc -lm
 
+$(B)/template_driver: tests/template_driver.c $(patsubst %,$(B)/compiler/%.o,template tokenizer util json) $(SHARED)
+	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -l:libjansson.a -lpcre2-8 -lutf8proc -lm
+
 # Every kernel and the whole program on the GPU that is here. build/exlc may come from elsewhere.
 GPU_SM = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
 test-gpu: $(TEST_PROGRAMS)
