@@ -279,7 +279,7 @@ static Value split_spaces(Render *r, Value s, int64_t most)
     while (rest.bytes) {
         size_t n = 0;
         if (most-- == 0) {
-            list_add(r, list, string_strip(r, rest, none, 0, 1));
+            list_add(r, list, rest);
             break;
         }
         for (const char *at = rest.text, *end = at + rest.bytes; at < end;) {
@@ -308,7 +308,7 @@ static Value split_spaces_right(Render *r, Value s, int64_t most)
     Value rest = string_strip(r, s, none, 0, 1);
     while (rest.bytes) {
         if (most-- == 0) {
-            list_add(r, list, string_strip(r, rest, none, 1, 0));
+            list_add(r, list, rest);
             break;
         }
         size_t start = rest.bytes;

@@ -1028,8 +1028,8 @@ Value value_slice(Render *r, Value v, Value start, Value stop, Value step)
 {
     check_defined(r, v);
     if (v.kind != VALUE_STRING && (v.kind != VALUE_LIST || v.form > FORM_RANGE))
-        return value_undefined(r, "%s%s has no element slice(...)", owner_name(v),
-                               v.kind == VALUE_NONE ? "" : " object");
+        render_fail(r, v.kind == VALUE_DICT ? "unhashable type: 'slice'" : "'%s' object is not subscriptable",
+                    value_type(v));
     int64_t count = value_length(r, v), by = 1;
     if (step.kind != VALUE_MISSING && step.kind != VALUE_NONE) {
         if (!is_whole(step)) render_fail(r, "slice indices must be integers or None or have an __index__ method");

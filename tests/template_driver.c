@@ -30,9 +30,11 @@ int main(void)
     char *line = NULL;
     size_t room = 0;
     while (getline(&line, &room, stdin) > 0) {
-        json_t *input = json_loads(line, JSON_ALLOW_NUL, NULL);
-        if (!json_is_string(json_object_get(input, "template"))) die("standard input", "not a request");
-        json_t *answer = render(input);
+        json_error_t where;
+        json_t *input = json_loads(line, JSON_ALLOW_NUL, &where);
+        json_t *answer = json_is_string(json_object_get(input, "template"))
+                             ? render(input)
+                             : json_pack("{s:s}", "error", where.text);
         json_dumpf(answer, stdout, JSON_COMPACT);
         putchar('\n');
         json_decref(answer);
