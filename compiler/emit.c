@@ -239,7 +239,7 @@ static double generation_number(const Plan *plan, const char *key, double otherw
 }
 
 static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOptions *options,
-                           size_t tokenizer_bytes, const char *build_id)
+                           size_t tokenizer_bytes, size_t templates_bytes, const char *build_id)
 {
     const Graph *graph = plan->graph;
     const Checkpoint *ck = graph->checkpoint;
@@ -286,7 +286,8 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     eos_ids(plan, &b, &eos_count);
     buffer_print(&b, "};\n\n");
 
-    if (tokenizer_bytes) buffer_print(&b, "EMBED_FILE(tokenizer_tables, \"tokenizer.bin\");\n\n");
+    if (tokenizer_bytes) buffer_print(&b, "EMBED_FILE(tokenizer_tables, \"tokenizer.bin\");\n");
+    buffer_print(&b, "EMBED_FILE(template_tables, \"templates.bin\");\n\n");
     if (options->cpu)
         buffer_print(&b, "extern const CpuTarget cpu_avx512, cpu_avx2, cpu_generic;\n"
                          "static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, "
@@ -329,6 +330,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     if (tokenizer_bytes)
         buffer_print(&b, "    .tokenizer = tokenizer_tables, .tokenizer_bytes = %zu,\n",
                      tokenizer_bytes);
+    buffer_print(&b, "    .templates = template_tables, .templates_bytes = %zu,\n", templates_bytes);
     buffer_print(&b, "    .eos = eos, .eos_count = %d, .bos = %d,\n", eos_count,
                  cJSON_IsNumber(bos) ? bos->valueint : -1);
     buffer_print(&b, "    .temperature = %.9g, .top_k = %d, .top_p = %.9g, .min_p = %.9g,\n",
@@ -368,11 +370,12 @@ const char *build_identity(const Plan *plan, const Packed *packed)
                         (unsigned long long)packed->bytes);
 }
 
-void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
-                  const BuildOptions *options, const char *dir)
+void emit_program(const Plan *plan, const Packed *packed, const Buffer *tokenizer,
+                  const Buffer *chat_templates, const BuildOptions *options, const char *dir)
 {
     const Checkpoint *ck = plan->graph->checkpoint;
-    if (tables->bytes) emit_file(dir, "tokenizer.bin", tables->data, tables->bytes);
+    if (tokenizer->bytes) emit_file(dir, "tokenizer.bin", tokenizer->data, tokenizer->bytes);
+    emit_file(dir, "templates.bin", chat_templates->data, chat_templates->bytes);
 
     Fill fills[] = {{.region = "title"},     {.region = "constants"}, {.region = "layers"},
                     {.region = "kernels"},   {.region = "model"},     {.region = "variables"}};
@@ -384,8 +387,8 @@ void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
     fills[1].text = constants_region(plan, options);
     fills[2].text = layers_region(plan);
     fills[3].text = kernels_region(plan);
-    fills[4].text =
-        model_region(plan, packed, options, tables->bytes, build_identity(plan, packed));
+    fills[4].text = model_region(plan, packed, options, tokenizer->bytes, chat_templates->bytes,
+                                 build_identity(plan, packed));
     fills[5].text = variables_region(plan, options);
     int count = sizeof fills / sizeof *fills;
     static const char *const templates[] = {"constants.h", "model.c", "forward.inc"};

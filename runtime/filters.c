@@ -57,13 +57,14 @@ static Value key_of(Render *r, Value item, const Key *key)
     return key->case_sensitive ? v : fold_case(r, v);
 }
 
-// For sort: attribute="a,b" gives a list of keys.
+// For sort: a list of keys, one for every part of attribute="a,b".
 static Value sort_key(Render *r, Value item, const Key *key)
 {
-    Value attribute = key->attribute;
-    if (attribute.kind != VALUE_STRING || !memchr(attribute.text, ',', attribute.bytes))
-        return key_of(r, item, key);
-    Value keys = value_list(r, FORM_LIST);
+    Value keys = value_list(r, FORM_LIST), attribute = key->attribute;
+    if (attribute.kind != VALUE_STRING) {
+        list_add(r, keys, key_of(r, item, key));
+        return keys;
+    }
     for (const char *at = attribute.text, *end = at + attribute.bytes;; at++) {
         const char *comma = memchr(at, ',', (size_t)(end - at)), *stop = comma ? comma : end;
         Key one = {value_string(at, (size_t)(stop - at)), key->case_sensitive};
@@ -99,13 +100,14 @@ static void sort_items(Render *r, Value *item, Value *key, uint32_t count, int r
     }
 }
 
-static Value sorted(Render *r, Value v, const Key *key, int reverse, Value *keys)
+static Value sorted(Render *r, Value v, const Key *key, Value (*make_key)(Render *, Value, const Key *),
+                    int reverse, Value *keys)
 {
     const List *items = value_items(r, v);
     Value result = value_list(r, FORM_LIST), all = value_list(r, FORM_LIST);
     for (uint32_t i = 0; i < items->count; i++) {
         list_add(r, result, items->item[i]);
-        list_add(r, all, sort_key(r, items->item[i], key));
+        list_add(r, all, make_key(r, items->item[i], key));
     }
     if (items->count) sort_items(r, result.list->item, all.list->item, items->count, reverse);
     *keys = all;
@@ -517,7 +519,7 @@ static Value filter_sort(Render *r, Value v, const Arguments *a)
     Value o[3], keys;
     BIND("reverse case_sensitive attribute", 0, o);
     Key key = {o[2], given(o[1]) && value_true(o[1])};
-    return sorted(r, v, &key, given(o[0]) && value_true(o[0]), &keys);
+    return sorted(r, v, &key, sort_key, given(o[0]) && value_true(o[0]), &keys);
 }
 
 static Value filter_dictsort(Render *r, Value v, const Arguments *a)
@@ -532,7 +534,7 @@ static Value filter_dictsort(Render *r, Value v, const Arguments *a)
         render_fail(r, "'%s' object has no attribute 'items'", value_type(v));
     pairs = method.bound->function(r, v, &none);
     Key key = {value_int(by_value), given(o[0]) && value_true(o[0])};
-    return sorted(r, pairs, &key, given(o[2]) && value_true(o[2]), &keys);
+    return sorted(r, pairs, &key, key_of, given(o[2]) && value_true(o[2]), &keys);
 }
 
 static Value extreme(Render *r, Value v, const Arguments *a, const char *name, int sign)
@@ -585,7 +587,7 @@ static Value filter_groupby(Render *r, Value v, const Arguments *a)
     Value list = value_list(r, FORM_LIST);
     const List *items = value_items(r, v);
     for (uint32_t i = 0; i < items->count; i++) list_add(r, list, items->item[i]);
-    list = sorted(r, list, &key, 0, &keys);
+    list = sorted(r, list, &key, key_of, 0, &keys);
     for (uint32_t i = 0; i < list.list->count; i++) {
         Value item = list.list->item[i];
         if (!i || !value_equal(r, keys.list->item[i], keys.list->item[i - 1])) {
@@ -692,7 +694,9 @@ static Value filter_map(Render *r, Value v, const Arguments *a)
     if (!given(attribute)) {
         if (!a->count) render_fail(r, "map requires a filter argument");
         filter = find_filter(a->item[0]);
-        if (filter < 0) render_fail(r, "No filter named '%.60s'.", value_type(a->item[0]));
+        Value name = value_text(r, a->item[0]);
+        if (filter < 0)
+            render_fail(r, "No filter named '%.*s'.", (int)(name.bytes > 60 ? 60 : name.bytes), name.text);
     }
     const List *items = value_items(r, v);
     for (uint32_t i = 0; i < items->count; i++) {
@@ -716,9 +720,9 @@ static Value choose_items(Render *r, Value v, const Arguments *a, int by_attribu
     if (a->count > skip) {
         Value name = a->item[skip];
         test = find_test(name);
+        name = value_text(r, name);
         if (test < 0)
-            render_fail(r, "No test named '%.*s'.", name.kind == VALUE_STRING && name.bytes < 60 ? (int)name.bytes : 0,
-                        name.kind == VALUE_STRING ? name.text : "");
+            render_fail(r, "No test named '%.*s'.", (int)(name.bytes > 60 ? 60 : name.bytes), name.text);
         skip++;
     }
     Arguments rest = {a->item + skip, a->count - skip, a->keyword, a->keywords};

@@ -113,7 +113,7 @@ Options parse_options(int argc, char **argv, int first)
             "-p", "-n", "-o", "--ids", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
             "--stop", "--device", "--threads", "--max-context", "--max-batch", "--cache-tokens",
             "--cache-bits", "--chunk", "--mode", "--text", "--windows", "--context", "--prompt",
-            "--batch", "--gen"};
+            "--batch", "--gen", "--name"};
         for (size_t v = 0; v < sizeof valued / sizeof *valued; v++) known |= !strcmp(a, valued[v]);
         if (!known) usage_error("unknown option %s", a);
         if (i + 1 == argc) usage_error("%s needs a value", a);
@@ -136,6 +136,7 @@ Options parse_options(int argc, char **argv, int first)
         else if (!strcmp(a, "--chunk")) o.chunk = (int)whole(a, v, 1, 1 << 16);
         else if (!strcmp(a, "--mode")) parse_mode(&o, v);
         else if (!strcmp(a, "--text")) o.text = v;
+        else if (!strcmp(a, "--name")) o.name = v;
         else if (!strcmp(a, "--windows")) o.windows = (int)whole(a, v, 1, 1 << 30);
         else if (!strcmp(a, "--prompt")) o.prompt_count = whole_list(a, v, 1, 1 << 24, o.prompts);
         else if (!strcmp(a, "--batch")) o.batch_count = whole_list(a, v, 1, 1024, o.batches);

@@ -10,7 +10,7 @@ typedef struct {
     // limits
     int max_context, max_batch, cache_tokens, cache_bits, chunk;
     // text and sampling; NAN and -1 mean not given
-    const char *prompt, *ids, *output, *text;
+    const char *prompt, *ids, *output, *text, *name;
     const char *stop[16];
     int stop_count, n, chat, raw, top_k, seed_given;
     float temperature, top_p, min_p;
@@ -56,6 +56,7 @@ int command_chat(const Options *o);
 int command_bench(const Options *o);
 int command_info(const Options *o);
 int command_tokenize(const Options *o);
+int command_template(const Options *o);
 int command_logits(const Options *o);
 int command_eval(const Options *o);
 int command_verify(const Options *o);

@@ -55,6 +55,8 @@ typedef struct {
     int tensor_count;
     const void *tokenizer; // blob of runtime/tokens.h, or NULL
     size_t tokenizer_bytes;
+    const void *templates; // blob of runtime/template.h
+    size_t templates_bytes;
     const int32_t *eos;        // every id that ends a text
     int eos_count;
     int bos;                                // -1: none

@@ -869,16 +869,18 @@ static int run_loop(Evaluator *e, const JinjaNode *n, Frame *frame, Value walked
     const List *items = walk(e, n, frame, walked);
     Loop *loop = render_alloc(r, sizeof *loop);
     *loop = (Loop){.node = n, .frame = frame, .item = items->item, .count = items->count, .depth = depth};
-    int end = GO_ON;
-    for (; loop->at < loop->count && end != BREAK; loop->at++) {
+    // As in Jinja, "else" runs unless one turn came to the end of the body.
+    int end = GO_ON, finished = 0;
+    for (; loop->at < loop->count; loop->at++) {
         push_frame(e, frame);
         assign(e, n->a, items->item[loop->at]);
         set_variable(e, e->t->loop, (Value){.kind = VALUE_LOOP, .object = loop});
         end = execute(e, link_at(e, n, 0));
-        if (end == BREAK) break; // the loop variable keeps its place
+        if (end == BREAK) break;
+        finished |= end == GO_ON;
     }
     end = GO_ON;
-    if (!loop->count && link_at(e, n, 1)) {
+    if (!finished && link_at(e, n, 1)) {
         push_frame(e, frame);
         end = execute(e, link_at(e, n, 1));
     }

@@ -1,6 +1,7 @@
-// The commands that make text: run, chat, tokenize.
+// The commands that make text: run, chat, tokenize, template.
 #include "batch.h"
 #include "options.h"
+#include "render.h"
 #include "tokenize.h"
 #include "tokens.h"
 #include <math.h>
@@ -294,6 +295,14 @@ int command_tokenize(const Options *o)
     if (!model_info.tokenizer) fail("the model directory had no tokenizer.json");
     if (tokenize_input(model_info.tokenizer, model_info.tokenizer_bytes, o->decode, o->no_special,
                        &err) != 0)
+        fail("%s", err.text);
+    return 0;
+}
+
+int command_template(const Options *o)
+{
+    Error err;
+    if (render_input(model_info.templates, model_info.templates_bytes, o->name, &err) != 0)
         fail("%s", err.text);
     return 0;
 }

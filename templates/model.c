@@ -53,6 +53,7 @@ static const TensorInfo tensors[] = {
 static const int32_t eos[] = {2};
 
 EMBED_FILE(tokenizer_tables, "tokenizer.bin");
+EMBED_FILE(template_tables, "templates.bin");
 
 extern const CpuTarget cpu_avx512, cpu_avx2, cpu_generic;
 static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, &cpu_generic, NULL};
@@ -84,6 +85,7 @@ const ModelInfo model_info = {
      .head = {0xd6400, 0xee400, 0xee600, 0x0}},
     .tensors = tensors, .tensor_count = 15,
     .tokenizer = tokenizer_tables, .tokenizer_bytes = 17624,
+    .templates = template_tables, .templates_bytes = 168,
     .eos = eos, .eos_count = 1, .bos = 1,
     .temperature = 0, .top_k = 50, .top_p = 1, .min_p = 0,
     .cpu = cpu_targets,
