@@ -11,6 +11,8 @@
 
 // --- memory and errors ---------------------------------------------------------------------------
 
+#define BLOCK_BYTES ((size_t)1 << 16)
+
 typedef struct Block {
     struct Block *next;
     size_t bytes;
@@ -31,7 +33,7 @@ _Noreturn void render_fail(Render *r, const char *fmt, ...)
 static void make_room(Render *r, size_t bytes)
 {
     if ((size_t)(r->end - r->top) >= bytes && r->top) return;
-    size_t size = bytes > (1 << 19) ? bytes : (size_t)1 << 16;
+    size_t size = bytes > BLOCK_BYTES ? bytes : BLOCK_BYTES;
     if (r->memory + size > RENDER_MAX_MEMORY)
         render_fail(r, "more than %zu MiB of memory are needed", RENDER_MAX_MEMORY >> 20);
     Block *b = malloc(sizeof *b + size);

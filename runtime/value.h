@@ -23,7 +23,9 @@ typedef struct {
 
 // Limits of one rendering: far beyond any sane template, near enough that a hostile one ends soon.
 #define RENDER_MAX_MEMORY ((size_t)256 << 20)
+#ifndef RENDER_MAX_STEPS // fuzzers have less patience
 #define RENDER_MAX_STEPS 50000000u
+#endif
 #define RENDER_MAX_DEPTH 1000
 
 // *err gets "chat template, line N: ...".

@@ -16,17 +16,19 @@ $(B)/make_checkpoint $(B)/compare: $(B)/%: tests/models/%.c
 .PRECIOUS: $(B)/tests/%.o
 
 # Fuzzers need clang and its runtime; without them the test says so.
-FUZZ = safetensors config tokenizer
+FUZZ = safetensors config tokenizer template
 FUZZ_safetensors = compiler/checkpoint.c compiler/json.c compiler/util.c
 FUZZ_config = $(FUZZ_safetensors) compiler/arch.c compiler/graph.c compiler/fuse.c compiler/choose.c \
               compiler/embedded.c $(B)/embedded.o
 FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/tokens.c
+FUZZ_template = $(patsubst %,compiler/%.c,template tokenizer json util) \
+                $(patsubst %,runtime/%.c,template value methods filters)
 FUZZ_WRAP = -Wl,--wrap=die,--wrap=arena_alloc,--wrap=arena_copy,--wrap=arena_format,--wrap=grow_array
-$(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c $(B)/embedded.o
+$(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c runtime/*.c $(B)/embedded.o
 	@mkdir -p $(@D)
 	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined \
 	    $(if $(filter tokenizer,$*),-Wl$(comma)--wrap=die$(comma)--wrap=arena_alloc,$(FUZZ_WRAP)) \
-	    -o $@ $< $(FUZZ_$*) -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -lm
+	    $(if $(filter template,$*),-DRENDER_MAX_STEPS=200000u) -o $@ $< $(FUZZ_$*) -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -l:libjansson.a -lm
 
 # The bundled model for the CPU alone.
 $(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
@@ -65,11 +67,12 @@ test-units: $(UNIT) $(B)/tests/archs/run
 	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
 
 # Python peers, in a virtual environment of their own.
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/make_checkpoint
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
-	build/venv/bin/pip install -q 'tokenizers<0.23' numpy
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy jinja2==3.1.6 transformers==5.23.0
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
+	    'chat templates: build/venv/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
