@@ -85,14 +85,36 @@ for signal in TERM KILL; do
     check "SIG$signal leaves nothing" sh -c "! ls -d $work/killed $work/.killed* 2>/dev/null"
 done
 
+# Chat templates: one that works, one that does not and is no reason to do without the model.
+mkdir "$work/model/additional_chat_templates"
+cp tests/data/templates/instruct.jinja "$work/model/chat_template.jinja"
+printf 'a\n{%% if %%}' >"$work/model/additional_chat_templates/broken.jinja"
+printf '{"messages": [{"role": "user", "content": " Hi "}]}' >"$work/request"
+printf '{"messages": [{"role": "assistant", "content": "Hi"}]}' >"$work/wrong"
+template() { # PROGRAM [DIR]: what it makes of the request
+    "$1" template ${2:+"$2"} <"$work/request" 2>/dev/null | head -n 1
+}
+check "exlc template" sh -c "echo '$(template $build/exlc "$work/model")' | grep -qF '<|begin_of_text|>[INST] Hi [/INST]Today is '"
+check "inspect lists templates" sh -c "$build/exlc inspect '$work/model' | grep -q 'templates    default, broken'"
+check "inspect names the line" sh -c "$build/exlc inspect '$work/model' | grep -q 'broken.jinja: line 2: '"
+check "what a template refuses" sh -c "! $build/exlc template '$work/model' <$work/wrong 2>&1 | grep -v ': Conversation roles must alternate'"
+check "a broken template" sh -c "! $build/exlc template '$work/model' --name broken <$work/request 2>&1 | grep -v 'broken.jinja: line 2'"
+refuses 1 "line 1" $build/exlc template "$work/model"
+refuses 1 "no chat template" sh -c "$build/exlc template examples/wikilm <$work/request"
+refuses 2 "needs a model directory" $build/exlc template
+
 # Same input, same bytes.
 $build/exlc build "$work/model" --target cpu --emit "$work/one" 2>"$work/err"
 $build/exlc build "$work/model" --target cpu --emit "$work/two" 2>>"$work/err"
+check "the broken template is named" sh -c "grep -q 'broken.jinja: line 2: ' $work/err && [ \$(wc -l <$work/err) -eq 2 ]"
 check "emitted programs are equal" diff -rq -x '*.o' -x program "$work/one" "$work/two"
 check "the stack is not executable" sh -c "readelf -lW $program | grep GNU_STACK | grep -q 'RW '"
 check "a full disk is told" sh -c "! $program --help >/dev/full 2>$work/err && ! $build/exlc --help >/dev/full 2>>$work/err"
 check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu11 -O1 -I.' >/dev/null 2>&1 && \
     $work/one/model run -p 'The city' -n 4 >/dev/null"
+
+check "the program renders alike" [ "$(template $work/one/model)" = "$(template $build/exlc "$work/model")" ]
+refuses 1 "Conversation roles must alternate" sh -c "$work/one/model template <$work/wrong"
 
 # --- the program ----------------------------------------------------------------------------------
 check "needs libc, libm and the loader only" sh -c "[ -z \"\$(readelf -d $program | grep NEEDED |

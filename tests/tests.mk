@@ -66,13 +66,15 @@ test-fuzz: $(B)/exlc
 test-units: $(UNIT) $(B)/tests/archs/run
 	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
 
-# Python peers, in a virtual environment of their own.
+# Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates.
 test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
-	build/venv/bin/pip install -q 'tokenizers<0.23' numpy jinja2==3.1.6 transformers==5.23.0
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy
+	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
+	build/venv-jinja/bin/pip install -q jinja2==3.1.6 transformers==5.23.0
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
-	    'chat templates: build/venv/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
+	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
