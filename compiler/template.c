@@ -1,39 +1,14 @@
 // Jinja chat templates -> the tables of runtime/jinja.h. Reads the language as Jinja 3.1 does with
-// the settings that Hugging Face's transformers gives it (trim_blocks, lstrip_blocks, loop controls,
-// generation blocks); what a template means when it runs is the runtime's business.
+// the settings that Hugging Face's transformers gives it (trim_blocks, lstrip_blocks, loop
+// controls, generation blocks); what a template means when it runs is the runtime's business.
 #include "template.h"
 #include "../runtime/jinja.h"
 #include "json.h"
+#include "lexer.h"
 #include "tokenizer.h"
 #include <dirent.h>
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
-
-typedef enum {
-    TOKEN_END,
-    TOKEN_DATA,
-    TOKEN_VARIABLE_BEGIN,
-    TOKEN_VARIABLE_END,
-    TOKEN_BLOCK_BEGIN,
-    TOKEN_BLOCK_END,
-    TOKEN_NAME,
-    TOKEN_STRING,
-    TOKEN_INTEGER,
-    TOKEN_FLOAT,
-    TOKEN_OPERATOR
-} TokenKind;
-
-typedef struct {
-    TokenKind kind;
-    uint32_t line;
-    const char *text; // of data, names, strings (unescaped) and operators
-    size_t bytes;
-    uint64_t bits; // of numbers
-} Token;
 
 // The sections of the tables, which all templates of a model share.
 typedef struct {
@@ -49,34 +24,11 @@ typedef struct {
 } Tables;
 
 typedef struct {
+    Syntax syntax;
     Tables *tables;
-    const char *where, *problem;
-    jmp_buf failed;
-    // lexer
-    const char *source, *at, *end;
-    uint32_t line;
-    Token *tokens;
-    size_t token_count, token_room;
-    // parser
     Token *token; // the current one
     int nesting, loops;
 } Parser;
-
-static _Noreturn void fail(Parser *p, uint32_t line, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static _Noreturn void fail(Parser *p, uint32_t line, const char *fmt, ...)
-{
-    char text[400];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    for (char *c = text; *c; c++)
-        if ((unsigned char)*c < 32) *c = '?';
-    p->problem = arena_format("%s: line %u: %s", p->where, line, text);
-    longjmp(p->failed, 1);
-}
 
 // --- tables --------------------------------------------------------------------------------------
 
@@ -146,7 +98,8 @@ static uint32_t add_node(Parser *p, JinjaNode node)
 
 static uint32_t add_list(Parser *p, int kind, uint32_t line, NodeList *list)
 {
-    return add_node(p, (JinjaNode){.kind = (uint16_t)kind, .line = line, .list = add_links(p, list)});
+    return add_node(p,
+                    (JinjaNode){.kind = (uint16_t)kind, .line = line, .list = add_links(p, list)});
 }
 
 static uint32_t add_unary(Parser *p, int kind, uint32_t line, uint32_t a)
@@ -166,341 +119,6 @@ static uint32_t add_named(Parser *p, int kind, const Token *name, uint32_t a)
                                    .line = name->line,
                                    .a = a,
                                    .text = intern(p->tables, name->text, name->bytes)});
-}
-
-// --- characters ----------------------------------------------------------------------------------
-
-// The character at `at`, which is valid UTF-8; *bytes is its length.
-static int32_t char_at(const char *at, const char *end, int *bytes)
-{
-    utf8proc_int32_t c;
-    utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)at, end - at, &c);
-    *bytes = n > 0 ? (int)n : 1;
-    return n > 0 ? c : (unsigned char)*at;
-}
-
-// What Python counts as white space.
-static int is_space(int32_t c)
-{
-    if (c < 128) return c == ' ' || (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x1f);
-    return c == 0x85 || utf8proc_category(c) == UTF8PROC_CATEGORY_ZS || c == 0x2028 || c == 0x2029;
-}
-
-static const char *skip_space(const char *at, const char *end)
-{
-    int n;
-    while (at < end && is_space(char_at(at, end, &n))) at += n;
-    return at;
-}
-
-// The end of a text without the white space at its end.
-static const char *strip_right(const char *start, const char *end)
-{
-    while (end > start) {
-        const char *last = end - 1;
-        while (last > start && (*last & 0xc0) == 0x80) last--;
-        int n;
-        if (!is_space(char_at(last, end, &n))) break;
-        end = last;
-    }
-    return end;
-}
-
-static int is_word(int32_t c)
-{
-    if (c < 128) return c == '_' || (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z');
-    utf8proc_category_t k = utf8proc_category(c);
-    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NO) ||
-           k == UTF8PROC_CATEGORY_PC || c == 0xb7;
-}
-
-static int starts_with(const char *at, const char *end, const char *word)
-{
-    size_t n = strlen(word);
-    return (size_t)(end - at) >= n && memcmp(at, word, n) == 0;
-}
-
-// --- lexer ---------------------------------------------------------------------------------------
-
-static Token *add_token(Parser *p, TokenKind kind, const char *text, size_t bytes)
-{
-    Token token = {kind, p->line, text, bytes, 0};
-    APPEND(p->tokens, p->token_count, p->token_room, token);
-    return &p->tokens[p->token_count - 1];
-}
-
-static void move_to(Parser *p, const char *to)
-{
-    for (; p->at < to; p->at++) p->line += *p->at == '\n';
-}
-
-static void add_data(Parser *p, const char *start, const char *end)
-{
-    if (end > start) add_token(p, TOKEN_DATA, start, (size_t)(end - start));
-}
-
-// Digits in groups separated by single underscores; NULL when there are none.
-static const char *skip_digits(const char *at, const char *end)
-{
-    if (at >= end || *at < '0' || *at > '9') return NULL;
-    while (at < end && ((*at >= '0' && *at <= '9') ||
-                        (*at == '_' && end - at > 1 && at[1] >= '0' && at[1] <= '9')))
-        at++;
-    return at;
-}
-
-// The end of a float that starts at `at`; NULL when the digits there are no float.
-static const char *skip_float(const Parser *p)
-{
-    const char *at = p->at, *end = p->end, *part;
-    if (at > p->source && at[-1] == '.') return NULL;
-    at = skip_digits(at, end);
-    if (!at) return NULL;
-    const char *whole = at;
-    if (at < end && *at == '.' && (part = skip_digits(at + 1, end))) at = part;
-    if (at < end && (*at | 32) == 'e') {
-        const char *digits = at + 1;
-        if (digits < end && (*digits == '+' || *digits == '-')) digits++;
-        if ((part = skip_digits(digits, end))) at = part;
-    }
-    return at == whole ? NULL : at;
-}
-
-static void lex_number(Parser *p)
-{
-    char copy[400];
-    size_t n = 0;
-    const char *end = skip_float(p);
-    int is_float = end != NULL;
-    static const struct {
-        const char *prefix, *digits;
-        int base;
-    } bases[] = {{"0b", "01", 2}, {"0o", "01234567", 8}, {"0x", "0123456789abcdefABCDEF", 16}};
-    int base = 10;
-    for (int i = 0; i < 3 && !is_float; i++) {
-        if (p->end - p->at < 3 || p->at[0] != '0' || (p->at[1] | 32) != bases[i].prefix[1]) continue;
-        const char *at = p->at + 2;
-        while (at < p->end && (strchr(bases[i].digits, *at + !*at) ||
-                               (*at == '_' && p->end - at > 1 && strchr(bases[i].digits, at[1]))))
-            at++;
-        if (at > p->at + 2) base = bases[i].base, end = at;
-    }
-    if (!end) {
-        end = skip_digits(p->at, p->end);
-        if (*p->at == '0') // 007 is 0, 0 and 7
-            for (end = p->at + 1; end < p->end && *end == '0';) end++;
-    }
-    for (const char *at = base == 10 ? p->at : p->at + 2; at < end; at++) {
-        if (*at == '_') continue;
-        if (n + 1 == sizeof copy) fail(p, p->line, "a number of more than 399 characters");
-        copy[n++] = *at;
-    }
-    copy[n] = 0;
-    Token *token = add_token(p, is_float ? TOKEN_FLOAT : TOKEN_INTEGER, p->at, (size_t)(end - p->at));
-    if (is_float) {
-        double value = strtod(copy, NULL);
-        memcpy(&token->bits, &value, 8);
-    } else {
-        errno = 0;
-        token->bits = (uint64_t)strtoll(copy, NULL, base);
-        if (errno) fail(p, p->line, "the integer %.40s is too large", copy);
-    }
-    move_to(p, end);
-}
-
-static void add_character(Parser *p, Buffer *b, uint32_t c)
-{
-    utf8proc_uint8_t text[4];
-    if (c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-        fail(p, p->line, "the escape of character %x is no character", c);
-    buffer_add(b, text, (size_t)utf8proc_encode_char((utf8proc_int32_t)c, text));
-}
-
-// A string in quotes, with Python's escapes.
-static void lex_string(Parser *p)
-{
-    char quote = *p->at;
-    const char *end = p->at + 1;
-    while (end < p->end && *end != quote) end += *end == '\\' && p->end - end > 1 ? 2 : 1;
-    if (end >= p->end) fail(p, p->line, "unexpected char '%c': the string does not end", quote);
-    Buffer b = {0};
-    for (const char *at = p->at + 1; at < end;) {
-        static const char letters[] = "\\'\"abfnrtv", values[] = "\\'\"\a\b\f\n\r\t\v";
-        if (*at != '\\') {
-            buffer_add(&b, at++, 1);
-            continue;
-        }
-        char c = *++at;
-        const char *known = strchr(letters, c);
-        int digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0, n = 0;
-        uint32_t value = 0;
-        if (c == '\n') {
-            at++;
-        } else if (c && known) {
-            buffer_add(&b, &values[known - letters], 1);
-            at++;
-        } else if (c >= '0' && c <= '7') {
-            for (; n < 3 && *at >= '0' && *at <= '7'; n++, at++) value = value * 8 + (uint32_t)(*at - '0');
-            add_character(p, &b, value);
-        } else if (digits) {
-            for (at++; n < digits && at < end && *at && strchr("0123456789abcdefABCDEF", *at); n++, at++)
-                value = value << 4 | (uint32_t)(*at <= '9' ? *at - '0' : (*at | 32) - 'a' + 10);
-            if (n < digits) fail(p, p->line, "truncated \\%c escape", c);
-            add_character(p, &b, value);
-        } else if (c == 'N') {
-            fail(p, p->line, "\\N escapes are not supported");
-        } else {
-            buffer_add(&b, "\\", 1); // an unknown escape stays as it is
-        }
-    }
-    add_token(p, TOKEN_STRING, b.bytes ? arena_copy(b.data, b.bytes) : "", b.bytes);
-    buffer_free(&b);
-    move_to(p, end + 1);
-}
-
-static void lex_operator(Parser *p, Buffer *open)
-{
-    static const char *const operators[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
-                                            "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
-                                            ">",  "<",  "=",  ".",  ":",  "|",  ",", ";"};
-    for (size_t i = 0; i < sizeof operators / sizeof *operators; i++) {
-        const char *o = operators[i];
-        if (!starts_with(p->at, p->end, o)) continue;
-        if (*o == '(') buffer_add(open, ")", 1);
-        if (*o == '[') buffer_add(open, "]", 1);
-        if (*o == '{') buffer_add(open, "}", 1);
-        if (*o == ')' || *o == ']' || *o == '}') {
-            if (!open->bytes) fail(p, p->line, "unexpected '%s'", o);
-            char expected = open->data[--open->bytes];
-            if (expected != *o) fail(p, p->line, "unexpected '%s', expected '%c'", o, expected);
-        }
-        add_token(p, TOKEN_OPERATOR, o, strlen(o));
-        p->at += strlen(o);
-        return;
-    }
-    int n;
-    char_at(p->at, p->end, &n);
-    fail(p, p->line, "unexpected char '%.*s'", n, p->at);
-}
-
-// Behind the end of a block or comment: "-%}" takes all white space, "%}" one newline, "+%}" none.
-static const char *after_end(const char *at, const char *end, char sign)
-{
-    if (sign == '-') return skip_space(at, end);
-    return sign != '+' && at < end && *at == '\n' ? at + 1 : at;
-}
-
-// The inside of a tag up to and with its end.
-static void lex_tag(Parser *p, int variable)
-{
-    const char *close = variable ? "}}" : "%}";
-    Buffer open = {0};
-    for (;;) {
-        move_to(p, skip_space(p->at, p->end));
-        if (p->at >= p->end) { // the parser says what is missing
-            buffer_free(&open);
-            return;
-        }
-        int sign = *p->at == '-' || (*p->at == '+' && !variable);
-        if (!open.bytes && starts_with(p->at + sign, p->end, close)) {
-            add_token(p, variable ? TOKEN_VARIABLE_END : TOKEN_BLOCK_END, close, 2);
-            const char *next = p->at + sign + 2;
-            char mark = sign ? *p->at : variable ? '+' : 0;
-            move_to(p, after_end(next, p->end, mark));
-            buffer_free(&open);
-            return;
-        }
-        int n;
-        if (*p->at >= '0' && *p->at <= '9') {
-            lex_number(p);
-        } else if (is_word(char_at(p->at, p->end, &n))) {
-            const char *end = p->at;
-            while (end < p->end && is_word(char_at(end, p->end, &n))) end += n;
-            add_token(p, TOKEN_NAME, p->at, (size_t)(end - p->at));
-            move_to(p, end);
-        } else if (*p->at == '"' || *p->at == '\'') {
-            lex_string(p);
-        } else {
-            lex_operator(p, &open);
-        }
-    }
-}
-
-// The part of the data from p->at to `end` that stays before a block, comment or raw block.
-static const char *strip_before(Parser *p, const char *end, char sign, int line_starts)
-{
-    if (sign == '-') return strip_right(p->at, end);
-    if (sign == '+') return end;
-    const char *line = end;
-    while (line > p->at && line[-1] != '\n') line--;
-    if (line == p->at && !line_starts) return end;
-    return skip_space(line, end) == end ? line : end;
-}
-
-// Behind "{% raw %}" when it stands at `tag`, else NULL.
-static const char *raw_begin(const char *tag, const char *end, int sign)
-{
-    const char *at = skip_space(tag + 2 + sign, end);
-    if (!starts_with(at, end, "raw")) return NULL;
-    at = skip_space(at + 3, end);
-    if (starts_with(at, end, "-%}")) return skip_space(at + 3, end);
-    return starts_with(at, end, "%}") ? at + 2 : NULL;
-}
-
-static void lex_raw(Parser *p, int line_starts)
-{
-    for (const char *tag = p->at; tag < p->end; tag++) {
-        if (!starts_with(tag, p->end, "{%")) continue;
-        int sign = tag + 2 < p->end && (tag[2] == '-' || tag[2] == '+');
-        const char *at = skip_space(tag + 2 + sign, p->end);
-        if (!starts_with(at, p->end, "endraw")) continue;
-        at = skip_space(at + 6, p->end);
-        int end_sign = at < p->end && (*at == '-' || *at == '+');
-        if (!starts_with(at + end_sign, p->end, "%}")) continue;
-        add_data(p, p->at, strip_before(p, tag, sign ? tag[2] : 0, line_starts));
-        move_to(p, after_end(at + end_sign + 2, p->end, end_sign ? *at : 0));
-        return;
-    }
-    fail(p, p->line, "Missing end of raw directive");
-}
-
-static void lex_comment(Parser *p)
-{
-    const char *close = memmem(p->at, (size_t)(p->end - p->at), "#}", 2);
-    if (!close) fail(p, p->line, "Missing end of comment tag");
-    char sign = close > p->at && (close[-1] == '-' || close[-1] == '+') ? close[-1] : 0;
-    move_to(p, after_end(close + 2, p->end, sign));
-}
-
-static void lex(Parser *p)
-{
-    while (p->at < p->end) {
-        int line_starts = p->at == p->source || p->at[-1] == '\n';
-        const char *tag = p->at;
-        while (tag < p->end && !starts_with(tag, p->end, "{%") && !starts_with(tag, p->end, "{{") &&
-               !starts_with(tag, p->end, "{#"))
-            tag++;
-        if (tag == p->end) {
-            add_data(p, p->at, p->end);
-            break;
-        }
-        char kind = tag[1];
-        int sign = tag + 2 < p->end && (tag[2] == '-' || tag[2] == '+');
-        char mark = sign ? tag[2] : 0;
-        const char *stay = kind == '{' && mark != '-' ? tag : strip_before(p, tag, mark, line_starts);
-        add_data(p, p->at, stay);
-        const char *raw = kind == '%' ? raw_begin(tag, p->end, sign) : NULL;
-        move_to(p, raw ? raw : tag + 2 + sign);
-        if (raw) {
-            lex_raw(p, raw[-1] == '\n');
-        } else if (kind == '#') {
-            lex_comment(p);
-        } else {
-            add_token(p, kind == '{' ? TOKEN_VARIABLE_BEGIN : TOKEN_BLOCK_BEGIN, tag, 2);
-            lex_tag(p, kind == '{');
-        }
-    }
-    add_token(p, TOKEN_END, "end of template", 15);
 }
 
 // --- parser: tokens ------------------------------------------------------------------------------
@@ -542,8 +160,10 @@ static int skip_name(Parser *p, const char *text)
 static _Noreturn void fail_unexpected(Parser *p, const char *expected)
 {
     const char *found = p->token->kind == TOKEN_DATA ? "template text" : p->token->text;
-    int bytes = p->token->kind == TOKEN_DATA ? 13 : p->token->bytes > 60 ? 60 : (int)p->token->bytes;
-    fail(p, p->token->line, "expected %s, got '%.*s'", expected, bytes, found);
+    int bytes = p->token->kind == TOKEN_DATA ? 13
+                : p->token->bytes > 60       ? 60
+                                             : (int)p->token->bytes;
+    fail_syntax(&p->syntax, p->token->line, "expected %s, got '%.*s'", expected, bytes, found);
 }
 
 static void expect_operator(Parser *p, const char *text)
@@ -567,7 +187,7 @@ static Token expect_name(Parser *p)
 static void enter(Parser *p)
 {
     if (++p->nesting > JINJA_MAX_NESTING)
-        fail(p, p->token->line, "nested deeper than %d", JINJA_MAX_NESTING);
+        fail_syntax(&p->syntax, p->token->line, "nested deeper than %d", JINJA_MAX_NESTING);
 }
 
 static void leave(Parser *p)
@@ -687,7 +307,8 @@ static uint32_t parse_subscribed(Parser *p)
         if (!is_operator(p, "]") && !is_operator(p, ",") && !is_operator(p, ":"))
             part[i] = parse_expression(p);
     return add_node(
-        p, (JinjaNode){.kind = JINJA_SLICE, .line = line, .a = part[0], .b = part[1], .c = part[2]});
+        p,
+        (JinjaNode){.kind = JINJA_SLICE, .line = line, .a = part[0], .b = part[1], .c = part[2]});
 }
 
 static uint32_t parse_subscript(Parser *p, uint32_t node)
@@ -726,7 +347,8 @@ static void parse_arguments(Parser *p, NodeList *list)
         uint32_t node;
         if (skip_operator(p, "*")) {
             kind = 1;
-            if (last >= 1) fail(p, line, "invalid syntax for function call expression");
+            if (last >= 1)
+                fail_syntax(&p->syntax, line, "invalid syntax for function call expression");
             node = add_unary(p, JINJA_SPREAD, t.line, parse_expression(p));
         } else if (skip_operator(p, "**")) {
             kind = 3;
@@ -739,7 +361,8 @@ static void parse_arguments(Parser *p, NodeList *list)
         } else {
             node = parse_expression(p);
         }
-        if (kind < last || last == 3) fail(p, line, "invalid syntax for function call expression");
+        if (kind < last || last == 3)
+            fail_syntax(&p->syntax, line, "invalid syntax for function call expression");
         last = kind;
         add_to_list(list, node);
     }
@@ -778,7 +401,8 @@ static uint16_t find_name(Parser *p, const Token *t, const char *const *names, s
 {
     for (size_t i = 0; i < count; i++)
         if (is_text(t, t->kind, names[i])) return (uint16_t)i;
-    fail(p, t->line, "no %s named '%.*s'", what, (int)(t->bytes > 60 ? 60 : t->bytes), t->text);
+    fail_syntax(&p->syntax, t->line, "no %s named '%.*s'", what,
+                (int)(t->bytes > 60 ? 60 : t->bytes), t->text);
 }
 
 // "| a | b(c)" behind the pipe of the first.
@@ -788,8 +412,8 @@ static uint32_t parse_filters(Parser *p, uint32_t node)
         Token t = parse_dotted_name(p);
         NodeList list = {0};
         if (is_operator(p, "(")) parse_arguments(p, &list);
-        uint16_t op = find_name(p, &t, filter_names, sizeof filter_names / sizeof *filter_names,
-                                "filter");
+        uint16_t op =
+            find_name(p, &t, filter_names, sizeof filter_names / sizeof *filter_names, "filter");
         node = add_node(p, (JinjaNode){.kind = JINJA_FILTER,
                                        .op = op,
                                        .line = t.line,
@@ -811,24 +435,26 @@ static uint32_t parse_test(Parser *p, uint32_t node, uint32_t line)
     } else if ((kind == TOKEN_NAME || kind == TOKEN_STRING || kind == TOKEN_INTEGER ||
                 kind == TOKEN_FLOAT || is_operator(p, "[") || is_operator(p, "{")) &&
                !is_name(p, "else") && !is_name(p, "or") && !is_name(p, "and")) {
-        if (is_name(p, "is")) fail(p, p->token->line, "You cannot chain multiple tests with is");
+        if (is_name(p, "is"))
+            fail_syntax(&p->syntax, p->token->line, "You cannot chain multiple tests with is");
         add_to_list(&list, parse_postfix(p, parse_primary(p)));
     }
     uint16_t op = find_name(p, &t, test_names, sizeof test_names / sizeof *test_names, "test");
-    node = add_node(p, (JinjaNode){.kind = JINJA_TEST,
-                                   .op = op,
-                                   .line = line,
-                                   .a = node,
-                                   .list = add_links(p, &list)});
+    node = add_node(
+        p, (JinjaNode){
+               .kind = JINJA_TEST, .op = op, .line = line, .a = node, .list = add_links(p, &list)});
     return negated ? add_unary(p, JINJA_NOT, line, node) : node;
 }
 
 static uint32_t parse_postfix(Parser *p, uint32_t node)
 {
     for (;;) {
-        if (is_operator(p, ".") || is_operator(p, "[")) node = parse_subscript(p, node);
-        else if (is_operator(p, "(")) node = parse_call(p, node);
-        else return node;
+        if (is_operator(p, ".") || is_operator(p, "["))
+            node = parse_subscript(p, node);
+        else if (is_operator(p, "("))
+            node = parse_call(p, node);
+        else
+            return node;
     }
 }
 
@@ -836,16 +462,23 @@ static uint32_t parse_unary(Parser *p, int with_filter)
 {
     uint32_t line = p->token->line, node;
     enter(p);
-    if (skip_operator(p, "-")) node = add_unary(p, JINJA_NEGATIVE, line, parse_unary(p, 0));
-    else if (skip_operator(p, "+")) node = add_unary(p, JINJA_POSITIVE, line, parse_unary(p, 0));
-    else node = parse_primary(p);
+    if (skip_operator(p, "-"))
+        node = add_unary(p, JINJA_NEGATIVE, line, parse_unary(p, 0));
+    else if (skip_operator(p, "+"))
+        node = add_unary(p, JINJA_POSITIVE, line, parse_unary(p, 0));
+    else
+        node = parse_primary(p);
     node = parse_postfix(p, node);
     while (with_filter) {
         line = p->token->line;
-        if (skip_operator(p, "|")) node = parse_filters(p, node);
-        else if (skip_name(p, "is")) node = parse_test(p, node, line);
-        else if (is_operator(p, "(")) node = parse_call(p, node);
-        else break;
+        if (skip_operator(p, "|"))
+            node = parse_filters(p, node);
+        else if (skip_name(p, "is"))
+            node = parse_test(p, node, line);
+        else if (is_operator(p, "("))
+            node = parse_call(p, node);
+        else
+            break;
     }
     leave(p);
     return node;
@@ -916,7 +549,8 @@ static uint32_t parse_compare(Parser *p)
         add_to_list(&list, add_binary(p, JINJA_OPERAND, op, p->token->line, parse_sum(p), 0));
     if (!list.count) return node;
     return add_node(
-        p, (JinjaNode){.kind = JINJA_COMPARE, .line = line, .a = node, .list = add_links(p, &list)});
+        p,
+        (JinjaNode){.kind = JINJA_COMPARE, .line = line, .a = node, .list = add_links(p, &list)});
 }
 
 static uint32_t parse_not(Parser *p)
@@ -949,11 +583,9 @@ static uint32_t parse_expression(Parser *p)
     uint32_t line = p->token->line, node = parse_or(p);
     while (skip_name(p, "if")) {
         uint32_t test = parse_or(p), other = skip_name(p, "else") ? parse_expression(p) : 0;
-        node = add_node(p, (JinjaNode){.kind = JINJA_CONDITIONAL,
-                                       .line = line,
-                                       .a = test,
-                                       .b = node,
-                                       .c = other});
+        node = add_node(
+            p,
+            (JinjaNode){.kind = JINJA_CONDITIONAL, .line = line, .a = test, .b = node, .c = other});
     }
     leave(p);
     return node;
@@ -996,7 +628,9 @@ static uint32_t parse_until(Parser *p, const char *const *ends)
             expect(p, TOKEN_BLOCK_END, "end of statement block");
         }
     }
-    if (ends) fail(p, p->token->line, "unexpected end of template, expected '%s'", ends[0]);
+    if (ends)
+        fail_syntax(&p->syntax, p->token->line, "unexpected end of template, expected '%s'",
+                    ends[0]);
     leave(p);
     return add_list(p, JINJA_BODY, line, &list);
 }
@@ -1036,8 +670,8 @@ static uint32_t parse_target(Parser *p, int one, const char *stop)
     int is_tuple = 0;
     enter(p);
     do {
-        if (list.count && (is_operator(p, "=") || is_operator(p, ")") || (stop && is_name(p, stop)) ||
-                           p->token->kind == TOKEN_BLOCK_END))
+        if (list.count && (is_operator(p, "=") || is_operator(p, ")") ||
+                           (stop && is_name(p, stop)) || p->token->kind == TOKEN_BLOCK_END))
             break;
         uint32_t node;
         if (skip_operator(p, "(")) {
@@ -1047,7 +681,8 @@ static uint32_t parse_target(Parser *p, int one, const char *stop)
             Token name = *p->token;
             node = parse_primary(p);
             if (p->tables->nodes[node].kind != JINJA_NAME)
-                fail(p, name.line, "can't assign to '%.*s'", (int)(name.bytes > 60 ? 60 : name.bytes), name.text);
+                fail_syntax(&p->syntax, name.line, "can't assign to '%.*s'",
+                            (int)(name.bytes > 60 ? 60 : name.bytes), name.text);
             if (skip_operator(p, ".")) {
                 Token attribute = expect_name(p);
                 node = add_named(p, JINJA_ATTRIBUTE, &attribute, node);
@@ -1074,14 +709,15 @@ static uint32_t parse_if(Parser *p, uint32_t line)
     } else {
         next(p);
     }
-    return add_node(
-        p, (JinjaNode){.kind = JINJA_IF, .line = line, .a = test, .b = body, .c = other});
+    return add_node(p,
+                    (JinjaNode){.kind = JINJA_IF, .line = line, .a = test, .b = body, .c = other});
 }
 
 static uint32_t parse_for(Parser *p, uint32_t line)
 {
     static const char *const ends[] = {"endfor", "else", NULL};
-    if (is_name(p, "loop")) fail(p, line, "Can't assign to special loop variable in for-loop target");
+    if (is_name(p, "loop"))
+        fail_syntax(&p->syntax, line, "Can't assign to special loop variable in for-loop target");
     uint32_t target = parse_target(p, 0, "in");
     if (!skip_name(p, "in")) fail_unexpected(p, "'in'");
     uint32_t walked = parse_tuple(p, (TupleOptions){.without_condition = 1, .stop = "recursive"});
@@ -1090,8 +726,10 @@ static uint32_t parse_for(Parser *p, uint32_t line)
     p->loops++;
     uint32_t body = parse_body(p, ends);
     p->loops--;
-    if (skip_name(p, "else")) other = parse_body_to(p, "endfor");
-    else next(p);
+    if (skip_name(p, "else"))
+        other = parse_body_to(p, "endfor");
+    else
+        next(p);
     NodeList list = {0};
     add_to_list(&list, body);
     add_to_list(&list, other);
@@ -1112,11 +750,9 @@ static uint32_t parse_set(Parser *p, uint32_t line)
     uint32_t filters = 0;
     if (skip_operator(p, "|")) filters = parse_filters(p, add_unary(p, JINJA_CAPTURED, line, 0));
     uint32_t body = parse_body_to(p, "endset");
-    return add_node(p, (JinjaNode){.kind = JINJA_SET_BLOCK,
-                                   .line = line,
-                                   .a = target,
-                                   .b = body,
-                                   .c = filters});
+    return add_node(
+        p,
+        (JinjaNode){.kind = JINJA_SET_BLOCK, .line = line, .a = target, .b = body, .c = filters});
 }
 
 static JinjaSpan parse_parameters(Parser *p)
@@ -1128,8 +764,10 @@ static JinjaSpan parse_parameters(Parser *p)
         if (list.count) expect_operator(p, ",");
         Token name = expect_name(p);
         uint32_t value = 0;
-        if (skip_operator(p, "=")) value = parse_expression(p), defaults = 1;
-        else if (defaults) fail(p, name.line, "non-default argument follows default argument");
+        if (skip_operator(p, "="))
+            value = parse_expression(p), defaults = 1;
+        else if (defaults)
+            fail_syntax(&p->syntax, name.line, "non-default argument follows default argument");
         add_to_list(&list, add_named(p, JINJA_PARAMETER, &name, value));
     }
     next(p);
@@ -1144,7 +782,8 @@ static uint16_t find_specials(const Parser *p, size_t from)
     for (size_t i = from; i < p->tables->node_count; i++) {
         const JinjaNode *n = &p->tables->nodes[i];
         for (int k = 0; k < 3 && n->kind == JINJA_NAME; k++)
-            if (strcmp(p->tables->text.data + n->text.at, names[k]) == 0) flags |= (uint16_t)(1 << k);
+            if (strcmp(p->tables->text.data + n->text.at, names[k]) == 0)
+                flags |= (uint16_t)(1 << k);
     }
     return flags;
 }
@@ -1168,7 +807,7 @@ static uint32_t parse_call_block(Parser *p, uint32_t line)
     JinjaSpan parameters = {0, 0};
     if (is_operator(p, "(")) parameters = parse_parameters(p);
     uint32_t call = parse_expression(p);
-    if (p->tables->nodes[call].kind != JINJA_CALL) fail(p, line, "expected call");
+    if (p->tables->nodes[call].kind != JINJA_CALL) fail_syntax(&p->syntax, line, "expected call");
     size_t from = p->tables->node_count;
     uint32_t body = parse_function_body(p, "endcall");
     return add_node(p, (JinjaNode){.kind = JINJA_CALL_BLOCK,
@@ -1220,23 +859,24 @@ static uint32_t parse_statement(Parser *p)
     if (is_text(&t, TOKEN_NAME, "filter")) {
         uint32_t filters = parse_filters(p, add_unary(p, JINJA_CAPTURED, t.line, 0));
         uint32_t body = parse_body_to(p, "endfilter");
-        return add_node(p, (JinjaNode){.kind = JINJA_FILTER_BLOCK,
-                                       .line = t.line,
-                                       .b = body,
-                                       .c = filters});
+        return add_node(
+            p, (JinjaNode){.kind = JINJA_FILTER_BLOCK, .line = t.line, .b = body, .c = filters});
     }
     if (is_text(&t, TOKEN_NAME, "generation")) {
         uint32_t body = parse_function_body(p, "endgeneration");
         return add_node(p, (JinjaNode){.kind = JINJA_SCOPE, .line = t.line, .b = body});
     }
     if (is_text(&t, TOKEN_NAME, "break") || is_text(&t, TOKEN_NAME, "continue")) {
-        if (!p->loops) fail(p, t.line, "'%.*s' outside loop", (int)t.bytes, t.text);
+        if (!p->loops) fail_syntax(&p->syntax, t.line, "'%.*s' outside loop", (int)t.bytes, t.text);
         return add_unary(p, *t.text == 'b' ? JINJA_BREAK : JINJA_CONTINUE, t.line, 0);
     }
-    static const char *const others[] = {"extends", "include", "import", "from", "block", "autoescape"};
+    static const char *const others[] = {"extends", "include", "import",
+                                         "from",    "block",   "autoescape"};
     for (int i = 0; i < 6; i++)
-        if (is_text(&t, TOKEN_NAME, others[i])) fail(p, t.line, "'%s' is not supported", others[i]);
-    fail(p, t.line, "Encountered unknown tag '%.*s'.", (int)(t.bytes > 60 ? 60 : t.bytes), t.text);
+        if (is_text(&t, TOKEN_NAME, others[i]))
+            fail_syntax(&p->syntax, t.line, "'%s' is not supported", others[i]);
+    fail_syntax(&p->syntax, t.line, "Encountered unknown tag '%.*s'.",
+                (int)(t.bytes > 60 ? 60 : t.bytes), t.text);
 }
 
 // --- templates -----------------------------------------------------------------------------------
@@ -1257,20 +897,6 @@ static void add_problem(Tables *t, const char *name, const char *problem)
     APPEND(t->templates, t->template_count, t->template_room, empty);
 }
 
-// The text as Jinja splits it into lines: every line ends in \n, and the last newline is no part.
-static char *normalize_newlines(const char *text, size_t *bytes)
-{
-    char *copy = arena_alloc(*bytes + 1);
-    size_t n = 0;
-    for (size_t i = 0; i < *bytes; i++) {
-        if (text[i] == '\r' && i + 1 < *bytes && text[i + 1] == '\n') continue;
-        copy[n++] = text[i] == '\r' ? '\n' : text[i];
-    }
-    if (n && copy[n - 1] == '\n') n--;
-    *bytes = n;
-    return copy;
-}
-
 static void add_template(Tables *t, const char *where, const char *name, const char *text,
                          size_t bytes)
 {
@@ -1281,20 +907,16 @@ static void add_template(Tables *t, const char *where, const char *name, const c
     Parser *p = arena_alloc(sizeof *p);
     JinjaTemplate template = {.name = add_text(t, name, strlen(name)),
                               .source = add_text(t, text, bytes)};
-    size_t nodes = t->node_count, links = t->link_count, length = bytes;
+    size_t nodes = t->node_count, links = t->link_count;
     p->tables = t;
-    p->where = where;
-    p->source = p->at = normalize_newlines(text, &length);
-    p->end = p->source + length;
-    p->line = 1;
-    if (setjmp(p->failed) == 0) {
-        lex(p);
-        p->token = p->tokens;
+    p->syntax.where = where;
+    if (setjmp(p->syntax.failed) == 0) {
+        p->token = lex_template(&p->syntax, text, bytes);
         template.body = parse_until(p, NULL);
     } else {
         t->node_count = nodes; // of what was read there is no use
         t->link_count = links;
-        template.problem = add_text(t, p->problem, strlen(p->problem));
+        template.problem = add_text(t, p->syntax.problem, strlen(p->syntax.problem));
     }
     APPEND(t->templates, t->template_count, t->template_room, template);
 }
@@ -1305,7 +927,8 @@ static void add_named_template(Tables *t, const char *where, const cJSON *entry)
     const cJSON *name = json_get(entry, "name"), *text = json_get(entry, "template");
     const char *known = cJSON_IsString(name) ? name->valuestring : "default";
     if (!cJSON_IsString(name) || !cJSON_IsString(text))
-        add_problem(t, known, arena_format("%s: chat_template has an entry without name or template", where));
+        add_problem(t, known,
+                    arena_format("%s: chat_template has an entry without name or template", where));
     else
         add_template(t, arena_format("%s: template \"%.60s\"", where, known), known,
                      text->valuestring, strlen(text->valuestring));
@@ -1323,8 +946,9 @@ static void add_config_templates(Tables *t, const char *where, const cJSON *valu
         cJSON_ArrayForEach(entry, value) if (cJSON_IsString(entry))
             add_template(t, where, entry->string, entry->valuestring, strlen(entry->valuestring));
     } else {
-        add_problem(t, "default",
-                    arena_format("%s: chat_template is neither a text nor a list of named ones", where));
+        add_problem(
+            t, "default",
+            arena_format("%s: chat_template is neither a text nor a list of named ones", where));
     }
 }
 
@@ -1360,7 +984,7 @@ static void add_additional_templates(Tables *t, const char *dir)
 // {"content": "<s>", ...}.
 static void add_tokens(const cJSON *config, cJSON *tokens)
 {
-    static const char *const keys[] = {"bos_token", "eos_token", "unk_token",  "sep_token",
+    static const char *const keys[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                        "pad_token", "cls_token", "mask_token"};
     for (int i = 0; i < 7; i++) {
         const cJSON *v = json_get(config, keys[i]);
@@ -1387,7 +1011,8 @@ static void write_tables(Tables *t, const cJSON *tokens, Buffer *out)
     buffer_align(out, 8);
     size_t base = out->bytes;
     buffer_add(out, &header, sizeof header);
-    header.templates = add_section(out, base, t->templates, t->template_count, sizeof *t->templates);
+    header.templates =
+        add_section(out, base, t->templates, t->template_count, sizeof *t->templates);
     header.nodes = add_section(out, base, t->nodes, t->node_count, sizeof *t->nodes);
     header.links = add_section(out, base, t->links, t->link_count, sizeof *t->links);
     header.text = add_section(out, base, t->text.data, t->text.bytes, 1);

@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define BIND(names, required, out) bind_arguments(r, a, __func__ + 7, names, required, out) // "filter_"
+#define BIND(names, required, out)                                                                 \
+    bind_arguments(r, a, __func__ + 7, names, required, out) // "filter_"
 
 static int given(Value v)
 {
@@ -100,8 +101,8 @@ static void sort_items(Render *r, Value *item, Value *key, uint32_t count, int r
     }
 }
 
-static Value sorted(Render *r, Value v, const Key *key, Value (*make_key)(Render *, Value, const Key *),
-                    int reverse, Value *keys)
+static Value sorted(Render *r, Value v, const Key *key,
+                    Value (*make_key)(Render *, Value, const Key *), int reverse, Value *keys)
 {
     const List *items = value_items(r, v);
     Value result = value_list(r, FORM_LIST), all = value_list(r, FORM_LIST);
@@ -207,7 +208,8 @@ static Value filter_center(Render *r, Value v, const Arguments *a)
 {
     Value width;
     BIND("width", 0, &width);
-    return string_pad(r, value_text(r, v), given(width) ? argument_int(r, "center", width) : 80, ' ', 'c');
+    return string_pad(r, value_text(r, v), given(width) ? argument_int(r, "center", width) : 80,
+                      ' ', 'c');
 }
 
 static Value filter_indent(Render *r, Value v, const Arguments *a)
@@ -217,7 +219,8 @@ static Value filter_indent(Render *r, Value v, const Arguments *a)
     BIND("width first blank", 0, o);
     Value indent = given(o[0]) && o[0].kind == VALUE_STRING
                        ? o[0]
-                       : string_pad(r, value_literal(""), given(o[0]) ? argument_int(r, "indent", o[0]) : 4, ' ', '<');
+                       : string_pad(r, value_literal(""),
+                                    given(o[0]) ? argument_int(r, "indent", o[0]) : 4, ' ', '<');
     int first = given(o[1]) && value_true(o[1]), blank = given(o[2]) && value_true(o[2]);
     if (v.kind != VALUE_STRING) render_fail(r, "indent() needs a string, not %s", value_type(v));
     Value lines = string_lines(r, value_concat(r, v, value_literal("\n")), 0);
@@ -238,7 +241,9 @@ static Value filter_truncate(Render *r, Value v, const Arguments *a)
     int64_t leeway = is_none(o[3]) ? 5 : argument_int(r, "truncate", o[3]);
     Value end = given(o[2]) ? value_text(r, o[2]) : value_literal("...");
     int64_t room = length - (int64_t)text_length(end.text, end.bytes);
-    if (room < 0) render_fail(r, "expected length >= %zu, got %lld", text_length(end.text, end.bytes), (long long)length);
+    if (room < 0)
+        render_fail(r, "expected length >= %zu, got %lld", text_length(end.text, end.bytes),
+                    (long long)length);
     if (leeway < 0) render_fail(r, "expected leeway >= 0, got %lld", (long long)leeway);
     if ((int64_t)text_length(s.text, s.bytes) <= length + leeway) return s;
     s.bytes = (uint32_t)text_offset(s.text, s.bytes, (size_t)room);
@@ -270,9 +275,12 @@ static void add_quoted(Render *r, Text *t, Value v, const char *safe)
 {
     for (uint32_t i = 0; i < v.bytes; i++) {
         unsigned char c = (unsigned char)v.text[i];
-        if (isalnum(c) || (c && strchr(safe, c))) text_add(r, t, (char *)&c, 1);
-        else if (c == ' ' && !strchr(safe, '/')) text_add(r, t, "+", 1);
-        else text_print(r, t, "%%%02X", c);
+        if (isalnum(c) || (c && strchr(safe, c)))
+            text_add(r, t, (char *)&c, 1);
+        else if (c == ' ' && !strchr(safe, '/'))
+            text_add(r, t, "+", 1);
+        else
+            text_print(r, t, "%%%02X", c);
     }
 }
 
@@ -316,11 +324,13 @@ static Value filter_tojson(Render *r, Value v, const Arguments *a)
     Value o[4];
     Text t = {0};
     BIND("ensure_ascii indent separators sort_keys", 0, o);
-    JsonForm form = {.ascii = given(o[0]) && value_true(o[0]), .sorted = given(o[3]) && value_true(o[3])};
+    JsonForm form = {.ascii = given(o[0]) && value_true(o[0]),
+                     .sorted = given(o[3]) && value_true(o[3])};
     if (!is_none(o[1])) {
-        Value indent = o[1].kind == VALUE_STRING
-                           ? o[1]
-                           : string_pad(r, value_literal(""), argument_int(r, "tojson", o[1]), ' ', '<');
+        Value indent =
+            o[1].kind == VALUE_STRING
+                ? o[1]
+                : string_pad(r, value_literal(""), argument_int(r, "tojson", o[1]), ' ', '<');
         text_add(r, &t, indent.text, indent.bytes);
         text_add(r, &t, "", 1);
         form.indent = t.data;
@@ -330,7 +340,8 @@ static Value filter_tojson(Render *r, Value v, const Arguments *a)
     form.key_separator = value_literal(": ");
     if (!is_none(o[2])) {
         const List *pair = value_items(r, o[2]);
-        if (pair->count != 2 || pair->item[0].kind != VALUE_STRING || pair->item[1].kind != VALUE_STRING)
+        if (pair->count != 2 || pair->item[0].kind != VALUE_STRING ||
+            pair->item[1].kind != VALUE_STRING)
             render_fail(r, "tojson() separators must be two strings");
         form.item_separator = pair->item[0];
         form.key_separator = pair->item[1];
@@ -360,7 +371,8 @@ static int parse_number(Render *r, Value s, int base, int whole, Value *number)
     if (whole) {
         const char *digits = copy + (*copy == '-' || *copy == '+');
         char second = *digits ? digits[1] | 32 : 0;
-        int prefix = *digits == '0' && ((base == 2 && second == 'b') || (base == 8 && second == 'o'));
+        int prefix =
+            *digits == '0' && ((base == 2 && second == 'b') || (base == 8 && second == 'o'));
         if (!isalnum((unsigned char)*digits)) return 0;
         int64_t value = strtoll(digits + 2 * prefix, &end, base);
         if (*end || end == digits + 2 * prefix) return 0;
@@ -388,7 +400,8 @@ static Value filter_int(Render *r, Value v, const Arguments *a)
     if (v.kind == VALUE_UNDEFINED) render_fail(r, "%s", v.text);
     if (v.kind == VALUE_BOOL || v.kind == VALUE_INT) return value_int(v.integer);
     if (v.kind == VALUE_FLOAT && isfinite(v.number)) return truncated(r, v.number);
-    if (v.kind == VALUE_STRING && base >= 2 && base <= 36 && parse_number(r, v, (int)base, 1, &n)) return n;
+    if (v.kind == VALUE_STRING && base >= 2 && base <= 36 && parse_number(r, v, (int)base, 1, &n))
+        return n;
     if (v.kind == VALUE_STRING && parse_number(r, v, 10, 0, &n) && isfinite(n.number))
         return truncated(r, n.number);
     return given(o[0]) ? o[0] : value_int(0);
@@ -420,18 +433,22 @@ static Value filter_round(Render *r, Value v, const Arguments *a)
     int64_t precision = given(o[0]) ? argument_int(r, "round", o[0]) : 0;
     Value method = given(o[1]) ? o[1] : value_literal("common");
     if (v.kind == VALUE_UNDEFINED) render_fail(r, "%s", v.text);
-    int up = value_equal(r, method, value_literal("ceil")), down = value_equal(r, method, value_literal("floor"));
+    int up = value_equal(r, method, value_literal("ceil")),
+        down = value_equal(r, method, value_literal("floor"));
     if (!up && !down && !value_equal(r, method, value_literal("common")))
         render_fail(r, "method must be common, ceil or floor");
-    if (!value_is_number(v)) render_fail(r, "type %s doesn't define __round__ method", value_type(v));
+    if (!value_is_number(v))
+        render_fail(r, "type %s doesn't define __round__ method", value_type(v));
     double d = value_number(v), scale = pow(10, (double)precision);
     if (up || down) return value_float((up ? ceil(d * scale) : floor(d * scale)) / scale);
     if (v.kind != VALUE_FLOAT && precision >= 0) return value_int(v.integer);
     if (v.kind != VALUE_FLOAT) { // to a multiple of 10, 100 ...; halves to the even one
         if (precision < -18) return value_int(0);
-        int64_t unit = (int64_t)pow(10, (double)-precision), low = v.integer - ((v.integer % unit) + unit) % unit;
+        int64_t unit = (int64_t)pow(10, (double)-precision),
+                low = v.integer - ((v.integer % unit) + unit) % unit;
         int64_t rest = v.integer - low;
-        return value_int(rest * 2 > unit || (rest * 2 == unit && low / unit % 2) ? low + unit : low);
+        return value_int(rest * 2 > unit || (rest * 2 == unit && low / unit % 2) ? low + unit
+                                                                                 : low);
     }
     if (!isfinite(d) || precision > 300) return v;
     if (precision < 0) return value_float(nearbyint(d * scale) / scale);
@@ -662,7 +679,8 @@ static Value filter_attr(Render *r, Value v, const Arguments *a)
     BIND("name", 1, &name);
     name = value_text(r, name);
     if (v.kind == VALUE_DICT && !find_method(r, v, name.text, name.bytes, &(Value){0}))
-        return value_undefined(r, "'dict object' has no attribute '%.*s'", (int)name.bytes, name.text);
+        return value_undefined(r, "'dict object' has no attribute '%.*s'", (int)name.bytes,
+                               name.text);
     return value_attribute(r, v, name);
 }
 
@@ -682,21 +700,27 @@ static int find_test(Value name);
 
 static Value filter_map(Render *r, Value v, const Arguments *a)
 {
-    Value list = value_list(r, FORM_GENERATOR), attribute = {.kind = VALUE_MISSING}, other = attribute;
+    Value list = value_list(r, FORM_GENERATOR), attribute = {.kind = VALUE_MISSING},
+          other = attribute;
     int filter = -1;
     Arguments rest = {a->item + 1, a->count - 1, a->keyword, a->keywords};
     for (int i = 0; i < a->keywords && !a->count; i++) {
         Value key = a->keyword[i].key;
-        if (value_equal(r, key, value_literal("attribute"))) attribute = a->keyword[i].value;
-        else if (value_equal(r, key, value_literal("default"))) other = a->keyword[i].value;
-        else render_fail(r, "Unexpected keyword argument '%.*s'", (int)(key.bytes > 60 ? 60 : key.bytes), key.text);
+        if (value_equal(r, key, value_literal("attribute")))
+            attribute = a->keyword[i].value;
+        else if (value_equal(r, key, value_literal("default")))
+            other = a->keyword[i].value;
+        else
+            render_fail(r, "Unexpected keyword argument '%.*s'",
+                        (int)(key.bytes > 60 ? 60 : key.bytes), key.text);
     }
     if (!given(attribute)) {
         if (!a->count) render_fail(r, "map requires a filter argument");
         filter = find_filter(a->item[0]);
         Value name = value_text(r, a->item[0]);
         if (filter < 0)
-            render_fail(r, "No filter named '%.*s'.", (int)(name.bytes > 60 ? 60 : name.bytes), name.text);
+            render_fail(r, "No filter named '%.*s'.", (int)(name.bytes > 60 ? 60 : name.bytes),
+                        name.text);
     }
     const List *items = value_items(r, v);
     for (uint32_t i = 0; i < items->count; i++) {
@@ -722,7 +746,8 @@ static Value choose_items(Render *r, Value v, const Arguments *a, int by_attribu
         test = find_test(name);
         name = value_text(r, name);
         if (test < 0)
-            render_fail(r, "No test named '%.*s'.", (int)(name.bytes > 60 ? 60 : name.bytes), name.text);
+            render_fail(r, "No test named '%.*s'.", (int)(name.bytes > 60 ? 60 : name.bytes),
+                        name.text);
         skip++;
     }
     Arguments rest = {a->item + skip, a->count - skip, a->keyword, a->keywords};
@@ -778,7 +803,9 @@ static int64_t remainder_of(Render *r, Value v, Value by)
 {
     Value rest = value_binary(r, JINJA_MOD, v, by);
     if (!value_is_number(rest)) render_fail(r, "not a number");
-    return rest.kind == VALUE_FLOAT ? (rest.number == floor(rest.number) ? (int64_t)rest.number : -1) : rest.integer;
+    return rest.kind == VALUE_FLOAT
+               ? (rest.number == floor(rest.number) ? (int64_t)rest.number : -1)
+               : rest.integer;
 }
 
 TEST(boolean, v.kind == VALUE_BOOL)
@@ -812,8 +839,9 @@ TEST_WITH(le, value_compare(r, v, o, "<=") <= 0)
 TEST_WITH(gt, value_compare(r, v, o, ">") == 1)
 TEST_WITH(ge, (unsigned)value_compare(r, v, o, ">=") <= 1)
 TEST_WITH(in, value_contains(r, o, v))
-TEST_WITH(sameas, v.kind == o.kind && (v.kind == VALUE_LIST || v.kind >= VALUE_DICT ? v.object == o.object
-                                                                                   : value_equal(r, v, o)))
+TEST_WITH(sameas,
+          v.kind == o.kind && (v.kind == VALUE_LIST || v.kind >= VALUE_DICT ? v.object == o.object
+                                                                            : value_equal(r, v, o)))
 
 // --- tables --------------------------------------------------------------------------------------
 
@@ -837,7 +865,8 @@ static const struct {
 static int find_filter(Value name)
 {
     for (int i = 0; i < FILTER_COUNT && name.kind == VALUE_STRING; i++)
-        if (strlen(filters[i].name) == name.bytes && memcmp(filters[i].name, name.text, name.bytes) == 0)
+        if (strlen(filters[i].name) == name.bytes &&
+            memcmp(filters[i].name, name.text, name.bytes) == 0)
             return i;
     return -1;
 }
@@ -845,7 +874,8 @@ static int find_filter(Value name)
 static int find_test(Value name)
 {
     for (int i = 0; i < TEST_COUNT && name.kind == VALUE_STRING; i++)
-        if (strlen(tests[i].name) == name.bytes && memcmp(tests[i].name, name.text, name.bytes) == 0)
+        if (strlen(tests[i].name) == name.bytes &&
+            memcmp(tests[i].name, name.text, name.bytes) == 0)
             return i;
     return -1;
 }

@@ -24,12 +24,16 @@ void bind_arguments(Render *r, const Arguments *a, const char *function, const c
     for (int k = 0; k < a->keywords; k++) {
         Value key = a->keyword[k].key;
         int i = 0;
-        while (i < count && (strcspn(at[i], " ") != key.bytes || memcmp(at[i], key.text, key.bytes) != 0)) i++;
+        while (i < count &&
+               (strcspn(at[i], " ") != key.bytes || memcmp(at[i], key.text, key.bytes) != 0))
+            i++;
         int shown = key.bytes > 60 ? 60 : (int)key.bytes;
         if (i == count)
-            render_fail(r, "%s() got an unexpected keyword argument '%.*s'", function, shown, key.text);
+            render_fail(r, "%s() got an unexpected keyword argument '%.*s'", function, shown,
+                        key.text);
         if (out[i].kind != VALUE_MISSING)
-            render_fail(r, "%s() got multiple values for argument '%.*s'", function, shown, key.text);
+            render_fail(r, "%s() got multiple values for argument '%.*s'", function, shown,
+                        key.text);
         out[i] = a->keyword[k].value;
     }
     for (int i = 0; i < required; i++)
@@ -42,7 +46,8 @@ int64_t argument_int(Render *r, const char *function, Value v)
 {
     if (v.kind == VALUE_UNDEFINED) render_fail(r, "%s", v.text);
     if (v.kind != VALUE_INT && v.kind != VALUE_BOOL)
-        render_fail(r, "%s(): '%s' object cannot be interpreted as an integer", function, value_type(v));
+        render_fail(r, "%s(): '%s' object cannot be interpreted as an integer", function,
+                    value_type(v));
     return v.integer;
 }
 
@@ -61,13 +66,22 @@ static const struct {
     int32_t c;
     const char *upper, *title;
 } special_cases[] = {
-    {0xdf, "SS", "Ss"},          {0x149, "\xca\xbcN", "\xca\xbcN"}, {0x1f0, "J\xcc\x8c", "J\xcc\x8c"},
+    {0xdf, "SS", "Ss"},
+    {0x149, "\xca\xbcN", "\xca\xbcN"},
+    {0x1f0, "J\xcc\x8c", "J\xcc\x8c"},
     {0x587, "\xd4\xb5\xd5\x92", "\xd4\xb5\xd6\x82"},
-    {0x1e96, "H\xcc\xb1", "H\xcc\xb1"}, {0x1e97, "T\xcc\x88", "T\xcc\x88"},
-    {0x1e98, "W\xcc\x8a", "W\xcc\x8a"}, {0x1e99, "Y\xcc\x8a", "Y\xcc\x8a"},
-    {0x1e9a, "A\xca\xbe", "A\xca\xbe"}, {0xfb00, "FF", "Ff"},    {0xfb01, "FI", "Fi"},
-    {0xfb02, "FL", "Fl"},        {0xfb03, "FFI", "Ffi"},         {0xfb04, "FFL", "Ffl"},
-    {0xfb05, "ST", "St"},        {0xfb06, "ST", "St"},
+    {0x1e96, "H\xcc\xb1", "H\xcc\xb1"},
+    {0x1e97, "T\xcc\x88", "T\xcc\x88"},
+    {0x1e98, "W\xcc\x8a", "W\xcc\x8a"},
+    {0x1e99, "Y\xcc\x8a", "Y\xcc\x8a"},
+    {0x1e9a, "A\xca\xbe", "A\xca\xbe"},
+    {0xfb00, "FF", "Ff"},
+    {0xfb01, "FI", "Fi"},
+    {0xfb02, "FL", "Fl"},
+    {0xfb03, "FFI", "Ffi"},
+    {0xfb04, "FFL", "Ffl"},
+    {0xfb05, "ST", "St"},
+    {0xfb06, "ST", "St"},
 };
 
 static void add_upper(Render *r, Text *t, int32_t c, int title)
@@ -93,11 +107,11 @@ static int is_lower(int32_t c)
 
 static int is_cased(int32_t c)
 {
-    return is_upper(c) || is_lower(c) ||
-           (c >= 128 && utf8proc_category(c) == UTF8PROC_CATEGORY_LT);
+    return is_upper(c) || is_lower(c) || (c >= 128 && utf8proc_category(c) == UTF8PROC_CATEGORY_LT);
 }
 
-static void add_lower(Render *r, Text *t, int32_t c, const char *at, const char *end, int after_cased)
+static void add_lower(Render *r, Text *t, int32_t c, const char *at, const char *end,
+                      int after_cased)
 {
     if (c == 0x130) {
         text_add(r, t, "i\xcc\x87", 3);
@@ -118,9 +132,12 @@ Value string_case(Render *r, Value s, char how)
         int32_t c = text_next(&at, end);
         int up = how == 'u' || (how == 'c' && first) || (how == 't' && !after_cased) ||
                  (how == 's' && is_lower(c));
-        if (how == 's' && !is_upper(c) && !is_lower(c)) text_add_char(r, &t, c);
-        else if (up) add_upper(r, &t, c, how == 'c' || how == 't');
-        else add_lower(r, &t, c, at, end, after_cased);
+        if (how == 's' && !is_upper(c) && !is_lower(c))
+            text_add_char(r, &t, c);
+        else if (up)
+            add_upper(r, &t, c, how == 'c' || how == 't');
+        else
+            add_lower(r, &t, c, at, end, after_cased);
         after_cased = is_cased(c);
     }
     Value result = text_value(&t);
@@ -132,11 +149,13 @@ static int in_category(int32_t c, const char *what)
 {
     utf8proc_category_t k = utf8proc_category(c);
     int alpha = k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
-    int decimal = k == UTF8PROC_CATEGORY_ND, numeric = decimal || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+    int decimal = k == UTF8PROC_CATEGORY_ND,
+        numeric = decimal || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
     if (strcmp(what, "alpha") == 0) return alpha;
     if (strcmp(what, "decimal") == 0) return decimal;
     if (strcmp(what, "digit") == 0) // and superscripts
-        return decimal || c == 0xb2 || c == 0xb3 || c == 0xb9 || c == 0x2070 || (c >= 0x2074 && c <= 0x2089);
+        return decimal || c == 0xb2 || c == 0xb3 || c == 0xb9 || c == 0x2070 ||
+               (c >= 0x2074 && c <= 0x2089);
     if (strcmp(what, "numeric") == 0) return numeric;
     if (strcmp(what, "alnum") == 0) return alpha || numeric;
     if (strcmp(what, "space") == 0) return is_space(c);
@@ -202,7 +221,8 @@ Value string_strip(Render *r, Value s, Value chars, int left, int right)
 // Where `part` is in s at or after byte `from`; -1: nowhere.
 static int64_t find_forward(Value s, Value part, size_t from)
 {
-    const char *found = from <= s.bytes ? memmem(s.text + from, s.bytes - from, part.text, part.bytes) : NULL;
+    const char *found =
+        from <= s.bytes ? memmem(s.text + from, s.bytes - from, part.text, part.bytes) : NULL;
     return found ? found - s.text : -1;
 }
 
@@ -250,7 +270,8 @@ static size_t line_break(const char *at, const char *end)
     const char *next = at;
     int32_t c = text_next(&next, end);
     if (c == '\r' && next < end && *next == '\n') return 2;
-    if ((c >= '\n' && c <= '\r') || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 || c == 0x2029)
+    if ((c >= '\n' && c <= '\r') || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 ||
+        c == 0x2029)
         return (size_t)(next - at);
     return 0;
 }
@@ -340,8 +361,11 @@ static Value split(Render *r, Value s, const Arguments *a, int right)
     for (; most != 0; most--) {
         int64_t found = right ? find_backward(s, sep, end) : find_forward(s, sep, start);
         if (found < 0) break;
-        if (right) list_add(r, list, substring(s, (size_t)found + sep.bytes, end)), end = (size_t)found;
-        else list_add(r, list, substring(s, start, (size_t)found)), start = (size_t)found + sep.bytes;
+        if (right)
+            list_add(r, list, substring(s, (size_t)found + sep.bytes, end)), end = (size_t)found;
+        else
+            list_add(r, list, substring(s, start, (size_t)found)),
+                start = (size_t)found + sep.bytes;
     }
     list_add(r, list, substring(s, start, end));
     if (right) reverse(list);
@@ -354,8 +378,10 @@ Value string_pad(Render *r, Value s, int64_t width, int32_t fill, char align)
     if (missing <= 0) return s;
     if (missing > (int64_t)RENDER_MAX_MEMORY) render_fail(r, "a width of %lld", (long long)width);
     // Python's center puts the odd one left when the width is odd.
-    int64_t left = align == '>' ? missing : align == '<' ? 0 : align == '^' ? missing / 2
-                 : missing / 2 + (missing & width & 1);
+    int64_t left = align == '>'   ? missing
+                   : align == '<' ? 0
+                   : align == '^' ? missing / 2
+                                  : missing / 2 + (missing & width & 1);
     Text t = {0};
     for (int64_t i = 0; i < left; i++) text_add_char(r, &t, fill);
     text_add(r, &t, s.text, s.bytes);
@@ -426,7 +452,8 @@ static void add_digits(Render *r, Text *t, Value v, const Spec *s)
 static void add_grouped(Render *r, Text *t, const Text *digits, char separator)
 {
     size_t whole = 0;
-    while (whole < digits->bytes && digits->data[whole] >= '0' && digits->data[whole] <= '9') whole++;
+    while (whole < digits->bytes && digits->data[whole] >= '0' && digits->data[whole] <= '9')
+        whole++;
     for (size_t i = 0; i < whole; i++) {
         if (i && (whole - i) % 3 == 0) text_add(r, t, &separator, 1);
         text_add(r, t, digits->data + i, 1);
@@ -437,13 +464,18 @@ static void add_grouped(Render *r, Text *t, const Text *digits, char separator)
 static Value format_number(Render *r, Value v, const Spec *s)
 {
     Text digits = {0}, t = {0};
-    int negative = v.kind == VALUE_FLOAT ? signbit(v.number) != 0 && !isnan(v.number) : v.integer < 0;
+    int negative =
+        v.kind == VALUE_FLOAT ? signbit(v.number) != 0 && !isnan(v.number) : v.integer < 0;
     add_digits(r, &digits, v, s);
-    if (negative) text_add(r, &t, "-", 1);
-    else if (s->sign == '+' || s->sign == ' ') text_add(r, &t, &s->sign, 1);
+    if (negative)
+        text_add(r, &t, "-", 1);
+    else if (s->sign == '+' || s->sign == ' ')
+        text_add(r, &t, &s->sign, 1);
     Text body = {0};
-    if (s->grouping) add_grouped(r, &body, &digits, (char)s->grouping);
-    else body = digits;
+    if (s->grouping)
+        add_grouped(r, &body, &digits, (char)s->grouping);
+    else
+        body = digits;
     if (s->zero || s->align == '=') { // between sign and digits
         int32_t fill = s->align == '=' && s->fill ? s->fill : '0';
         Value padded = string_pad(r, text_value(&body), s->width - (int64_t)t.bytes, fill, '>');
@@ -451,7 +483,8 @@ static Value format_number(Render *r, Value v, const Spec *s)
         return text_value(&t);
     }
     text_add(r, &t, body.data, body.bytes);
-    return string_pad(r, text_value(&t), s->width, s->fill ? s->fill : ' ', s->align ? s->align : '>');
+    return string_pad(r, text_value(&t), s->width, s->fill ? s->fill : ' ',
+                      s->align ? s->align : '>');
 }
 
 // format(v, spec) of Python.
@@ -460,8 +493,10 @@ static Value format_value(Render *r, Value v, const char *at, const char *end)
     Spec s = {.precision = -1};
     const char *next = at;
     if (at < end) text_next(&next, end);
-    if (next < end && strchr("<>=^", *next) && *next) s.fill = text_next(&at, end), s.align = *at++;
-    else if (at < end && *at && strchr("<>=^", *at)) s.align = *at++;
+    if (next < end && strchr("<>=^", *next) && *next)
+        s.fill = text_next(&at, end), s.align = *at++;
+    else if (at < end && *at && strchr("<>=^", *at))
+        s.align = *at++;
     if (at < end && (*at == '+' || *at == '-' || *at == ' ')) s.sign = *at++;
     if (at < end && *at == '#') s.alternate = 1, at++;
     if (at < end && *at == '0') s.zero = !s.align, at++;
@@ -478,7 +513,8 @@ static Value format_value(Render *r, Value v, const char *at, const char *end)
     Value text = value_text(r, v);
     if (s.precision >= 0)
         text.bytes = (uint32_t)text_offset(text.text, text.bytes, (size_t)s.precision);
-    return string_pad(r, text, s.width, s.fill ? s.fill : ' ', s.align && s.align != '=' ? s.align : '<');
+    return string_pad(r, text, s.width, s.fill ? s.fill : ' ',
+                      s.align && s.align != '=' ? s.align : '<');
 }
 
 // --- "%s" % v ------------------------------------------------------------------------------------
@@ -492,7 +528,8 @@ static Value next_operand(Render *r, Operands *o)
 {
     Value v = o->values;
     int tuple = v.kind == VALUE_LIST && v.form == FORM_TUPLE;
-    if (o->used >= (tuple ? v.list->count : 1)) render_fail(r, "not enough arguments for format string");
+    if (o->used >= (tuple ? v.list->count : 1))
+        render_fail(r, "not enough arguments for format string");
     o->used++;
     return tuple ? v.list->item[o->used - 1] : v;
 }
@@ -501,17 +538,22 @@ static Value format_operand(Render *r, Value v, Spec *s)
 {
     Text t = {0};
     if (s->type == 's' || s->type == 'r' || s->type == 'a') {
-        if (s->type == 's') text_add_value(r, &t, v);
-        else text_add_repr(r, &t, v);
+        if (s->type == 's')
+            text_add_value(r, &t, v);
+        else
+            text_add_repr(r, &t, v);
         Value text = text_value(&t);
         if (s->precision >= 0)
             text.bytes = (uint32_t)text_offset(text.text, text.bytes, (size_t)s->precision);
         return string_pad(r, text, s->width, ' ', s->align ? s->align : '>');
     }
     if (s->type == 'c') {
-        if (v.kind == VALUE_INT && v.integer >= 0 && v.integer < 0xd800) text_add_char(r, &t, (int32_t)v.integer);
-        else if (v.kind == VALUE_STRING && text_length(v.text, v.bytes) == 1) text_add_value(r, &t, v);
-        else render_fail(r, "%%c requires int or char");
+        if (v.kind == VALUE_INT && v.integer >= 0 && v.integer < 0xd800)
+            text_add_char(r, &t, (int32_t)v.integer);
+        else if (v.kind == VALUE_STRING && text_length(v.text, v.bytes) == 1)
+            text_add_value(r, &t, v);
+        else
+            render_fail(r, "%%c requires int or char");
         return string_pad(r, text_value(&t), s->width, ' ', s->align ? s->align : '>');
     }
     if (!value_is_number(v))
@@ -548,7 +590,8 @@ Value format_percent(Render *r, Value format, Value values)
             const char *close = memchr(at, ')', (size_t)(end - at));
             if (!close) render_fail(r, "incomplete format key");
             if (values.kind != VALUE_DICT) render_fail(r, "format requires a mapping");
-            const Value *member = dict_get(r, values.dict, value_string(at + 1, (size_t)(close - at - 1)));
+            const Value *member =
+                dict_get(r, values.dict, value_string(at + 1, (size_t)(close - at - 1)));
             if (!member) render_fail(r, "KeyError: '%.*s'", (int)(close - at - 1), at + 1);
             v = *member;
             at = close + 1;
@@ -568,8 +611,10 @@ Value format_percent(Render *r, Value format, Value values)
         }
         if (at < end && *at == '.') {
             at++;
-            if (at < end && *at == '*') at++, s.precision = (int)argument_int(r, "%", next_operand(r, &operands));
-            else s.precision = (int)read_number(r, &at, end);
+            if (at < end && *at == '*')
+                at++, s.precision = (int)argument_int(r, "%", next_operand(r, &operands));
+            else
+                s.precision = (int)read_number(r, &at, end);
         }
         while (at < end && *at && strchr("hlL", *at)) at++;
         if (at >= end) render_fail(r, "incomplete format");
@@ -601,11 +646,14 @@ static Value format_field(Render *r, const char *at, const char *end, const Argu
     if (at == name || (*name >= '0' && *name <= '9')) {
         const char *digits = name;
         int64_t i = at == name ? (*next)++ : read_number(r, &digits, at);
-        if (i >= a->count) render_fail(r, "Replacement index %lld out of range for positional args tuple", (long long)i);
+        if (i >= a->count)
+            render_fail(r, "Replacement index %lld out of range for positional args tuple",
+                        (long long)i);
         v = a->item[i];
     }
     for (int k = 0; k < a->keywords && v.kind == VALUE_MISSING; k++)
-        if (a->keyword[k].key.bytes == (size_t)(at - name) && memcmp(a->keyword[k].key.text, name, (size_t)(at - name)) == 0)
+        if (a->keyword[k].key.bytes == (size_t)(at - name) &&
+            memcmp(a->keyword[k].key.text, name, (size_t)(at - name)) == 0)
             v = a->keyword[k].value;
     if (v.kind == VALUE_MISSING) render_fail(r, "KeyError: '%.*s'", (int)(at - name), name);
     while (at < end) {
@@ -614,7 +662,8 @@ static Value format_field(Render *r, const char *at, const char *end, const Argu
         while (at < end && *at != (item ? ']' : '.') && (item || *at != '[')) at++;
         Value key = value_string(part, (size_t)(at - part));
         const char *digits = part;
-        if (item && part < at && *part >= '0' && *part <= '9') key = value_int(read_number(r, &digits, at));
+        if (item && part < at && *part >= '0' && *part <= '9')
+            key = value_int(read_number(r, &digits, at));
         v = item ? value_item(r, v, key) : value_attribute(r, v, key);
         at += item && at < end;
     }
@@ -632,15 +681,19 @@ static Value string_format(Render *r, Value self, const Arguments *a)
         } else if (c == '{') {
             const char *close = memchr(at, '}', (size_t)(end - at));
             if (!close) render_fail(r, "expected '}' before end of string");
-            const char *spec = memchr(at, ':', (size_t)(close - at)), *name_end = spec ? spec : close;
-            if (memchr(at, '{', (size_t)(close - at))) render_fail(r, "fields within fields are not supported");
+            const char *spec = memchr(at, ':', (size_t)(close - at)),
+                       *name_end = spec ? spec : close;
+            if (memchr(at, '{', (size_t)(close - at)))
+                render_fail(r, "fields within fields are not supported");
             char conversion = 0;
             if (name_end - at >= 2 && name_end[-2] == '!') conversion = name_end[-1], name_end -= 2;
             Value v = format_field(r, at, name_end, a, &next);
             if (conversion) {
                 Text repr = {0};
-                if (conversion == 'r') text_add_repr(r, &repr, v);
-                else text_add_value(r, &repr, v);
+                if (conversion == 'r')
+                    text_add_repr(r, &repr, v);
+                else
+                    text_add_value(r, &repr, v);
                 v = text_value(&repr);
             }
             v = format_value(r, v, spec ? spec + 1 : close, close);
@@ -814,7 +867,8 @@ static Value method_removesuffix(Render *r, Value self, const Arguments *a)
     Value v;
     bind_arguments(r, a, "removesuffix", "suffix", 1, &v);
     v = argument_string(r, "removesuffix", v);
-    int there = v.bytes <= self.bytes && memcmp(self.text + self.bytes - v.bytes, v.text, v.bytes) == 0;
+    int there =
+        v.bytes <= self.bytes && memcmp(self.text + self.bytes - v.bytes, v.text, v.bytes) == 0;
     return there ? substring(self, 0, self.bytes - v.bytes) : self;
 }
 
@@ -822,7 +876,8 @@ static Value method_replace(Render *r, Value self, const Arguments *a)
 {
     Value v[3];
     bind_arguments(r, a, "replace", "old new count", 2, v);
-    return string_replace(r, self, argument_string(r, "replace", v[0]), argument_string(r, "replace", v[1]),
+    return string_replace(r, self, argument_string(r, "replace", v[0]),
+                          argument_string(r, "replace", v[1]),
                           v[2].kind == VALUE_MISSING ? -1 : argument_int(r, "replace", v[2]));
 }
 
@@ -834,7 +889,8 @@ static Value method_join(Render *r, Value self, const Arguments *a)
     const List *items = value_items(r, v);
     for (uint32_t i = 0; i < items->count; i++) {
         if (items->item[i].kind != VALUE_STRING)
-            render_fail(r, "sequence item %u: expected str instance, %s found", i, value_type(items->item[i]));
+            render_fail(r, "sequence item %u: expected str instance, %s found", i,
+                        value_type(items->item[i]));
         if (i) text_add(r, &t, self.text, self.bytes);
         text_add_value(r, &t, items->item[i]);
     }
@@ -851,7 +907,10 @@ static Value partition(Render *r, Value self, const Arguments *a, int right)
     size_t at = (size_t)found;
     list_add(r, list, found >= 0 ? substring(self, 0, at) : right ? empty : self);
     list_add(r, list, found >= 0 ? sep : empty);
-    list_add(r, list, found >= 0 ? substring(self, at + sep.bytes, self.bytes) : right ? self : empty);
+    list_add(r, list,
+             found >= 0 ? substring(self, at + sep.bytes, self.bytes)
+             : right    ? self
+                        : empty);
     return list;
 }
 static Value method_partition(Render *r, Value self, const Arguments *a)
@@ -870,7 +929,8 @@ static Value justify(Render *r, Value self, const Arguments *a, const char *name
     int32_t fill = ' ';
     if (v[1].kind != VALUE_MISSING) {
         Value s = argument_string(r, name, v[1]);
-        if (text_length(s.text, s.bytes) != 1) render_fail(r, "The fill character must be exactly one character long");
+        if (text_length(s.text, s.bytes) != 1)
+            render_fail(r, "The fill character must be exactly one character long");
         const char *at = s.text;
         fill = text_next(&at, s.text + s.bytes);
     }
@@ -952,9 +1012,10 @@ static Value view(Render *r, Value self, int form)
     render_step(r, self.dict->count);
     for (uint32_t i = 0; i < self.dict->count; i++) {
         const Pair *p = &self.dict->pair[i];
-        list_add(r, list, form == FORM_KEYS     ? p->key
-                          : form == FORM_VALUES ? p->value
-                                                : value_pair(r, p->key, p->value));
+        list_add(r, list,
+                 form == FORM_KEYS     ? p->key
+                 : form == FORM_VALUES ? p->value
+                                       : value_pair(r, p->key, p->value));
     }
     return list;
 }
@@ -1007,35 +1068,57 @@ typedef struct {
     Function function;
 } Method;
 
-static const Method string_methods[] = {
-    {"capitalize", method_capitalize}, {"casefold", method_lower},
-    {"center", method_center},         {"count", method_count},
-    {"endswith", method_endswith},     {"expandtabs", method_expandtabs},
-    {"find", method_find},             {"format", string_format},
-    {"index", method_index},           {"isalnum", method_isalnum},
-    {"isalpha", method_isalpha},       {"isascii", method_isascii},
-    {"isdecimal", method_isdecimal},   {"isdigit", method_isdigit},
-    {"islower", method_islower},       {"isnumeric", method_isnumeric},
-    {"isspace", method_isspace},       {"istitle", method_istitle},
-    {"isupper", method_isupper},       {"join", method_join},
-    {"ljust", method_ljust},           {"lower", method_lower},
-    {"lstrip", method_lstrip},         {"partition", method_partition},
-    {"removeprefix", method_removeprefix}, {"removesuffix", method_removesuffix},
-    {"replace", method_replace},       {"rfind", method_rfind},
-    {"rindex", method_rindex},         {"rjust", method_rjust},
-    {"rpartition", method_rpartition}, {"rsplit", method_rsplit},
-    {"rstrip", method_rstrip},         {"split", method_split},
-    {"splitlines", method_splitlines}, {"startswith", method_startswith},
-    {"strip", method_strip},           {"swapcase", method_swapcase},
-    {"title", method_title},           {"upper", method_upper},
-    {"zfill", method_zfill},           {NULL, NULL}};
+static const Method string_methods[] = {{"capitalize", method_capitalize},
+                                        {"casefold", method_lower},
+                                        {"center", method_center},
+                                        {"count", method_count},
+                                        {"endswith", method_endswith},
+                                        {"expandtabs", method_expandtabs},
+                                        {"find", method_find},
+                                        {"format", string_format},
+                                        {"index", method_index},
+                                        {"isalnum", method_isalnum},
+                                        {"isalpha", method_isalpha},
+                                        {"isascii", method_isascii},
+                                        {"isdecimal", method_isdecimal},
+                                        {"isdigit", method_isdigit},
+                                        {"islower", method_islower},
+                                        {"isnumeric", method_isnumeric},
+                                        {"isspace", method_isspace},
+                                        {"istitle", method_istitle},
+                                        {"isupper", method_isupper},
+                                        {"join", method_join},
+                                        {"ljust", method_ljust},
+                                        {"lower", method_lower},
+                                        {"lstrip", method_lstrip},
+                                        {"partition", method_partition},
+                                        {"removeprefix", method_removeprefix},
+                                        {"removesuffix", method_removesuffix},
+                                        {"replace", method_replace},
+                                        {"rfind", method_rfind},
+                                        {"rindex", method_rindex},
+                                        {"rjust", method_rjust},
+                                        {"rpartition", method_rpartition},
+                                        {"rsplit", method_rsplit},
+                                        {"rstrip", method_rstrip},
+                                        {"split", method_split},
+                                        {"splitlines", method_splitlines},
+                                        {"startswith", method_startswith},
+                                        {"strip", method_strip},
+                                        {"swapcase", method_swapcase},
+                                        {"title", method_title},
+                                        {"upper", method_upper},
+                                        {"zfill", method_zfill},
+                                        {NULL, NULL}};
 
 static const Method dict_methods[] = {{"copy", method_copy},     {"get", method_get},
                                       {"items", method_items},   {"keys", method_keys},
                                       {"values", method_values}, {NULL, NULL}};
 
-static const Method list_methods[] = {
-    {"count", method_list_count}, {"index", method_list_index}, {"copy", method_copy}, {NULL, NULL}};
+static const Method list_methods[] = {{"count", method_list_count},
+                                      {"index", method_list_index},
+                                      {"copy", method_copy},
+                                      {NULL, NULL}};
 
 int find_method(Render *r, Value v, const char *name, size_t bytes, Value *method)
 {

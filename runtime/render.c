@@ -9,11 +9,11 @@ static int render_text(const Templates *t, const char *name, const char *input, 
 {
     json_error_t where;
     json_t *request = json_loadb(input, length, JSON_ALLOW_NUL, &where);
-    if (!request)
-        return error_set(err, "standard input, line %d: %s", where.line, where.text);
+    if (!request) return error_set(err, "standard input, line %d: %s", where.line, where.text);
     char *text = NULL;
     size_t bytes;
-    int has_tools = !json_is_null(json_object_get(request, "tools")) && json_object_get(request, "tools");
+    int has_tools =
+        !json_is_null(json_object_get(request, "tools")) && json_object_get(request, "tools");
     int i = templates_find(t, name, has_tools, err);
     int status = i < 0 ? -1 : template_render(t, i, request, 0, &text, &bytes, err);
     if (status == 0) fwrite(text, 1, bytes, stdout);

@@ -53,7 +53,8 @@ static int tables_are_sound(const Templates *t)
     for (uint32_t i = 0; i < h->templates.count; i++) {
         const JinjaTemplate *e = &t->templates[i];
         if (!in_text(t, e->name) || !in_text(t, e->source) || !in_text(t, e->problem)) return 0;
-        if (e->body >= nodes || (!e->problem.count && t->nodes[e->body].kind != JINJA_BODY)) return 0;
+        if (e->body >= nodes || (!e->problem.count && t->nodes[e->body].kind != JINJA_BODY))
+            return 0;
     }
     return in_text(t, h->tokens);
 }
@@ -148,7 +149,8 @@ int templates_find(const Templates *t, const char *name, int has_tools, Error *e
             size_t n = strlen(names);
             snprintf(names + n, sizeof names - n, "%s%s", k ? ", " : "", templates_name(t, k));
         }
-        return error_set(err, "no chat template '%.60s'; there are: %s", name ? name : "default", names);
+        return error_set(err, "no chat template '%.60s'; there are: %s", name ? name : "default",
+                         names);
     }
     return i;
 }
@@ -285,7 +287,8 @@ static void assign(Evaluator *e, uint32_t target, Value value)
         if (value.kind == VALUE_UNDEFINED) render_fail(r, "%s", value.text);
         const List *items = value_items(r, value);
         if (items->count < n->list.count)
-            render_fail(r, "not enough values to unpack (expected %u, got %u)", n->list.count, items->count);
+            render_fail(r, "not enough values to unpack (expected %u, got %u)", n->list.count,
+                        items->count);
         if (items->count > n->list.count)
             render_fail(r, "too many values to unpack (expected %u)", n->list.count);
         render_enter(r);
@@ -340,14 +343,16 @@ static Arguments evaluate_arguments(Evaluator *e, const JinjaNode *n)
             const List *spread = value_items(r, v);
             for (uint32_t k = 0; k < spread->count; k++) list_add(r, items, spread->item[k]);
         } else if (argument->kind == JINJA_KEYWORDS) {
-            if (v.kind != VALUE_DICT) render_fail(r, "argument after ** must be a mapping, not %s", value_type(v));
+            if (v.kind != VALUE_DICT)
+                render_fail(r, "argument after ** must be a mapping, not %s", value_type(v));
             for (uint32_t k = 0; k < v.dict->count; k++)
                 add_keyword(e, keywords.dict, v.dict->pair[k].key, v.dict->pair[k].value);
         } else {
             list_add(r, items, v);
         }
     }
-    return (Arguments){items.list->item, (int)items.list->count, keywords.dict->pair, (int)keywords.dict->count};
+    return (Arguments){items.list->item, (int)items.list->count, keywords.dict->pair,
+                       (int)keywords.dict->count};
 }
 
 static int is_text(Value v, const char *text)
@@ -365,7 +370,8 @@ static void bind_macro(Evaluator *e, const Macro *m, const Arguments *a)
     Value caller = value_undefined(r, "No caller defined");
     uint8_t *used = render_alloc(r, (size_t)a->keywords + 1);
     if (a->count > parameters && !(n->op & JINJA_VARARGS))
-        render_fail(r, "macro '%.*s' takes not more than %d argument(s)", (int)m->name.bytes, m->name.text, parameters);
+        render_fail(r, "macro '%.*s' takes not more than %d argument(s)", (int)m->name.bytes,
+                    m->name.text, parameters);
     for (int i = parameters; i < a->count; i++) list_add(r, rest, a->item[i]);
     for (int i = 0; i < parameters; i++) {
         const JinjaNode *p = node_at(e, link_at(e, n, (uint32_t)i));
@@ -373,19 +379,24 @@ static void bind_macro(Evaluator *e, const Macro *m, const Arguments *a)
         if (p->kind != JINJA_PARAMETER) fail_damaged(e);
         if (i < a->count) v = a->item[i];
         for (int k = 0; k < a->keywords && v.kind == VALUE_MISSING; k++)
-            if (value_equal(r, a->keyword[k].key, node_text(e, p))) v = a->keyword[k].value, used[k] = 1;
+            if (value_equal(r, a->keyword[k].key, node_text(e, p)))
+                v = a->keyword[k].value, used[k] = 1;
         if (v.kind == VALUE_MISSING)
             v = p->a ? evaluate(e, p->a)
-                     : value_undefined(r, "parameter '%.100s' was not provided", e->t->text + p->text.at);
+                     : value_undefined(r, "parameter '%.100s' was not provided",
+                                       e->t->text + p->text.at);
         set_variable(e, p->text.at, v);
     }
     for (int k = 0; k < a->keywords; k++) {
         Value key = a->keyword[k].key;
         if (used[k]) continue;
-        if ((n->op & JINJA_CALLER) && is_text(key, "caller")) caller = a->keyword[k].value;
-        else if (n->op & JINJA_KWARGS) dict_set(r, others.dict, key, a->keyword[k].value);
-        else render_fail(r, "macro '%.*s' takes no keyword argument '%.*s'", (int)m->name.bytes, m->name.text,
-                         (int)(key.bytes > 60 ? 60 : key.bytes), key.text);
+        if ((n->op & JINJA_CALLER) && is_text(key, "caller"))
+            caller = a->keyword[k].value;
+        else if (n->op & JINJA_KWARGS)
+            dict_set(r, others.dict, key, a->keyword[k].value);
+        else
+            render_fail(r, "macro '%.*s' takes no keyword argument '%.*s'", (int)m->name.bytes,
+                        m->name.text, (int)(key.bytes > 60 ? 60 : key.bytes), key.text);
     }
     if (n->op & JINJA_CALLER) set_variable(e, e->t->caller, caller);
     if (n->op & JINJA_VARARGS) set_variable(e, e->t->varargs, rest);
@@ -457,13 +468,16 @@ static Value function_range(Render *r, Value self, const Arguments *a)
     (void)self;
     if (a->keywords || a->count < 1 || a->count > 3)
         render_fail(r, "range() takes 1 to 3 arguments (%d given)", a->count);
-    for (int i = 0; i < a->count; i++) bound[a->count == 1 ? 1 : i] = argument_int(r, "range", a->item[i]);
+    for (int i = 0; i < a->count; i++)
+        bound[a->count == 1 ? 1 : i] = argument_int(r, "range", a->item[i]);
     int64_t from = bound[0], to = bound[1], by = bound[2];
     if (by == 0) render_fail(r, "range() arg 3 must not be zero");
-    __int128 span = by > 0 ? (__int128)to - from : (__int128)from - to, unit = by > 0 ? (__int128)by : -(__int128)by;
+    __int128 span = by > 0 ? (__int128)to - from : (__int128)from - to,
+             unit = by > 0 ? (__int128)by : -(__int128)by;
     __int128 count = span > 0 ? (span + unit - 1) / unit : 0;
     if (count > MAX_RANGE)
-        render_fail(r, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d).", MAX_RANGE);
+        render_fail(r, "Range too big. The sandbox blocks ranges larger than MAX_RANGE (%d).",
+                    MAX_RANGE);
     Value list = value_list(r, FORM_RANGE);
     render_step(r, (size_t)count);
     for (int64_t i = 0; i < (int64_t)count; i++) list_add(r, list, value_int(from + i * by));
@@ -479,17 +493,21 @@ static Value function_dict(Render *r, Value self, const Arguments *a)
     if (a->count > 1) render_fail(r, "dict expected at most 1 argument, got %d", a->count);
     if (a->count && a->item[0].kind == VALUE_DICT) {
         const Dict *from = a->item[0].dict;
-        for (uint32_t i = 0; i < from->count; i++) dict_set(r, dict.dict, from->pair[i].key, from->pair[i].value);
+        for (uint32_t i = 0; i < from->count; i++)
+            dict_set(r, dict.dict, from->pair[i].key, from->pair[i].value);
     } else if (a->count) {
         const List *pairs = value_items(r, a->item[0]);
         for (uint32_t i = 0; i < pairs->count; i++) {
             const List *pair = value_items(r, pairs->item[i]);
             if (pair->count != 2)
-                render_fail(r, "dictionary update sequence element #%u has length %u; 2 is required", i, pair->count);
+                render_fail(r,
+                            "dictionary update sequence element #%u has length %u; 2 is required",
+                            i, pair->count);
             dict_set(r, dict.dict, pair->item[0], pair->item[1]);
         }
     }
-    for (int i = 0; i < a->keywords; i++) dict_set(r, dict.dict, a->keyword[i].key, a->keyword[i].value);
+    for (int i = 0; i < a->keywords; i++)
+        dict_set(r, dict.dict, a->keyword[i].key, a->keyword[i].value);
     return dict;
 }
 
@@ -537,13 +555,18 @@ static Value function_strftime_now(Render *r, Value self, const Arguments *a)
     Text c_format = {0};
     (void)self;
     bind_arguments(r, a, "strftime_now", "format", 1, &format);
-    if (format.kind != VALUE_STRING) render_fail(r, "strftime() argument 1 must be str, not %s", value_type(format));
+    if (format.kind != VALUE_STRING)
+        render_fail(r, "strftime() argument 1 must be str, not %s", value_type(format));
     for (uint32_t i = 0; i < format.bytes; i++) {
         char c = format.text[i], next = i + 1 < format.bytes ? format.text[i + 1] : 0;
-        if (c == '%' && next == 'f') text_print(r, &c_format, "%06ld", e->now.tv_nsec / 1000), i++;
-        else if (c == '%' && (next == 'z' || next == 'Z')) i++;
-        else if (c == '%') text_add(r, &c_format, format.text + i, 1 + !!next), i += !!next;
-        else text_add(r, &c_format, &c, 1);
+        if (c == '%' && next == 'f')
+            text_print(r, &c_format, "%06ld", e->now.tv_nsec / 1000), i++;
+        else if (c == '%' && (next == 'z' || next == 'Z'))
+            i++;
+        else if (c == '%')
+            text_add(r, &c_format, format.text + i, 1 + !!next), i += !!next;
+        else
+            text_add(r, &c_format, &c, 1);
     }
     text_add(r, &c_format, ".", 2); // a mark, so that an empty result is no failure
     char text[1024];
@@ -558,15 +581,20 @@ static Value function_strftime_now(Render *r, Value self, const Arguments *a)
 
 static const Value *find_global(const char *name)
 {
-    static const Bound functions[] = {{.name = "range", .function = function_range},
-                                      {.name = "dict", .function = function_dict},
-                                      {.name = "namespace", .function = function_namespace},
-                                      {.name = "cycler", .function = function_cycler},
-                                      {.name = "joiner", .function = function_joiner},
-                                      {.name = "raise_exception", .function = function_raise_exception},
-                                      {.name = "strftime_now", .function = function_strftime_now}};
-#define GLOBAL(i) {.kind = VALUE_FUNCTION, .object = (void *)&functions[i]}
-    static const Value values[] = {GLOBAL(0), GLOBAL(1), GLOBAL(2), GLOBAL(3), GLOBAL(4), GLOBAL(5), GLOBAL(6)};
+    static const Bound functions[] = {
+        {.name = "range", .function = function_range},
+        {.name = "dict", .function = function_dict},
+        {.name = "namespace", .function = function_namespace},
+        {.name = "cycler", .function = function_cycler},
+        {.name = "joiner", .function = function_joiner},
+        {.name = "raise_exception", .function = function_raise_exception},
+        {.name = "strftime_now", .function = function_strftime_now}};
+#define GLOBAL(i)                                                                                  \
+    {                                                                                              \
+        .kind = VALUE_FUNCTION, .object = (void *)&functions[i]                                    \
+    }
+    static const Value values[] = {GLOBAL(0), GLOBAL(1), GLOBAL(2), GLOBAL(3),
+                                   GLOBAL(4), GLOBAL(5), GLOBAL(6)};
 #undef GLOBAL
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
         if (strcmp(functions[i].name, name) == 0) return &values[i];
@@ -631,7 +659,8 @@ static Value loop_attribute(Render *r, Value v, Value name)
     if (is_text(name, "previtem"))
         return l->at ? l->item[l->at - 1] : value_undefined(r, "there is no previous item");
     if (is_text(name, "nextitem"))
-        return l->at + 1 < l->count ? l->item[l->at + 1] : value_undefined(r, "there is no next item");
+        return l->at + 1 < l->count ? l->item[l->at + 1]
+                                    : value_undefined(r, "there is no next item");
     if (is_text(name, "cycle")) return bind_method(r, v, "cycle", loop_cycle);
     if (is_text(name, "changed")) return bind_method(r, v, "changed", loop_changed);
     return value_attribute(r, v, name);
@@ -711,8 +740,8 @@ static Value negate(Evaluator *e, const JinjaNode *n)
     Value v = evaluate(e, n->a);
     if (v.kind == VALUE_UNDEFINED) render_fail(&e->render, "%s", v.text);
     if (!value_is_number(v))
-        render_fail(&e->render, "bad operand type for unary %c: '%s'", n->kind == JINJA_NEGATIVE ? '-' : '+',
-                    value_type(v));
+        render_fail(&e->render, "bad operand type for unary %c: '%s'",
+                    n->kind == JINJA_NEGATIVE ? '-' : '+', value_type(v));
     if (n->kind == JINJA_POSITIVE) return v.kind == VALUE_FLOAT ? v : value_int(v.integer);
     return v.kind == VALUE_FLOAT ? value_float(-v.number)
                                  : value_binary(&e->render, JINJA_SUB, value_int(0), v);
@@ -826,8 +855,10 @@ static Value evaluate_node(Evaluator *e, const JinjaNode *n)
     case JINJA_CONDITIONAL:
         if (value_true(evaluate(e, n->a))) return evaluate(e, n->b);
         if (n->c) return evaluate(e, n->c);
-        return value_undefined(r, "the inline if-expression on line %u evaluated to false and no else "
-                                  "section was defined.", n->line);
+        return value_undefined(r,
+                               "the inline if-expression on line %u evaluated to false and no else "
+                               "section was defined.",
+                               n->line);
     }
     fail_damaged(e);
 }
@@ -868,7 +899,8 @@ static int run_loop(Evaluator *e, const JinjaNode *n, Frame *frame, Value walked
     Frame *before = e->frame;
     const List *items = walk(e, n, frame, walked);
     Loop *loop = render_alloc(r, sizeof *loop);
-    *loop = (Loop){.node = n, .frame = frame, .item = items->item, .count = items->count, .depth = depth};
+    *loop = (Loop){
+        .node = n, .frame = frame, .item = items->item, .count = items->count, .depth = depth};
     // As in Jinja, "else" runs unless one turn came to the end of the body.
     int end = GO_ON, finished = 0;
     for (; loop->at < loop->count; loop->at++) {
@@ -900,8 +932,10 @@ static int run_set_block(Evaluator *e, const JinjaNode *n)
         text = evaluate(e, n->c);
         e->captured = outer;
     }
-    if (n->kind == JINJA_SET_BLOCK) assign(e, n->a, text);
-    else text_add_value(&e->render, e->out, text);
+    if (n->kind == JINJA_SET_BLOCK)
+        assign(e, n->a, text);
+    else
+        text_add_value(&e->render, e->out, text);
     return GO_ON;
 }
 
@@ -913,7 +947,8 @@ static void run_call_block(Evaluator *e, const JinjaNode *n)
     if (target->kind != JINJA_CALL) fail_damaged(e);
     Value callee = evaluate(e, target->a), keywords = value_dict(r);
     Arguments a = evaluate_arguments(e, target);
-    for (int i = 0; i < a.keywords; i++) dict_set(r, keywords.dict, a.keyword[i].key, a.keyword[i].value);
+    for (int i = 0; i < a.keywords; i++)
+        dict_set(r, keywords.dict, a.keyword[i].key, a.keyword[i].value);
     dict_set(r, keywords.dict, value_literal("caller"), make_macro(e, n));
     a.keyword = keywords.dict->pair;
     a.keywords = (int)keywords.dict->count;
@@ -948,7 +983,8 @@ static int execute_node(Evaluator *e, const JinjaNode *n)
         text_add_value(r, e->out, evaluate(e, n->a));
         return GO_ON;
     case JINJA_BODY:
-        for (uint32_t i = 0; i < n->list.count && end == GO_ON; i++) end = execute(e, link_at(e, n, i));
+        for (uint32_t i = 0; i < n->list.count && end == GO_ON; i++)
+            end = execute(e, link_at(e, n, i));
         return end;
     case JINJA_IF:
         if (value_true(evaluate(e, n->a))) return execute(e, n->b);
@@ -1016,7 +1052,8 @@ static void mark_last_message(Render *r, Dict *context)
                 content = (Value *)dict_find(parts->item[i - 1].dict, "text");
     }
     if (!content || content->kind != VALUE_STRING)
-        render_fail(r, "continue_final_message is set but the final message has no text to continue");
+        render_fail(r,
+                    "continue_final_message is set but the final message has no text to continue");
     *content = value_concat(r, *content, value_literal(continue_mark));
 }
 
@@ -1030,7 +1067,8 @@ static void cut_at_mark(Render *r, Text *text)
         if (!kept) text->bytes = string_strip(r, text_value(text), value_none(), 0, 1).bytes;
         return;
     }
-    render_fail(r, "continue_final_message is set but the final message does not appear in the chat");
+    render_fail(r,
+                "continue_final_message is set but the final message does not appear in the chat");
 }
 
 static void make_context(Evaluator *e, const json_t *request)
@@ -1044,7 +1082,8 @@ static void make_context(Evaluator *e, const json_t *request)
     dict_set(r, context, value_literal("add_generation_prompt"), value_bool(0));
     json_object_foreach(e->t->tokens, key, value)
         dict_set(r, context, value_literal(key), value_from_json(r, value));
-    json_object_foreach((json_t *)request, key, value) if (strcmp(key, "continue_final_message") != 0)
+    json_object_foreach((json_t *)request, key,
+                        value) if (strcmp(key, "continue_final_message") != 0)
         dict_set(r, context, value_literal(key), value_from_json(r, value));
 }
 

@@ -1,5 +1,5 @@
-// Chat templates: the messages of a request -> the text of a prompt, by the tables that exlc made of
-// the model's Jinja templates (jinja.h). Gives the text that Hugging Face's apply_chat_template
+// Chat templates: the messages of a request -> the text of a prompt, by the tables that exlc made
+// of the model's Jinja templates (jinja.h). Gives the text that Hugging Face's apply_chat_template
 // gives. Knows nothing of tokens, models or HTTP.
 #pragma once
 #include "error.h"
@@ -24,7 +24,8 @@ const char *templates_problem(const Templates *t, int i);
 // The text of "bos_token", "eos_token", ... as tokenizer_config.json has it, or NULL.
 const char *templates_token(const Templates *t, const char *key);
 // The template for a request: the one called `name`; without a name "tool_use" for requests with
-// tools and "default" for others, as far as they are there. -1 and a line in *err when there is none.
+// tools and "default" for others, as far as they are there. -1 and a line in *err when there is
+// none.
 int templates_find(const Templates *t, const char *name, int has_tools, Error *err);
 
 // Renders template i. `request` is an object: messages, tools, documents, add_generation_prompt

@@ -140,8 +140,7 @@ int32_t text_next(const char **at, const char *end)
     unsigned char lead = (unsigned char)**at;
     utf8proc_int32_t c = lead;
     utf8proc_ssize_t n = 1;
-    if (lead >= 0x80)
-        n = utf8proc_iterate((const utf8proc_uint8_t *)*at, end - *at, &c);
+    if (lead >= 0x80) n = utf8proc_iterate((const utf8proc_uint8_t *)*at, end - *at, &c);
     *at += n > 0 ? n : 1;
     return n > 0 ? c : lead;
 }
@@ -220,8 +219,7 @@ Value value_dict(Render *r)
 // What can be a key: nothing that Python could change.
 static int is_hashable(Render *r, Value key)
 {
-    if (key.kind != VALUE_LIST || key.form > FORM_GROUP)
-        return key.kind != VALUE_DICT;
+    if (key.kind != VALUE_LIST || key.form > FORM_GROUP) return key.kind != VALUE_DICT;
     int hashable = key.form != FORM_LIST;
     render_enter(r);
     for (uint32_t i = 0; hashable && i < key.list->count; i++)
@@ -265,8 +263,10 @@ static void dict_append(Render *r, Dict *d, Value key, Value value)
 void dict_set(Render *r, Dict *d, Value key, Value value)
 {
     const Value *old = dict_get(r, d, key);
-    if (old) *(Value *)old = value;
-    else dict_append(r, d, key, value);
+    if (old)
+        *(Value *)old = value;
+    else
+        dict_append(r, d, key, value);
 }
 
 Value value_from_json(Render *r, const json_t *json)
@@ -316,13 +316,21 @@ const char *value_type(Value v)
 {
     static const char *const forms[] = {"list",      "tuple",       "tuple",      "range",
                                         "dict_keys", "dict_values", "dict_items", "generator"};
-    static const char *const kinds[] = {
-        [VALUE_MISSING] = "missing",     [VALUE_UNDEFINED] = "Undefined", [VALUE_NONE] = "NoneType",
-        [VALUE_BOOL] = "bool",           [VALUE_INT] = "int",             [VALUE_FLOAT] = "float",
-        [VALUE_STRING] = "str",          [VALUE_DICT] = "dict",           [VALUE_NAMESPACE] = "Namespace",
-        [VALUE_METHOD] = "builtin_function_or_method",                    [VALUE_MACRO] = "Macro",
-        [VALUE_FUNCTION] = "function",   [VALUE_LOOP] = "LoopContext",    [VALUE_CYCLER] = "Cycler",
-        [VALUE_JOINER] = "Joiner"};
+    static const char *const kinds[] = {[VALUE_MISSING] = "missing",
+                                        [VALUE_UNDEFINED] = "Undefined",
+                                        [VALUE_NONE] = "NoneType",
+                                        [VALUE_BOOL] = "bool",
+                                        [VALUE_INT] = "int",
+                                        [VALUE_FLOAT] = "float",
+                                        [VALUE_STRING] = "str",
+                                        [VALUE_DICT] = "dict",
+                                        [VALUE_NAMESPACE] = "Namespace",
+                                        [VALUE_METHOD] = "builtin_function_or_method",
+                                        [VALUE_MACRO] = "Macro",
+                                        [VALUE_FUNCTION] = "function",
+                                        [VALUE_LOOP] = "LoopContext",
+                                        [VALUE_CYCLER] = "Cycler",
+                                        [VALUE_JOINER] = "Joiner"};
     return v.kind == VALUE_LIST ? forms[v.form] : kinds[v.kind];
 }
 
@@ -555,12 +563,18 @@ static void add_string_repr(Render *r, Text *t, Value v)
     for (const char *at = v.text, *end = at + v.bytes; at < end;) {
         const char *start = at;
         int32_t c = text_next(&at, end);
-        if (c == quote || c == '\\') text_print(r, t, "\\%c", c);
-        else if (c == '\n') text_add(r, t, "\\n", 2);
-        else if (c == '\r') text_add(r, t, "\\r", 2);
-        else if (c == '\t') text_add(r, t, "\\t", 2);
-        else if (is_printable(c)) text_add(r, t, start, (size_t)(at - start));
-        else text_print(r, t, c < 256 ? "\\x%02x" : c < 65536 ? "\\u%04x" : "\\U%08x", (unsigned)c);
+        if (c == quote || c == '\\')
+            text_print(r, t, "\\%c", c);
+        else if (c == '\n')
+            text_add(r, t, "\\n", 2);
+        else if (c == '\r')
+            text_add(r, t, "\\r", 2);
+        else if (c == '\t')
+            text_add(r, t, "\\t", 2);
+        else if (is_printable(c))
+            text_add(r, t, start, (size_t)(at - start));
+        else
+            text_print(r, t, c < 256 ? "\\x%02x" : c < 65536 ? "\\u%04x" : "\\U%08x", (unsigned)c);
     }
     text_add_char(r, t, quote);
     if (v.form == FORM_MARKUP) text_add(r, t, ")", 1);
@@ -568,7 +582,8 @@ static void add_string_repr(Render *r, Text *t, Value v)
 
 static void add_list_repr(Render *r, Text *t, Value v)
 {
-    static const char *const open[] = {"[", "(", "(", "range(", "dict_keys([", "dict_values([", "dict_items(["};
+    static const char *const open[] = {
+        "[", "(", "(", "range(", "dict_keys([", "dict_values([", "dict_items(["};
     static const char *const close[] = {"]", ")", ")", ")", "])", "])", "])"};
     const List *l = v.list;
     if (v.form == FORM_GENERATOR) {
@@ -643,8 +658,10 @@ void text_add_repr(Render *r, Text *t, Value v)
 
 void text_add_value(Render *r, Text *t, Value v)
 {
-    if (v.kind == VALUE_STRING) text_add(r, t, v.text, v.bytes);
-    else if (v.kind != VALUE_UNDEFINED) text_add_repr(r, t, v);
+    if (v.kind == VALUE_STRING)
+        text_add(r, t, v.text, v.bytes);
+    else if (v.kind != VALUE_UNDEFINED)
+        text_add_repr(r, t, v);
 }
 
 Value value_text(Render *r, Value v)
@@ -670,10 +687,13 @@ static void add_json_string(Render *r, Text *t, Value v, int ascii)
         if (at >= end) break;
         int32_t c = text_next(&at, end);
         const char *known = c && c < 128 ? strchr(values, c) : NULL;
-        if (known) text_print(r, t, "\\%c", letters[known - values]);
-        else if (c < 0x10000) text_print(r, t, "\\u%04x", (unsigned)c);
-        else text_print(r, t, "\\u%04x\\u%04x", 0xd800u + ((unsigned)(c - 0x10000) >> 10),
-                        0xdc00u + ((unsigned)(c - 0x10000) & 0x3ff));
+        if (known)
+            text_print(r, t, "\\%c", letters[known - values]);
+        else if (c < 0x10000)
+            text_print(r, t, "\\u%04x", (unsigned)c);
+        else
+            text_print(r, t, "\\u%04x\\u%04x", 0xd800u + ((unsigned)(c - 0x10000) >> 10),
+                       0xdc00u + ((unsigned)(c - 0x10000) & 0x3ff));
     }
     text_add(r, t, "\"", 1);
 }
@@ -688,12 +708,16 @@ static void add_json_break(Render *r, Text *t, const JsonForm *form, int level)
 static void add_json_scalar(Render *r, Text *t, Value v)
 {
     static const char *const words[] = {"NaN", "-Infinity", "Infinity"};
-    if (v.kind == VALUE_NONE) text_add(r, t, "null", 4);
-    else if (v.kind == VALUE_BOOL) text_add(r, t, v.integer ? "true" : "false", v.integer ? 4 : 5);
-    else if (v.kind == VALUE_INT) text_print(r, t, "%lld", (long long)v.integer);
+    if (v.kind == VALUE_NONE)
+        text_add(r, t, "null", 4);
+    else if (v.kind == VALUE_BOOL)
+        text_add(r, t, v.integer ? "true" : "false", v.integer ? 4 : 5);
+    else if (v.kind == VALUE_INT)
+        text_print(r, t, "%lld", (long long)v.integer);
     else if (isnan(v.number) || isinf(v.number))
         text_print(r, t, "%s", words[isnan(v.number) ? 0 : v.number < 0 ? 1 : 2]);
-    else text_add_float(r, t, v.number);
+    else
+        text_add_float(r, t, v.number);
 }
 
 static void add_json_key(Render *r, Text *t, Value key, int ascii)
@@ -762,7 +786,8 @@ void text_add_json(Render *r, Text *t, Value v, const JsonForm *form, int level)
 static _Noreturn void fail_operands(Render *r, int op, Value a, Value b)
 {
     static const char *const signs[] = {"+", "-", "*", "/", "//", "%", "** or pow()"};
-    if (op == JINJA_ADD && (a.kind == VALUE_STRING || (a.kind == VALUE_LIST && a.form <= FORM_TUPLE)))
+    if (op == JINJA_ADD &&
+        (a.kind == VALUE_STRING || (a.kind == VALUE_LIST && a.form <= FORM_TUPLE)))
         render_fail(r, "can only concatenate %s (not \"%s\") to %s", value_type(a), value_type(b),
                     value_type(a));
     render_fail(r, "unsupported operand type(s) for %s: '%s' and '%s'", signs[op], value_type(a),
@@ -817,13 +842,20 @@ static Value binary_ints(Render *r, int op, int64_t a, int64_t b)
         return binary_floats(r, op, (double)a, (double)b);
     if ((op == JINJA_FLOORDIV || op == JINJA_MOD) && b == 0)
         render_fail(r, "integer division or modulo by zero");
-    if (op == JINJA_ADD) overflow = __builtin_add_overflow(a, b, &c);
-    else if (op == JINJA_SUB) overflow = __builtin_sub_overflow(a, b, &c);
-    else if (op == JINJA_MUL) overflow = __builtin_mul_overflow(a, b, &c);
-    else if (op == JINJA_POW) overflow = power(a, b, &c);
-    else if (b == -1) overflow = op == JINJA_FLOORDIV && __builtin_sub_overflow(0, a, &c);
-    else if (op == JINJA_FLOORDIV) c = a / b - (a % b != 0 && (a % b < 0) != (b < 0));
-    else c = a % b + (a % b != 0 && (a % b < 0) != (b < 0) ? b : 0);
+    if (op == JINJA_ADD)
+        overflow = __builtin_add_overflow(a, b, &c);
+    else if (op == JINJA_SUB)
+        overflow = __builtin_sub_overflow(a, b, &c);
+    else if (op == JINJA_MUL)
+        overflow = __builtin_mul_overflow(a, b, &c);
+    else if (op == JINJA_POW)
+        overflow = power(a, b, &c);
+    else if (b == -1)
+        overflow = op == JINJA_FLOORDIV && __builtin_sub_overflow(0, a, &c);
+    else if (op == JINJA_FLOORDIV)
+        c = a / b - (a % b != 0 && (a % b < 0) != (b < 0));
+    else
+        c = a % b + (a % b != 0 && (a % b < 0) != (b < 0) ? b : 0);
     if (overflow) render_fail(r, "an integer beyond 64 bits");
     return value_int(c);
 }
@@ -834,8 +866,10 @@ static void escape_markup(Render *r, Text *t, Value v)
         static const char special[] = "&<>\"'";
         static const char *const entity[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
         const char *found = v.text[i] ? strchr(special, v.text[i]) : NULL;
-        if (found) text_add(r, t, entity[found - special], strlen(entity[found - special]));
-        else text_add(r, t, &v.text[i], 1);
+        if (found)
+            text_add(r, t, entity[found - special], strlen(entity[found - special]));
+        else
+            text_add(r, t, &v.text[i], 1);
     }
 }
 
@@ -843,10 +877,14 @@ static void escape_markup(Render *r, Text *t, Value v)
 static Value concat_markup(Render *r, Value a, Value b)
 {
     Text t = {0};
-    if (a.form == FORM_MARKUP) text_add(r, &t, a.text, a.bytes);
-    else escape_markup(r, &t, a);
-    if (b.form == FORM_MARKUP) text_add(r, &t, b.text, b.bytes);
-    else escape_markup(r, &t, b);
+    if (a.form == FORM_MARKUP)
+        text_add(r, &t, a.text, a.bytes);
+    else
+        escape_markup(r, &t, a);
+    if (b.form == FORM_MARKUP)
+        text_add(r, &t, b.text, b.bytes);
+    else
+        escape_markup(r, &t, b);
     Value v = text_value(&t);
     v.form = FORM_MARKUP;
     return v;
@@ -881,7 +919,8 @@ static Value repeat(Render *r, Value v, int64_t times)
         size_t bytes = v.bytes * (size_t)times;
         render_step(r, bytes / 16);
         char *data = alloc_text(r, bytes);
-        for (int64_t i = 0; i < times && v.bytes; i++) memcpy(data + (size_t)i * v.bytes, v.text, v.bytes);
+        for (int64_t i = 0; i < times && v.bytes; i++)
+            memcpy(data + (size_t)i * v.bytes, v.text, v.bytes);
         Value result = value_string(data, bytes);
         result.form = v.form;
         return result;
@@ -938,7 +977,8 @@ static Value no_attribute(Render *r, Value v, Value name)
 // Names that the sandbox of Jinja keeps from templates.
 static int is_unsafe(Value v, Value name)
 {
-    static const char *const lists[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"};
+    static const char *const lists[] = {"append", "clear", "pop",    "reverse",
+                                        "insert", "sort",  "extend", "remove"};
     static const char *const dicts[] = {"clear", "pop", "popitem", "setdefault", "update"};
     if (name.bytes > 4 && memcmp(name.text, "__", 2) == 0) return 1;
     int is_dict = v.kind == VALUE_DICT, count = is_dict ? 5 : 8;
@@ -964,8 +1004,9 @@ static int find_attribute(Render *r, Value v, Value name, Value *found)
             return *found = v.list->item[!first], 1;
     }
     if (is_unsafe(v, name)) {
-        *found = value_undefined(r, "access to attribute '%.*s' of '%s' object is unsafe.",
-                                 (int)(name.bytes > 100 ? 100 : name.bytes), name.text, value_type(v));
+        *found =
+            value_undefined(r, "access to attribute '%.*s' of '%s' object is unsafe.",
+                            (int)(name.bytes > 100 ? 100 : name.bytes), name.text, value_type(v));
         found->form = FORM_UNSAFE;
         return 1;
     }
@@ -982,7 +1023,8 @@ static int find_item(Render *r, Value v, Value index, Value *found)
     }
     int sequence = v.kind == VALUE_STRING || (v.kind == VALUE_LIST && v.form <= FORM_RANGE);
     if (!sequence || !is_whole(index)) return 0;
-    int64_t count = value_length(r, v), i = index.integer < 0 ? index.integer + count : index.integer;
+    int64_t count = value_length(r, v),
+            i = index.integer < 0 ? index.integer + count : index.integer;
     if (i < 0 || i >= count) return 0;
     if (v.kind == VALUE_LIST) return *found = v.list->item[i], 1;
     size_t start = text_offset(v.text, v.bytes, (size_t)i);
@@ -1030,11 +1072,14 @@ Value value_slice(Render *r, Value v, Value start, Value stop, Value step)
 {
     check_defined(r, v);
     if (v.kind != VALUE_STRING && (v.kind != VALUE_LIST || v.form > FORM_RANGE))
-        render_fail(r, v.kind == VALUE_DICT ? "unhashable type: 'slice'" : "'%s' object is not subscriptable",
+        render_fail(r,
+                    v.kind == VALUE_DICT ? "unhashable type: 'slice'"
+                                         : "'%s' object is not subscriptable",
                     value_type(v));
     int64_t count = value_length(r, v), by = 1;
     if (step.kind != VALUE_MISSING && step.kind != VALUE_NONE) {
-        if (!is_whole(step)) render_fail(r, "slice indices must be integers or None or have an __index__ method");
+        if (!is_whole(step))
+            render_fail(r, "slice indices must be integers or None or have an __index__ method");
         by = step.integer;
     }
     if (by == 0) render_fail(r, "slice step cannot be zero");
@@ -1059,7 +1104,6 @@ Value value_slice(Render *r, Value v, Value start, Value stop, Value step)
     }
     if (v.kind == VALUE_LIST) return list;
     Text t = {0};
-    for (uint32_t i = 0; i < list.list->count; i++)
-        text_add_value(r, &t, list.list->item[i]);
+    for (uint32_t i = 0; i < list.list->count; i++) text_add_value(r, &t, list.list->item[i]);
     return text_value(&t);
 }

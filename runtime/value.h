@@ -57,8 +57,17 @@ typedef enum {
     VALUE_JOINER
 } ValueKind;
 
-enum { FORM_LIST, FORM_TUPLE, FORM_GROUP, FORM_RANGE, FORM_KEYS, FORM_VALUES, FORM_ITEMS, FORM_GENERATOR };
-enum { FORM_PLAIN, FORM_MARKUP }; // of strings: markup came through `safe` or `escape`
+enum {
+    FORM_LIST,
+    FORM_TUPLE,
+    FORM_GROUP,
+    FORM_RANGE,
+    FORM_KEYS,
+    FORM_VALUES,
+    FORM_ITEMS,
+    FORM_GENERATOR
+};
+enum { FORM_PLAIN, FORM_MARKUP };   // of strings: markup came through `safe` or `escape`
 enum { FORM_UNKNOWN, FORM_UNSAFE }; // of undefined values: unsafe ones may not be called
 
 typedef struct Value {
@@ -139,7 +148,7 @@ Value value_list(Render *r, int form);
 void list_add(Render *r, Value list, Value item);
 Value value_pair(Render *r, Value a, Value b); // a tuple
 Value value_dict(Render *r);
-void dict_set(Render *r, Dict *d, Value key, Value value); // fails on keys that cannot be hashed
+void dict_set(Render *r, Dict *d, Value key, Value value);  // fails on keys that cannot be hashed
 const Value *dict_get(Render *r, const Dict *d, Value key); // NULL: no such key
 const Value *dict_find(const Dict *d, const char *key);
 Value value_from_json(Render *r, const json_t *json); // strings stay in `json`
@@ -177,7 +186,7 @@ int value_contains(Render *r, Value in, Value v);
 List *value_items(Render *r, Value v);
 int64_t value_length(Render *r, Value v);
 int value_has_length(Value v);
-Value value_text(Render *r, Value v); // str(v)
+Value value_text(Render *r, Value v);             // str(v)
 void text_add_value(Render *r, Text *t, Value v); // str(v)
 void text_add_repr(Render *r, Text *t, Value v);
 void text_add_float(Render *r, Text *t, double d);

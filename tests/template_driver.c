@@ -13,12 +13,14 @@ static json_t *render(const json_t *line)
     Error err = {""};
     char *text = NULL;
     size_t bytes = 0;
-    compile_template_text("template", json_string_value(source), json_string_length(source), &tables);
-    int failed = templates_open(&t, tables.data, tables.bytes, &err) != 0 ||
-                 template_render(t, 0, json_object_get(line, "request"),
-                                 json_integer_value(json_object_get(line, "now")), &text, &bytes, &err) != 0;
-    json_t *answer = failed ? json_pack("{s:s}", "error", err.text)
-                            : json_pack("{s:s%}", "text", text, bytes);
+    compile_template_text("template", json_string_value(source), json_string_length(source),
+                          &tables);
+    int failed =
+        templates_open(&t, tables.data, tables.bytes, &err) != 0 ||
+        template_render(t, 0, json_object_get(line, "request"),
+                        json_integer_value(json_object_get(line, "now")), &text, &bytes, &err) != 0;
+    json_t *answer =
+        failed ? json_pack("{s:s}", "error", err.text) : json_pack("{s:s%}", "text", text, bytes);
     free(text);
     templates_close(t);
     buffer_free(&tables);

@@ -21,7 +21,7 @@ FUZZ_safetensors = compiler/checkpoint.c compiler/json.c compiler/util.c
 FUZZ_config = $(FUZZ_safetensors) compiler/arch.c compiler/graph.c compiler/fuse.c compiler/choose.c \
               compiler/embedded.c $(B)/embedded.o
 FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/tokens.c
-FUZZ_template = $(patsubst %,compiler/%.c,template tokenizer json util) \
+FUZZ_template = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                 $(patsubst %,runtime/%.c,template value methods filters)
 FUZZ_WRAP = -Wl,--wrap=die,--wrap=arena_alloc,--wrap=arena_copy,--wrap=arena_format,--wrap=grow_array
 $(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c runtime/*.c $(B)/embedded.o
@@ -80,7 +80,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
 	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -lpcre2-8 -lutf8proc -lm
 
-$(B)/template_driver: tests/template_driver.c $(patsubst %,$(B)/compiler/%.o,template tokenizer util json) $(SHARED)
+$(B)/template_driver: tests/template_driver.c $(patsubst %,$(B)/compiler/%.o,template lexer tokenizer util json) $(SHARED)
 	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -l:libjansson.a -lpcre2-8 -lutf8proc -lm
 
 # Every kernel and the whole program on the GPU that is here. build/exlc may come from elsewhere.

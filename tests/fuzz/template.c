@@ -6,12 +6,15 @@
 
 static json_t *make_request(void)
 {
-    static const char text[] =
-        "{\"messages\": [{\"role\": \"system\", \"content\": \"S \\u00e9\"}, {\"role\": \"user\", \"content\":"
-        " [{\"type\": \"text\", \"text\": \" a,b \"}]}, {\"role\": \"assistant\", \"content\": null,"
-        " \"tool_calls\": [{\"function\": {\"name\": \"f\", \"arguments\": {\"x\": 1.5, \"y\": [true, -3]}}}]}],"
-        " \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\"}}], \"bos_token\": \"<s>\","
-        " \"x\": \"a b\", \"n\": 3, \"add_generation_prompt\": true}";
+    static const char text[] = "{\"messages\": [{\"role\": \"system\", \"content\": \"S "
+                               "\\u00e9\"}, {\"role\": \"user\", \"content\":"
+                               " [{\"type\": \"text\", \"text\": \" a,b \"}]}, {\"role\": "
+                               "\"assistant\", \"content\": null,"
+                               " \"tool_calls\": [{\"function\": {\"name\": \"f\", \"arguments\": "
+                               "{\"x\": 1.5, \"y\": [true, -3]}}}]}],"
+                               " \"tools\": [{\"type\": \"function\", \"function\": {\"name\": "
+                               "\"f\"}}], \"bos_token\": \"<s>\","
+                               " \"x\": \"a b\", \"n\": 3, \"add_generation_prompt\": true}";
     json_t *request = json_loads(text, 0, NULL);
     if (!request) abort();
     return request;

@@ -7,7 +7,8 @@
 #include <time.h>
 
 // Renders a template given as text; the answer or the error, which the caller frees.
-static char *render(const char *template, size_t bytes, const json_t *request, time_t now, int *failed)
+static char *render(const char *template, size_t bytes, const json_t *request, time_t now,
+                    int *failed)
 {
     Buffer tables = {0};
     Templates *t;
@@ -34,13 +35,18 @@ static void check_case(const json_t *c, const json_t *requests, time_t now)
     const char *wanted = json_string_value(json_object_get(c, "text"));
     const json_t *error = json_object_get(c, "error");
     Buffer file = {0};
-    if (strcmp(request, "context") != 0) file = read_file(arena_format("tests/data/templates/%s", text));
+    if (strcmp(request, "context") != 0)
+        file = read_file(arena_format("tests/data/templates/%s", text));
     int failed;
     char *found = render(file.data ? file.data : text, file.data ? file.bytes : strlen(text),
                          json_object_get(requests, request), now, &failed);
-    if (!error) CHECK_MSG(!failed && strcmp(found, wanted) == 0, "%s: found '%s', expected '%s'", name, found, wanted);
-    else if (json_is_null(error)) CHECK_MSG(failed && *found, "%s: no error but '%s'", name, found);
-    else CHECK_MSG(failed && strcmp(found, json_string_value(error)) == 0, "%s: %s", name, found);
+    if (!error)
+        CHECK_MSG(!failed && strcmp(found, wanted) == 0, "%s: found '%s', expected '%s'", name,
+                  found, wanted);
+    else if (json_is_null(error))
+        CHECK_MSG(failed && *found, "%s: no error but '%s'", name, found);
+    else
+        CHECK_MSG(failed && strcmp(found, json_string_value(error)) == 0, "%s: %s", name, found);
     free(found);
     buffer_free(&file);
 }
@@ -51,8 +57,8 @@ static void check_recorded(void)
     json_t *all = json_load_file("tests/data/templates/recorded.json", JSON_ALLOW_NUL, &where), *c;
     size_t i;
     if (!all) die("recorded.json", "line %d: %s", where.line, where.text);
-    json_array_foreach(json_object_get(all, "cases"), i, c)
-        check_case(c, json_object_get(all, "requests"), json_integer_value(json_object_get(all, "now")));
+    json_array_foreach(json_object_get(all, "cases"), i, c) check_case(
+        c, json_object_get(all, "requests"), json_integer_value(json_object_get(all, "now")));
     CHECK(i > 250);
     json_decref(all);
 }
@@ -79,7 +85,8 @@ static const char *render_directory(const char *dir, const char *name, const cha
     size_t bytes;
     int i = templates_find(t, name, json_object_get(json, "tools") != NULL, &err);
     const char *result = NULL;
-    if (i >= 0 && template_render(t, i, json, 0, &text, &bytes, &err) == 0) result = arena_copy(text, bytes);
+    if (i >= 0 && template_render(t, i, json, 0, &text, &bytes, &err) == 0)
+        result = arena_copy(text, bytes);
     CHECK((result == NULL) == (err.text[0] != 0));
     free(text);
     json_decref(json);
@@ -99,8 +106,10 @@ static void check_sources(void)
     const char *dir = make_directory();
     CHECK(renders(dir, NULL, "{}", NULL));
     put_text(dir, "tokenizer_config.json",
-             "{\"model_max_length\": 1000000000000000019884624838656, \"bos_token\": {\"content\": \"<s>\"},"
-             " \"eos_token\": \"</s>\", \"pad_token\": null, \"chat_template\": \"{{ bos_token }}c{{ pad_token }}\"}");
+             "{\"model_max_length\": 1000000000000000019884624838656, \"bos_token\": {\"content\": "
+             "\"<s>\"},"
+             " \"eos_token\": \"</s>\", \"pad_token\": null, \"chat_template\": \"{{ bos_token "
+             "}}c{{ pad_token }}\"}");
     CHECK(renders(dir, NULL, "{}", "<s>c"));
     CHECK(renders(dir, NULL, "{\"bos_token\": \"B\"}", "Bc"));
     CHECK(renders(dir, "default", "{}", "<s>c"));
@@ -109,7 +118,8 @@ static void check_sources(void)
     CHECK(renders(dir, NULL, "{}", "j</s>"));
     put_text(dir, "chat_template.jinja", "f{{ tools is none }}\n");
     CHECK(renders(dir, NULL, "{}", "fTrue"));
-    if (system(arena_format("mkdir %s/additional_chat_templates", dir)) != 0) die(dir, "cannot make a directory");
+    if (system(arena_format("mkdir %s/additional_chat_templates", dir)) != 0)
+        die(dir, "cannot make a directory");
     put_text(dir, "additional_chat_templates/tool_use.jinja", "t{{ tools | length }}");
     put_text(dir, "additional_chat_templates/rag.jinja", "r{{ documents }}");
     CHECK(renders(dir, NULL, "{}", "fTrue"));
@@ -134,7 +144,8 @@ static void check_named(void)
     CHECK(templates_count(t) == 3);
     CHECK(!templates_problem(t, 0));
     const char *problem = templates_problem(t, 1);
-    CHECK_MSG(problem && strstr(problem, "tokenizer_config.json: template \"tool_use\": line 2: "), "%s", problem);
+    CHECK_MSG(problem && strstr(problem, "tokenizer_config.json: template \"tool_use\": line 2: "),
+              "%s", problem);
     CHECK(templates_problem(t, 2) && strstr(templates_problem(t, 2), "without name or template"));
     templates_close(t);
     CHECK(renders(dir, NULL, "{}", "d"));
@@ -154,22 +165,34 @@ static void check_hostile(void)
 {
     static const char *const hostile[][2] = {
         {"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "nested deeper"},
-        {"{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(100) %}{% set ns.x = ns.x + ns.x %}"
-         "{% endfor %}", "memory"},
-        {"{% set ns = namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "memory"},
-        {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "memory"},
-        {"{% set r = range(99999) %}{% for a in r %}{{ 1 if 'a' in r else '' }}{% endfor %}", "steps"},
+        {"{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(100) %}{% set ns.x = "
+         "ns.x + ns.x %}"
+         "{% endfor %}",
+         "memory"},
+        {"{% set ns = namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x = ns.x + ns.x %}{% "
+         "endfor %}",
+         "memory"},
+        {"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+         "memory"},
+        {"{% set r = range(99999) %}{% for a in r %}{{ 1 if 'a' in r else '' }}{% endfor %}",
+         "steps"},
         {"{{ 'x' * 999999999999 }}", "memory"},
         {"{{ '%999999d' % 1 }}{{ '%9999999d' % 1 }}", "million"},
         {"{{ 'x'.center(99999999999) }}", "width"},
-        {"{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+        {"{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor "
+         "%}{{ ns.x }}",
          "nested deeper"},
-        {"{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}"
-         "{{ ns.x | tojson }}", "nested deeper"},
-        {"{% set ns = namespace(x=1, y=1) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}"
-         "{% endfor %}{{ ns.x == ns.y }}", "nested deeper"},
+        {"{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor "
+         "%}"
+         "{{ ns.x | tojson }}",
+         "nested deeper"},
+        {"{% set ns = namespace(x=1, y=1) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% "
+         "set ns.y = [ns.y] %}"
+         "{% endfor %}{{ ns.x == ns.y }}",
+         "nested deeper"},
         {"{% set ns = namespace() %}{% set ns.self = ns %}{{ ns }}", "nested deeper"},
-        {"{% set s = 'b' * 999999 %}{% for i in range(99999) %}{{ 'a' in s }}{% endfor %}", "steps"},
+        {"{% set s = 'b' * 999999 %}{% for i in range(99999) %}{{ 'a' in s }}{% endfor %}",
+         "steps"},
         {"{{ 2 ** 64 }}", "64 bits"},
         {"{{ 99999999999999999999 }}", "too large"},
         {"{{ strftime_now('%A' * 1000) }}", "too long"},
@@ -204,7 +227,8 @@ static void check_nesting(void)
         buffer_free(&b);
     }
     Buffer b = {0};
-    for (int k = 0; k < 20000; k++) buffer_print(&b, "{%% %s x == %d %%}%d", k ? "elif" : "if", k, k);
+    for (int k = 0; k < 20000; k++)
+        buffer_print(&b, "{%% %s x == %d %%}%d", k ? "elif" : "if", k, k);
     buffer_print(&b, "{%% endif %%}");
     int failed;
     char *found = render(b.data, b.bytes, request, 0, &failed);
@@ -221,7 +245,9 @@ static void check_long(void)
     Buffer file = read_file("tests/data/templates/chatml.jinja"), content = {0};
     for (int i = 0; i < 5000; i++) buffer_print(&content, "word %d ", i);
     for (int i = 0; i < 1000; i++)
-        json_array_append_new(messages, json_pack("{s:s, s:s}", "role", i % 2 ? "assistant" : "user", "content", content.data));
+        json_array_append_new(
+            messages,
+            json_pack("{s:s, s:s}", "role", i % 2 ? "assistant" : "user", "content", content.data));
     json_object_set_new(request, "messages", messages);
     int failed;
     char *found = render(file.data, file.bytes, request, 0, &failed);
@@ -237,7 +263,8 @@ static void check_long(void)
 static void check_errors(void)
 {
     static const char *const cases[][2] = {
-        {"{{ raise_exception('Only \"user\" roles, please: 100 % sure') }}", "Only \"user\" roles, please: 100 % sure"},
+        {"{{ raise_exception('Only \"user\" roles, please: 100 % sure') }}",
+         "Only \"user\" roles, please: 100 % sure"},
         {"a\nb\n{{ messages[0].content }}", "chat template, line 3: list object has no element 0"},
         {"a\n{% for x in 5 %}{% endfor %}", "chat template, line 2: 'int' object is not iterable"},
         {"a\n\n{% endif %}", "x.jinja: line 3: Encountered unknown tag 'endif'."}};
