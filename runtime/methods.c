@@ -1,5 +1,6 @@
 // The methods of Python's strings, dicts and lists that a template may call, and the formatting of
 // numbers and texts.
+#include "characters.h"
 #include "value.h"
 #include <ctype.h>
 #include <math.h>
@@ -61,35 +62,12 @@ static Value argument_string(Render *r, const char *function, Value v)
 
 // --- letters -------------------------------------------------------------------------------------
 
-// Characters that become several in upper case (Unicode's SpecialCasing), then in title case.
-static const struct {
-    int32_t c;
-    const char *upper, *title;
-} special_cases[] = {
-    {0xdf, "SS", "Ss"},
-    {0x149, "\xca\xbcN", "\xca\xbcN"},
-    {0x1f0, "J\xcc\x8c", "J\xcc\x8c"},
-    {0x587, "\xd4\xb5\xd5\x92", "\xd4\xb5\xd6\x82"},
-    {0x1e96, "H\xcc\xb1", "H\xcc\xb1"},
-    {0x1e97, "T\xcc\x88", "T\xcc\x88"},
-    {0x1e98, "W\xcc\x8a", "W\xcc\x8a"},
-    {0x1e99, "Y\xcc\x8a", "Y\xcc\x8a"},
-    {0x1e9a, "A\xca\xbe", "A\xca\xbe"},
-    {0xfb00, "FF", "Ff"},
-    {0xfb01, "FI", "Fi"},
-    {0xfb02, "FL", "Fl"},
-    {0xfb03, "FFI", "Ffi"},
-    {0xfb04, "FFL", "Ffl"},
-    {0xfb05, "ST", "St"},
-    {0xfb06, "ST", "St"},
-};
-
 static void add_upper(Render *r, Text *t, int32_t c, int title)
 {
     for (size_t i = 0; c >= 128 && i < sizeof special_cases / sizeof *special_cases; i++) {
         if (special_cases[i].c != c) continue;
-        const char *s = title ? special_cases[i].title : special_cases[i].upper;
-        text_add(r, t, s, strlen(s));
+        const int32_t *to = title ? special_cases[i].title : special_cases[i].upper;
+        for (int k = 0; k < 3 && to[k]; k++) text_add_char(r, t, to[k]);
         return;
     }
     text_add_char(r, t, title ? utf8proc_totitle(c) : utf8proc_toupper(c));
@@ -145,19 +123,27 @@ Value string_case(Render *r, Value s, char how)
     return result;
 }
 
+static int in_ranges(int32_t c, const CharacterRange *range, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (c >= range[i].first && c <= range[i].last) return 1;
+    return 0;
+}
+
 static int in_category(int32_t c, const char *what)
 {
     utf8proc_category_t k = utf8proc_category(c);
     int alpha = k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
-    int decimal = k == UTF8PROC_CATEGORY_ND,
-        numeric = decimal || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+    int decimal = k == UTF8PROC_CATEGORY_ND;
+    int number = decimal || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
     if (strcmp(what, "alpha") == 0) return alpha;
+    if (strcmp(what, "alnum") == 0) return alpha || number;
     if (strcmp(what, "decimal") == 0) return decimal;
-    if (strcmp(what, "digit") == 0) // and superscripts
-        return decimal || c == 0xb2 || c == 0xb3 || c == 0xb9 || c == 0x2070 ||
-               (c >= 0x2074 && c <= 0x2089);
-    if (strcmp(what, "numeric") == 0) return numeric;
-    if (strcmp(what, "alnum") == 0) return alpha || numeric;
+    if (strcmp(what, "digit") == 0)
+        return decimal || in_ranges(c, other_digits, sizeof other_digits / sizeof *other_digits);
+    if (strcmp(what, "numeric") == 0)
+        return number ||
+               in_ranges(c, letter_numerals, sizeof letter_numerals / sizeof *letter_numerals);
     if (strcmp(what, "space") == 0) return is_space(c);
     return c < 128; // "ascii"
 }
@@ -1069,7 +1055,6 @@ typedef struct {
 } Method;
 
 static const Method string_methods[] = {{"capitalize", method_capitalize},
-                                        {"casefold", method_lower},
                                         {"center", method_center},
                                         {"count", method_count},
                                         {"endswith", method_endswith},
