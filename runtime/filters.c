@@ -1,7 +1,8 @@
 // The filters and tests of Jinja, with the names that jinja.h lists. Filters that Jinja makes
 // generators of do their work at once here; what they give can still be walked only once.
+#include "filters.h"
 #include "jinja.h"
-#include "value.h"
+#include "methods.h"
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -136,6 +137,11 @@ static Value filter_capitalize(Render *r, Value v, const Arguments *a)
 }
 
 // Words begin behind spaces and - ( { [ <, not as str.title has it.
+static int ends_word(int32_t c)
+{
+    return is_space(c) || (c > 0 && c < 128 && strchr("-({[<", c));
+}
+
 static Value filter_title(Render *r, Value v, const Arguments *a)
 {
     Value s = value_text(r, v);
@@ -143,22 +149,10 @@ static Value filter_title(Render *r, Value v, const Arguments *a)
     BIND("", 0, NULL);
     for (const char *at = s.text, *end = at + s.bytes; at < end;) {
         const char *start = at, *next = at;
-        int32_t c = text_next(&next, end);
-        if (is_space(c) || strchr("-({[<", c > 0 && c < 128 ? c : 'x')) {
-            text_add(r, &t, at, (size_t)(next - at));
-            at = next;
-            continue;
-        }
-        while (next < end) {
-            at = next;
-            c = text_next(&next, end);
-            if (is_space(c) || strchr("-({[<", c > 0 && c < 128 ? c : 'x')) {
-                next = at;
-                break;
-            }
-        }
-        Value word = string_case(r, value_string(start, (size_t)(next - start)), 'c');
+        while (next < end && !ends_word(text_next(&next, end))) at = next;
+        Value word = string_case(r, value_string(start, (size_t)(at - start)), 'c');
         text_add(r, &t, word.text, word.bytes);
+        if (at < next) text_add(r, &t, at, (size_t)(next - at)); // what ends the word
         at = next;
     }
     return text_value(&t);

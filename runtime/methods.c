@@ -1,7 +1,7 @@
 // The methods of Python's strings, dicts and lists that a template may call, and the formatting of
 // numbers and texts.
+#include "methods.h"
 #include "characters.h"
-#include "value.h"
 #include <ctype.h>
 #include <math.h>
 #include <stdio.h>

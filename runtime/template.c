@@ -1,7 +1,8 @@
 // Renders chat templates: walks the tree that exlc made of a template, with the values of value.h.
 #include "template.h"
+#include "filters.h"
 #include "jinja.h"
-#include "value.h"
+#include "methods.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

@@ -2,6 +2,7 @@
 // rendering.
 #include "value.h"
 #include "jinja.h"
+#include "methods.h"
 #include <float.h>
 #include <math.h>
 #include <stdarg.h>
