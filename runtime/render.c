@@ -27,8 +27,9 @@ int render_input(const void *tables, size_t bytes, const char *name, Error *err)
     Templates *t;
     size_t length;
     if (templates_open(&t, tables, bytes, err) != 0) return -1;
-    char *input = read_input(&length, err);
-    int status = input ? render_text(t, name, input, length, err) : -1;
+    int status = templates_count(t) ? 0 : templates_find(t, name, 0, err);
+    char *input = status == 0 ? read_input(&length, err) : NULL;
+    status = input ? render_text(t, name, input, length, err) : -1;
     free(input);
     templates_close(t);
     return status;
