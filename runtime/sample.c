@@ -48,7 +48,8 @@ int sampler_is_plain(const SamplerOptions *o)
            o->top_n_sigma == 0 && o->top_a == 0 && o->tfs == 1 && o->typical == 1 &&
            o->xtc_probability == 0 && o->repetition == 1 && o->frequency == 0 &&
            o->presence == 0 && o->dry_multiplier == 0 && o->mirostat == 0 &&
-           o->adaptive_target == 1 && o->skew == 0 && !o->bias_count && !o->allowed;
+           o->adaptive_target == 1 && o->skew == 0 && !o->bias_count && !o->allowed &&
+           !o->first && !o->late_count;
 }
 
 int sampler_check(const SamplerOptions *o, Error *err)
@@ -109,7 +110,8 @@ void sampler_start(Sampler *s, const SamplerOptions *o)
 {
     double decay = o->adaptive_decay;
     *s = (Sampler){.options = *o, .mu = 2 * o->mirostat_tau,
-                   .weighted = o->adaptive_target / (1 - decay), .total = 1 / (1 - decay)};
+                   .weighted = o->adaptive_target / (1 - decay), .total = 1 / (1 - decay),
+                   .banned_at = -1};
 }
 
 int sample_open(SampleRoom **out, int vocab, int max_context, Error *err)
@@ -555,7 +557,10 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
     if (fill(r, logits) != 0) return -1;
     for (int i = 0; i < o->bias_count; i++) r->candidate[o->bias_id[i]].logit += o->bias[i];
     for (int i = 0; i < r->count; i++)
-        r->keep[i] = r->candidate[i].logit > -INFINITY && (!o->allowed || HAS_BIT(o->allowed, i));
+        r->keep[i] = r->candidate[i].logit > -INFINITY && (!o->allowed || HAS_BIT(o->allowed, i)) &&
+                     (!o->first || count != o->first_at || HAS_BIT(o->first, i));
+    for (int i = 0; count < o->late_until && i < o->late_count; i++) r->keep[o->late[i]] = 0;
+    for (int i = 0; count == s->banned_at && i < s->banned_count; i++) r->keep[s->banned[i]] = 0;
     compact(r);
     int greedy = o->temperature < SAMPLING_COLD && o->dynatemp_max <= o->dynatemp_min;
     for (int i = 0; i < o->order_count && r->count; i++) {

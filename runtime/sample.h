@@ -42,6 +42,10 @@ typedef struct {
     const uint32_t *allowed;   // bits by id: others are never drawn
     const uint32_t *breakers;  // bits by id: tokens that end a DRY match
     const uint32_t *protected; // bits by id: tokens that XTC leaves alone
+    const uint32_t *first;     // bits by id: the only tokens allowed after first_at tokens
+    int first_at;
+    const int32_t *late; // (late_count): not drawn before there are late_until tokens
+    int late_count, late_until;
 } SamplerOptions;
 
 #define BIT_WORDS(n) (((size_t)(n) + 31) / 32)
@@ -55,11 +59,16 @@ int sampler_check(const SamplerOptions *o, Error *err);
 // 1 when the device's own chain draws the same: then Sampling says it all.
 int sampler_is_plain(const SamplerOptions *o);
 
+#define SAMPLER_BANS 32
+
 // One sequence's sampler: what it asks for, and what it learned from its draws.
 typedef struct {
     SamplerOptions options;
     double mu;              // of mirostat
     double weighted, total; // of adaptive-p
+    // What was taken back: not drawn again after banned_at tokens.
+    int32_t banned[SAMPLER_BANS];
+    int banned_count, banned_at;
 } Sampler;
 void sampler_start(Sampler *s, const SamplerOptions *o);
 

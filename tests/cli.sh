@@ -98,7 +98,11 @@ check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu
 check "needs libc, libm and the loader only" sh -c "[ -z \"\$(readelf -d $program | grep NEEDED |
     grep -vE 'libc\.so\.6|libm\.so\.6|ld-linux')\" ]"
 check "no command explains" sh -c "$program | grep -q LlamaForCausalLM"
-check "every command has help" sh -c "$program bench --help | grep -q -- --device"
+for command in run chat serve bench info tokenize logits eval verify selftest; do
+    check "$command has help" sh -c "$program $command -h | grep -q '^wikilm $command'"
+done
+check "help lists a command's own options" sh -c "$program bench --help | grep -q -- --device && \
+    ! $program bench --help | grep -q -- --port"
 refuses 2 "unknown command" $program frobnicate
 refuses 2 "unknown option" $program run --wrong
 refuses 2 "needs -p" $program run
@@ -107,12 +111,22 @@ refuses 1 "do not fit" $program logits --ids 1,2,3 --max-context 2 -o "$work/o"
 refuses 1 "expected 0 to 4095" $program logits --ids 4096 -o "$work/o"
 refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
 refuses 1 "no-such" $program eval ppl --text "$work/no-such"
-refuses 1 "not there yet" $program serve
+refuses 2 "chat takes no --port" $program chat --port 1
+refuses 1 "no chat template" $program chat
 mkfifo "$work/pipe"
 refuses 1 "no regular file" $program logits --ids 1 -o "$work/pipe" --device cpu
 check "the program has a version" sh -c "$program --version | grep -q exlc"
 refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
 refuses 2 "from 16 to 16" $program bench --cache-bits 4
+printf 'port = 99\n[section]\n# nothing\ncors = "*"\nmax-queue = 7\n' >"$work/config"
+check "serve reads file, environment and options in turn" sh -c "EXLC_MAX_QUEUE=8 EXLC_PORT=98 \
+    $program serve --config $work/config --port 97 --print-config >$work/out && \
+    grep -q '^port = 97' $work/out && grep -q '^max-queue = 8' $work/out && grep -qF 'cors = \"*\"' $work/out"
+echo 'prot = 1' >"$work/config"
+refuses 2 "config:1: unknown option prot" $program serve --config "$work/config"
+refuses 1 "no-such" $program serve --config "$work/no-such"
+check "raw chat continues lines" sh -c "[ \"\$(printf 'The city of Paris\n' |
+    $program chat --raw -n 8 --device cpu 2>/dev/null)\" = \"\$($program run -p 'The city of Paris' -n 8 --device cpu)\" ]"
 printf '\377\376' >"$work/bad"
 check "invalid UTF-8 is refused" sh -c "! $program tokenize <$work/bad >/dev/null 2>$work/err"
 check "verify" sh -c "$program verify | grep -q 'as built'"
