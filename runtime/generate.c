@@ -136,6 +136,7 @@ static void finish(Generator *g, Job *job, Reason reason)
         batch_retire(&g->batch, job->slot);
         g->running[job->slot] = NULL;
         g->stats.running--;
+        g->stats.pages_used = batch_pages_used(&g->batch);
     }
     job->slot = -1;
     job->ended = monotonic_seconds();
@@ -418,6 +419,7 @@ int generator_step(Generator *g)
     int drawn = batch_step(&g->batch, g->drawn);
     if (drawn < 0) return 0;
     pthread_mutex_lock(&g->lock);
+    g->stats.pages_used = batch_pages_used(&g->batch);
     for (int i = 0; i < drawn; i++) {
         Job *job = g->running[g->drawn[i].sequence];
         size_t decided = job->decided;
@@ -426,7 +428,6 @@ int generator_step(Generator *g)
         if (reason != REASON_NONE) finish(g, job, reason);
         else if (job->changed && job->decided != decided) job->changed(job);
     }
-    g->stats.pages_used = batch_pages_used(&g->batch);
     pthread_mutex_unlock(&g->lock);
     return 1;
 }

@@ -38,6 +38,7 @@ struct Exchange {
     Server *server;
     Answer *answer;
     struct evhttp_request *http; // NULL once the client has left
+    struct evhttp_connection *connection;
     struct event *left; // fires when the client closes
     int dirty; // guarded by the generator's lock
     double spoke;
@@ -119,7 +120,8 @@ static void leave_if_drained(Server *server)
 static struct evhttp_request *detach(Exchange *x)
 {
     struct evhttp_request *http = x->http;
-    if (http) evhttp_connection_set_closecb(evhttp_request_get_connection(http), NULL, NULL);
+    if (x->connection) evhttp_connection_set_closecb(x->connection, NULL, NULL);
+    x->connection = NULL;
     if (x->left) event_free(x->left);
     x->left = NULL;
     x->http = NULL;
@@ -170,7 +172,7 @@ static void connection_closed(struct evhttp_connection *connection, void *argume
 // Gives a client up.
 static void drop_client(Exchange *x)
 {
-    struct evhttp_connection *connection = evhttp_request_get_connection(x->http);
+    struct evhttp_connection *connection = x->connection;
     cancel(x);
     evhttp_connection_free(connection);
 }
@@ -201,7 +203,7 @@ static int speak(Exchange *x)
 
     if (x->http && x->answer->stream) {
         struct bufferevent *socket =
-            evhttp_connection_get_bufferevent(evhttp_request_get_connection(x->http));
+            evhttp_connection_get_bufferevent(x->connection);
         struct evbuffer *chunk = evbuffer_new();
         if (failed || !chunk ||
             evbuffer_get_length(bufferevent_get_output(socket)) > OUTPUT_BYTES) {
@@ -290,6 +292,7 @@ static void generate(Server *server, struct evhttp_request *http, json_t *body, 
                     .spoke = monotonic_seconds()};
     server->exchanges = x;
     struct evhttp_connection *connection = evhttp_request_get_connection(http);
+    x->connection = connection;
     evhttp_connection_set_closecb(connection, connection_closed, x);
     int fd = bufferevent_getfd(evhttp_connection_get_bufferevent(connection));
     x->left = event_new(server->base, fd, EV_CLOSED, client_left, x);

@@ -33,6 +33,10 @@ $(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
 	@mkdir -p $(@D)
 	$(B)/exlc build examples/wikilm -o $@ --target cpu
 
+$(B)/tests/serve: tests/server/run.c tests/server/client.h
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $< -ljansson -lm -lpthread
+
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
 FUZZ_TESTS = $(foreach f,$(FUZZ),'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
@@ -42,12 +46,14 @@ CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep 
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
-TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run
+TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run \
+                $(B)/tests/serve
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(FUZZ_TESTS) \
-	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm'
+	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt'
 
 # The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
 test-long: $(TEST_PROGRAMS)
