@@ -7,7 +7,12 @@ UNIT = $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
 $(B)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -c $< -o $@
-$(UNIT) $(B)/tests/archs/run: $(B)/tests/%: $(B)/tests/%.o $(PASSES) $(B)/embedded.o $(B)/libruntime.a
+# Those of the runtime alone; jansson, which it carries, and the compiler's JSON share names.
+RUNTIME_UNIT = $(B)/tests/unit/sample $(B)/tests/unit/cache
+$(RUNTIME_UNIT): $(B)/tests/%: $(B)/tests/%.o $(B)/libruntime.a
+	@mkdir -p $(@D)
+	$(CC) $(SANITIZE) -o $@ $^ -lm
+$(filter-out $(RUNTIME_UNIT),$(UNIT)) $(B)/tests/archs/run: $(B)/tests/%: $(B)/tests/%.o $(PASSES) $(B)/embedded.o $(B)/libruntime.a
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZE) -o $@ $< $(PASSES) $(B)/embedded.o $(B)/libruntime.a $(EXLC_LIBS)
 $(B)/make_checkpoint $(B)/compare: $(B)/%: tests/models/%.c
@@ -62,7 +67,9 @@ test-long: $(TEST_PROGRAMS)
 	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
 	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
 	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
-	    'quality: tests/quality.sh $(B)/tests/wikilm cpu'
+	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
+	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
 	@$(MAKE) --no-print-directory SAN=1 test-units
 test-fuzz: $(B)/exlc
