@@ -166,7 +166,11 @@ static void cancel(Exchange *x)
 static void connection_closed(struct evhttp_connection *connection, void *argument)
 {
     (void)connection;
-    cancel(argument);
+    Exchange *x = argument;
+    struct evhttp_request *http = x->http;
+    cancel(x);
+    // evhttp leaves a request to whoever answers it when its connection breaks meanwhile.
+    if (http && !evhttp_request_get_connection(http)) evhttp_request_free(http);
 }
 
 // Gives a client up.

@@ -77,13 +77,15 @@ test-fuzz: $(B)/exlc
 test-units: $(UNIT) $(B)/tests/archs/run
 	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
 
-# Python peers, in a virtual environment of their own.
+# Python peers, in a virtual environment of their own. SOAK is how many requests its server gets.
+SOAK = 400
 test-clients: $(B)/exlc $(B)/tokens_driver $(B)/make_checkpoint $(B)/tests/wikilm
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
 	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm' \
+	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/wikilm tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
