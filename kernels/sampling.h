@@ -1,7 +1,7 @@
 // How the next token is drawn, one definition for host and device: equal logits, settings and draws
-// give equal tokens on both, because everything behind the logits is integer arithmetic. The filters
-// apply in this order to the distribution after temperature: top-k, top-p, min-p; the draw is among
-// what is left, in the order of ids.
+// give equal tokens on both, because everything behind the logits is integer arithmetic. The
+// filters apply in this order to the distribution after temperature: top-k, top-p, min-p; the draw
+// is among what is left, in the order of ids.
 #pragma once
 #include "types.h"
 
@@ -36,8 +36,8 @@ SHARED_INLINE uint32_t sampling_bits(uint64_t seed, uint64_t draw)
 }
 
 // The unnormalised probability of a token: 2^40 exp((logit - largest) * inverse), where inverse is
-// 1 / temperature. Relative error below 1e-6, down to the last unit; 0 for NaN. Sums of weights stay
-// below 2^62 for any vocabulary and are exact in any order.
+// 1 / temperature. Relative error below 1e-6, down to the last unit; 0 for NaN. Sums of weights
+// stay below 2^62 for any vocabulary and are exact in any order.
 #define SAMPLING_ONE ((uint64_t)1 << 40)
 SHARED_INLINE uint64_t sampling_weight(float logit, float largest, float inverse)
 {

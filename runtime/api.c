@@ -14,7 +14,7 @@
 // --- refusals ------------------------------------------------------------------------------------
 
 __attribute__((format(printf, 4, 5))) static int refuse(Refusal *r, int status, const char *param,
-                                                       const char *fmt, ...)
+                                                        const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
@@ -134,19 +134,58 @@ static const struct {
 };
 
 // The fields that are read one by one below, and those that change nothing here.
-static const char *const other_fields[] = {
-    "model", "stream", "stream_options", "n", "seed", "max_tokens", "min_tokens", "min_length",
-    "stop", "stop_sequence", "banned_strings", "banned_tokens", "custom_token_bans",
-    "allowed_tokens", "allowed_token_ids", "logit_bias", "logprobs", "top_logprobs", "top_k",
-    "temperature_last", "xtc_random", "dry_sequence_breakers", "sampler_order", "samplers",
-    "ban_eos_token", "ignore_eos", "token_healing", "loop_detect_window", "priority",
-    "skip_special_tokens", "add_bos_token", "response_format", "user", "metadata", "store",
-    "service_tier", "safety_identifier", "prompt_cache_key"};
-static const char *const chat_fields[] = {
-    "messages", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls",
-    "add_generation_prompt", "continue_final_message", "template_vars", "chat_template_kwargs",
-    "reasoning_effort", "enable_thinking", "verbosity"};
-static const char *const completion_fields[] = {"prompt", "max_length", "echo", "suffix", "best_of"};
+static const char *const other_fields[] = {"model",
+                                           "stream",
+                                           "stream_options",
+                                           "n",
+                                           "seed",
+                                           "max_tokens",
+                                           "min_tokens",
+                                           "min_length",
+                                           "stop",
+                                           "stop_sequence",
+                                           "banned_strings",
+                                           "banned_tokens",
+                                           "custom_token_bans",
+                                           "allowed_tokens",
+                                           "allowed_token_ids",
+                                           "logit_bias",
+                                           "logprobs",
+                                           "top_logprobs",
+                                           "top_k",
+                                           "temperature_last",
+                                           "xtc_random",
+                                           "dry_sequence_breakers",
+                                           "sampler_order",
+                                           "samplers",
+                                           "ban_eos_token",
+                                           "ignore_eos",
+                                           "token_healing",
+                                           "loop_detect_window",
+                                           "priority",
+                                           "skip_special_tokens",
+                                           "add_bos_token",
+                                           "response_format",
+                                           "user",
+                                           "metadata",
+                                           "store",
+                                           "service_tier",
+                                           "safety_identifier",
+                                           "prompt_cache_key"};
+static const char *const chat_fields[] = {"messages",
+                                          "max_completion_tokens",
+                                          "tools",
+                                          "tool_choice",
+                                          "parallel_tool_calls",
+                                          "add_generation_prompt",
+                                          "continue_final_message",
+                                          "template_vars",
+                                          "chat_template_kwargs",
+                                          "reasoning_effort",
+                                          "enable_thinking",
+                                          "verbosity"};
+static const char *const completion_fields[] = {"prompt", "max_length", "echo", "suffix",
+                                                "best_of"};
 
 static int listed(const char *name, const char *const *names, size_t count)
 {
@@ -233,7 +272,8 @@ static int get_order(const json_t *body, SamplerOptions *o, Refusal *r)
         return 0;
     }
     if (field(body, "temperature_last", NULL))
-        return refuse(r, 400, "temperature_last", "temperature_last and sampler_order exclude each other");
+        return refuse(r, 400, "temperature_last",
+                      "temperature_last and sampler_order exclude each other");
     if (!json_is_array(v) || json_array_size(v) > STAGE_COUNT)
         return refuse(r, 400, "sampler_order", "sampler_order: expected a list of stages");
     o->order_count = 0;
@@ -264,14 +304,16 @@ static int get_bias(Answer *a, SamplerOptions *o, Refusal *r)
     if (!a->bias_id || !a->bias) return no_memory(r);
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)map, key, value) {
+    json_object_foreach((json_t *)map, key, value)
+    {
         char *end;
         long id = strtol(key, &end, 10);
         if (*end || end == key || id < 0 || id >= model_info.vocab || !json_is_number(value) ||
             fabs(json_number_value(value)) > 1000)
-            return refuse(r, 400, "logit_bias",
-                          "logit_bias: expected token ids from 0 to %d and numbers from -1000 to 1000",
-                          model_info.vocab - 1);
+            return refuse(
+                r, 400, "logit_bias",
+                "logit_bias: expected token ids from 0 to %d and numbers from -1000 to 1000",
+                model_info.vocab - 1);
         a->bias_id[o->bias_count] = (int32_t)id;
         // OpenAI's -100 is a ban.
         float bias = (float)json_number_value(value);
@@ -345,11 +387,13 @@ static int get_sampler(const Api *api, Answer *a, SamplerOptions *o, Refusal *r)
         if (!json_is_number(v) || (sampler_fields[i].kind == WHOLE && !json_is_integer(v)))
             return refuse(r, 400, name, "%s: expected a %snumber", name,
                           sampler_fields[i].kind == WHOLE ? "whole " : "");
-        if (sampler_fields[i].kind == REAL) *(float *)at = (float)json_number_value(v);
+        if (sampler_fields[i].kind == REAL)
+            *(float *)at = (float)json_number_value(v);
         else if (llabs(json_integer_value(v)) > INT32_MAX)
             return refuse(r, 400, name, "%s: %lld is out of range", name,
                           (long long)json_integer_value(v));
-        else *(int *)at = (int)json_integer_value(v);
+        else
+            *(int *)at = (int)json_integer_value(v);
     }
     int top_k = o->top_k;
     if (get_whole(a->body, "top_k", NULL, -1, INT32_MAX, &top_k, r) != 0) return -1;
@@ -415,7 +459,8 @@ static int get_prompts(const Api *api, Answer *a, Refusal *r)
     a->prompt = calloc((size_t)a->prompts, sizeof *a->prompt);
     if (!a->prompt) return no_memory(r);
     for (int i = 0; i < a->prompts; i++)
-        if (get_prompt(api, several ? json_array_get(v, (size_t)i) : v, flags, &a->prompt[i], r) != 0)
+        if (get_prompt(api, several ? json_array_get(v, (size_t)i) : v, flags, &a->prompt[i], r) !=
+            0)
             return -1;
     return 0;
 }
@@ -424,9 +469,13 @@ static int get_prompts(const Api *api, Answer *a, Refusal *r)
 static json_t *template_values(const json_t *body)
 {
     json_t *values = json_object();
-    static const char *const taken[] = {"messages", "tools", "add_generation_prompt",
-                                        "continue_final_message", "reasoning_effort",
-                                        "enable_thinking", "verbosity"};
+    static const char *const taken[] = {"messages",
+                                        "tools",
+                                        "add_generation_prompt",
+                                        "continue_final_message",
+                                        "reasoning_effort",
+                                        "enable_thinking",
+                                        "verbosity"};
     json_object_set_new(values, "add_generation_prompt", json_true());
     for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
         const json_t *v = field(body, taken[i], NULL);
@@ -446,8 +495,7 @@ static int get_messages(const Api *api, Answer *a, Refusal *r)
     for (size_t i = 0; i < json_array_size(messages); i++)
         if (!json_is_string(json_object_get(json_array_get(messages, i), "role")))
             return refuse(r, 400, "messages", "messages: number %zu has no role", i);
-    if (json_array_size(tools))
-        return refuse(r, 400, "tools", "tools are not there yet");
+    if (json_array_size(tools)) return refuse(r, 400, "tools", "tools are not there yet");
     a->prompts = 1;
     a->prompt = calloc(1, sizeof *a->prompt);
     json_t *values = template_values(a->body);
@@ -469,7 +517,8 @@ static int check_fields(const Answer *a, Refusal *r)
 {
     const char *key;
     json_t *value;
-    json_object_foreach(a->body, key, value) {
+    json_object_foreach(a->body, key, value)
+    {
         int known = LISTED(key, other_fields) ||
                     (a->chat ? LISTED(key, chat_fields) : LISTED(key, completion_fields));
         for (size_t i = 0; i < sizeof sampler_fields / sizeof *sampler_fields && !known; i++)
@@ -491,8 +540,7 @@ static int check_fields(const Answer *a, Refusal *r)
 
 static int get_logprobs(const Answer *a, Job *job, Refusal *r)
 {
-    if (!a->chat)
-        return get_whole(a->body, "logprobs", NULL, 0, MOST_LOGPROBS, &job->logprobs, r);
+    if (!a->chat) return get_whole(a->body, "logprobs", NULL, 0, MOST_LOGPROBS, &job->logprobs, r);
     int on = 0, top = -1;
     if (get_flag(a->body, "logprobs", NULL, &on, r) != 0 ||
         get_whole(a->body, "top_logprobs", NULL, 0, MOST_LOGPROBS, &top, r) != 0)
@@ -533,7 +581,8 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
     if (a->echo && job->logprobs >= 0)
         return refuse(r, 400, "echo", "echo with logprobs is not there yet");
     if ((v = field(body, "stop", "stop_sequence")) &&
-        get_strings(v, "stop", &a->stop, &job->stop_count, &a->stop_ids, &job->stop_id_count, r) != 0)
+        get_strings(v, "stop", &a->stop, &job->stop_count, &a->stop_ids, &job->stop_id_count, r) !=
+            0)
         return -1;
     if ((v = field(body, "banned_strings", NULL)) &&
         get_strings(v, "banned_strings", &a->banned, &job->banned_count, NULL, NULL, r) != 0)
@@ -572,8 +621,10 @@ int api_request(Api *api, json_t *body, int chat, Answer **out, Refusal *r)
         *job = common;
         a->job_count++;
         if (!prompt->count)
-            return refuse(r, 400, "prompt", "the prompt has no tokens, and the tokenizer adds none");
-        int context = api->generator->batch.max_context, cache = api->generator->batch.options.pages * PAGE;
+            return refuse(r, 400, "prompt",
+                          "the prompt has no tokens, and the tokenizer adds none");
+        int context = api->generator->batch.max_context,
+            cache = api->generator->batch.options.pages * PAGE;
         int room = context < cache ? context : cache;
         if (prompt->count > (size_t)context) { // counted as an answer of one token
             job->max_tokens = 1;
@@ -582,7 +633,8 @@ int api_request(Api *api, json_t *body, int chat, Answer **out, Refusal *r)
             job->prompt_count = (int)prompt->count;
         }
         job->prompt = prompt->id;
-        if (job->max_tokens < 0) job->max_tokens = room > job->prompt_count ? room - job->prompt_count : 1;
+        if (job->max_tokens < 0)
+            job->max_tokens = room > job->prompt_count ? room - job->prompt_count : 1;
         job->sampler.seed += (uint64_t)(i % choices);
         if (generator_check(api->generator, job, &r->error) != 0) {
             Error err = r->error;
@@ -647,7 +699,8 @@ static json_t *logprobs_json(const Api *api, const Answer *a, const Job *job, in
     for (int i = from; i < to; i++) {
         const Token *t = &job->token[i];
         const Likely *likely = job->likely ? job->likely + (size_t)i * (size_t)job->logprobs : NULL;
-        json_t *one = likely_json(api, t->id, t->logprob), *list = json_array(), *map = json_object();
+        json_t *one = likely_json(api, t->id, t->logprob), *list = json_array(),
+               *map = json_object();
         for (int k = 0; k < job->logprobs && k < model_info.vocab; k++) {
             json_t *l = likely_json(api, likely[k].id, likely[k].logprob);
             json_object_set(map, json_string_value(json_object_get(l, "token")),
@@ -747,8 +800,8 @@ static json_t *echoed(const Api *api, const Answer *a, const Job *job)
 {
     TokenText text = {0};
     Error err;
-    if (!a->echo || tokens_decode(api->tokens, job->prompt, (size_t)job->prompt_count, 1, &text,
-                                  &err) != 0)
+    if (!a->echo ||
+        tokens_decode(api->tokens, job->prompt, (size_t)job->prompt_count, 1, &text, &err) != 0)
         text.bytes = 0;
     json_t *s = text_json(text.data ? text.data : "", text.bytes);
     free(text.data);
@@ -777,8 +830,8 @@ static int add_choice(Api *api, Answer *a, int i, TokenText *out, Error *err)
                                   "assistant", "content", "", "logprobs", "finish_reason");
         if (add_event(out, chunk_json(api, a, begin), err) != 0) return -1;
     }
-    json_t *text = text_json(job->text.data ? job->text.data + said->bytes : "",
-                             job->decided - said->bytes);
+    json_t *text =
+        text_json(job->text.data ? job->text.data + said->bytes : "", job->decided - said->bytes);
     if (!a->chat && !said->begun) text = with_echo(api, a, job, text);
     json_t *logprobs = logprobs_json(api, a, job, said->tokens, job->tokens_decided);
     int begun = said->begun, silent = json_string_length(text) == 0;
@@ -790,9 +843,12 @@ static int add_choice(Api *api, Answer *a, int i, TokenText *out, Error *err)
         json_decref(logprobs);
         return 0;
     }
-    json_t *choice = json_pack("{s:i, s:o, s:n}", "index", i, "logprobs", logprobs, "finish_reason");
-    if (a->chat) json_object_set_new(choice, "delta", json_pack("{s:o}", "content", text));
-    else json_object_set_new(choice, "text", text);
+    json_t *choice =
+        json_pack("{s:i, s:o, s:n}", "index", i, "logprobs", logprobs, "finish_reason");
+    if (a->chat)
+        json_object_set_new(choice, "delta", json_pack("{s:o}", "content", text));
+    else
+        json_object_set_new(choice, "text", text);
     if (last) {
         json_object_set_new(choice, "finish_reason", json_string(finish_reason(job)));
         add_ending(choice, job);
@@ -841,10 +897,11 @@ json_t *api_response(Api *api, Answer *a, Refusal *r)
                                    logprobs_json(api, a, job, 0, job->token_count), "finish_reason",
                                    finish_reason(job));
         if (a->chat)
-            json_object_set_new(choice, "message",
-                                json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text,
-                                          "refusal"));
-        else json_object_set_new(choice, "text", text);
+            json_object_set_new(
+                choice, "message",
+                json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text, "refusal"));
+        else
+            json_object_set_new(choice, "text", text);
         add_ending(choice, job);
         json_array_append_new(choices, choice);
     }
@@ -871,14 +928,14 @@ json_t *api_model(const Api *api)
 {
     const DeviceOptions *o = &api->generator->batch.options;
     json_t *m = model_json(api);
-    json_object_set_new(
-        m, "parameters",
-        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}", "architecture",
-                  model_info.architecture, "parameters", (json_int_t)model_info.parameters, "bits",
-                  model_info.bits, "max_seq_len", o->max_context, "cache_size", o->pages * PAGE,
-                  "cache_mode", "FP16", "max_batch_size", o->max_sequences, "chunk_size",
-                  o->max_rows, "prompt_template", chat_has_template(), "build",
-                  model_info.build_id, "use_vision", 0));
+    json_object_set_new(m, "parameters",
+                        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}",
+                                  "architecture", model_info.architecture, "parameters",
+                                  (json_int_t)model_info.parameters, "bits", model_info.bits,
+                                  "max_seq_len", o->max_context, "cache_size", o->pages * PAGE,
+                                  "cache_mode", "FP16", "max_batch_size", o->max_sequences,
+                                  "chunk_size", o->max_rows, "prompt_template", chat_has_template(),
+                                  "build", model_info.build_id, "use_vision", 0));
     return m;
 }
 
@@ -906,10 +963,10 @@ json_t *api_encode(const Api *api, const json_t *body, Refusal *r)
         get_flag(body, "encode_special_tokens", "parse_special", &special, r) != 0)
         return NULL;
     int flags = (bos ? TOKENS_ADD_SPECIAL : 0) | (special ? TOKENS_PARSE_SPECIAL : 0);
-    if (encode(api, json_string_value(text), json_string_length(text), flags, "text", &ids, r) == 0) {
+    if (encode(api, json_string_value(text), json_string_length(text), flags, "text", &ids, r) ==
+        0) {
         json_t *list = json_array();
-        for (size_t i = 0; i < ids.count; i++)
-            json_array_append_new(list, json_integer(ids.id[i]));
+        for (size_t i = 0; i < ids.count; i++) json_array_append_new(list, json_integer(ids.id[i]));
         result = json_pack("{s:o, s:I, s:I, s:i}", "tokens", list, "length", (json_int_t)ids.count,
                            "count", (json_int_t)ids.count, "max_model_len",
                            api->generator->batch.max_context);
@@ -967,14 +1024,18 @@ int api_metrics(const Api *api, TokenText *out, Error *err)
         double value;
     } rows[] = {
         {"requests_total", "counter", "Sequences asked for.", (double)s.requests},
-        {"requests_cancelled_total", "counter", "Sequences whose client left.", (double)s.cancelled},
+        {"requests_cancelled_total", "counter", "Sequences whose client left.",
+         (double)s.cancelled},
         {"requests_failed_total", "counter", "Sequences that failed.", (double)s.failed},
         {"requests_running", "gauge", "Sequences in the batch.", s.running},
         {"requests_waiting", "gauge", "Sequences in the queue.", s.queued},
-        {"prompt_tokens_total", "counter", "Prompt tokens of ended sequences.", (double)s.prompt_tokens},
-        {"prompt_tokens_cached_total", "counter", "Of them found in the cache.", (double)s.reused_tokens},
+        {"prompt_tokens_total", "counter", "Prompt tokens of ended sequences.",
+         (double)s.prompt_tokens},
+        {"prompt_tokens_cached_total", "counter", "Of them found in the cache.",
+         (double)s.reused_tokens},
         {"generation_tokens_total", "counter", "Tokens drawn.", (double)s.drawn_tokens},
-        {"cache_usage_ratio", "gauge", "Share of the cache's pages in use.", (double)s.pages_used / s.pages},
+        {"cache_usage_ratio", "gauge", "Share of the cache's pages in use.",
+         (double)s.pages_used / s.pages},
         {"queue_seconds_total", "counter", "Time spent in the queue.", s.queue_seconds},
     };
     size_t room = 8192;

@@ -7,7 +7,7 @@
 typedef struct {
     Generator *generator;
     const Tokens *tokens;
-    const char *name;             // of the model
+    const char *name;              // of the model
     uint32_t *newlines, *breakers; // bits by id: what XTC leaves alone; DRY's default breakers
 } Api;
 
@@ -31,12 +31,12 @@ typedef struct {
     struct Said {
         size_t bytes; // of the text
         int tokens, begun, done;
-    } *said;
+    } * said;
     char id[40];
     int64_t created;
     // private
-    json_t *body; // strings of the jobs live in it
-    TokenList *prompt;       // (prompts)
+    json_t *body;      // strings of the jobs live in it
+    TokenList *prompt; // (prompts)
     uint32_t *allowed, *breakers;
     int32_t *bias_id, *stop_ids;
     float *bias;

@@ -151,8 +151,10 @@ static void find_beginning(Batcher *b, Sequence *s)
             cache_share(b->cache, page);
             if (common == PAGE) {
                 int index = s->entered++;
-                if (index < s->pages) cache_drop(b->cache, s->page[index]);
-                else s->pages++;
+                if (index < s->pages)
+                    cache_drop(b->cache, s->page[index]);
+                else
+                    s->pages++;
                 put_page(b, s, index, page);
                 s->chain = cache_chain(b->cache, page);
                 if (cache_is_uniform(b->cache, page) && s->uniform == s->computed)
@@ -284,8 +286,8 @@ static void add_rows(Batcher *b, Batch *pass, Sequence *s, int rows)
     if (s->computed == s->count) {
         const SamplerOptions *o = &s->sampler.options;
         b->owner[pass->outputs] = slot;
-        b->sampling[pass->outputs] = (Sampling){o->temperature, o->top_p, o->min_p, o->top_k,
-                                                o->seed, s->draws};
+        b->sampling[pass->outputs] =
+            (Sampling){o->temperature, o->top_p, o->min_p, o->top_k, o->seed, s->draws};
         b->output[pass->outputs++] = pass->rows - 1;
     }
 }
@@ -385,11 +387,10 @@ int batch_step(Batcher *b, Drawn *drawn)
         int plain = s->plain && s->sampler.banned_at != s->count;
         drawn[i] = (Drawn){b->owner[i], tokens[i], NULL};
         if (!plain || s->wants_logits)
-            drawn[i].logits =
-                device_logits(b->device) + (size_t)i * (size_t)model_info.vocab;
+            drawn[i].logits = device_logits(b->device) + (size_t)i * (size_t)model_info.vocab;
         if (!plain)
-            drawn[i].token = sample_token(b->room, drawn[i].logits, s->tokens, s->count,
-                                          &s->sampler, s->draws);
+            drawn[i].token =
+                sample_token(b->room, drawn[i].logits, s->tokens, s->count, &s->sampler, s->draws);
         if (drawn[i].token >= 0 && batch_room(b, b->owner[i]) > 0)
             s->tokens[s->count++] = drawn[i].token;
         s->draws++;

@@ -18,14 +18,14 @@ typedef struct {
     uint64_t draws;
     Sampler sampler;
     // private
-    int plain;           // the device draws
-    int priority;        // smaller goes first
-    uint64_t order;      // of admission
-    int limit;           // tokens it may grow to
-    int pages, *page;    // (pages_per_sequence)
-    int entered;         // full pages that others can find
-    int uniform;         // tokens from the start computed in whole chunks of the prompt
-    Chain chain;         // up to the last page entered
+    int plain;        // the device draws
+    int priority;     // smaller goes first
+    uint64_t order;   // of admission
+    int limit;        // tokens it may grow to
+    int pages, *page; // (pages_per_sequence)
+    int entered;      // full pages that others can find
+    int uniform;      // tokens from the start computed in whole chunks of the prompt
+    Chain chain;      // up to the last page entered
     int suspended;
 } Sequence;
 
@@ -59,8 +59,8 @@ int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err);
 void batch_close(Batcher *b);
 
 enum { BATCH_FULL = -1, BATCH_TOO_LONG = -2 };
-// Takes a sequence in: `count` prompt tokens, up to `more` drawn ones. Returns its number, BATCH_FULL
-// (no slot or pages now; try after a retirement) or BATCH_TOO_LONG (never fits).
+// Takes a sequence in: `count` prompt tokens, up to `more` drawn ones. Returns its number,
+// BATCH_FULL (no slot or pages now; try after a retirement) or BATCH_TOO_LONG (never fits).
 int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const SamplerOptions *o,
                 int priority);
 // Adds tokens that were not drawn (the next turn of a chat); batch_room must suffice.
@@ -74,6 +74,6 @@ int batch_room(const Batcher *b, int sequence);
 // Pages that sequences use now.
 int batch_pages_used(const Batcher *b);
 
-// Computes one pass. Fills drawn[] (max_sequences) and returns how many tokens were drawn: 0 while a
-// prompt is being read, -1 when there is nothing to do.
+// Computes one pass. Fills drawn[] (max_sequences) and returns how many tokens were drawn: 0 while
+// a prompt is being read, -1 when there is nothing to do.
 int batch_step(Batcher *b, Drawn *drawn);

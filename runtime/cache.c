@@ -76,10 +76,14 @@ int cache_is_uniform(const Cache *c, int page)
 static void unlist(Cache *c, int page)
 {
     Page *p = &c->page[page];
-    if (p->older == NONE) c->oldest = p->younger;
-    else c->page[p->older].younger = p->younger;
-    if (p->younger == NONE) c->youngest = p->older;
-    else c->page[p->younger].older = p->older;
+    if (p->older == NONE)
+        c->oldest = p->younger;
+    else
+        c->page[p->older].younger = p->younger;
+    if (p->younger == NONE)
+        c->youngest = p->older;
+    else
+        c->page[p->younger].older = p->older;
     c->unused--;
 }
 
@@ -95,10 +99,14 @@ void cache_drop(Cache *c, int page)
     int empty = !p->count; // nothing to lose: the first to be taken
     p->older = empty ? NONE : c->youngest;
     p->younger = empty ? c->oldest : NONE;
-    if (p->older == NONE) c->oldest = page;
-    else c->page[p->older].younger = page;
-    if (p->younger == NONE) c->youngest = page;
-    else c->page[p->younger].older = page;
+    if (p->older == NONE)
+        c->oldest = page;
+    else
+        c->page[p->older].younger = page;
+    if (p->younger == NONE)
+        c->youngest = page;
+    else
+        c->page[p->younger].older = page;
     c->unused++;
 }
 

@@ -26,14 +26,15 @@ void cache_drop(Cache *c, int page);
 typedef uint64_t Chain;
 Chain cache_chain(const Cache *c, int page);
 
-// The first `count` tokens of a page, which follow `before`, are in the cache: others may find them.
-// uniform: all were computed in the form of long prompts.
+// The first `count` tokens of a page, which follow `before`, are in the cache: others may find
+// them. uniform: all were computed in the form of long prompts.
 void cache_enter(Cache *c, int page, Chain before, const int32_t *tokens, int count, int uniform);
 // The contents are about to change.
 void cache_leave(Cache *c, int page);
 
-// The page that follows `before` and has most of the first `count` of tokens in common; -1 when none
-// has any. *common is how many, at most PAGE. whole: only full pages that are all equal and uniform.
+// The page that follows `before` and has most of the first `count` of tokens in common; -1 when
+// none has any. *common is how many, at most PAGE. whole: only full pages that are all equal and
+// uniform.
 int cache_find(const Cache *c, Chain before, const int32_t *tokens, int count, int whole,
                int *common);
 int cache_is_uniform(const Cache *c, int page);

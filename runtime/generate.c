@@ -237,7 +237,8 @@ static int take_back(Generator *g, Job *job, size_t at, Error *err)
     Sampler *sampler = &s->sampler;
     int count = job->id_count + from;
     if (sampler->banned_at != count) sampler->banned_count = 0;
-    if (sampler->banned_count == SAMPLER_BANS) return error_set(err, "all continuations are banned");
+    if (sampler->banned_count == SAMPLER_BANS)
+        return error_set(err, "all continuations are banned");
     sampler->banned_at = count;
     sampler->banned[sampler->banned_count++] = job->token[from].id;
     batch_rewind(&g->batch, job->slot, count);
@@ -358,8 +359,10 @@ static Reason take_token(Generator *g, Job *job, const Drawn *drawn, Error *err)
             return REASON_FAILED;
         reason = settle(g, job, 0, err);
         if (reason != REASON_NONE) return reason;
-        if (repeats(g, job)) reason = REASON_LOOP;
-        else if (job->token_count >= job->max_tokens) reason = REASON_LENGTH;
+        if (repeats(g, job))
+            reason = REASON_LOOP;
+        else if (job->token_count >= job->max_tokens)
+            reason = REASON_LENGTH;
     }
     if (reason == REASON_NONE) return reason;
     if (stream_flush(&job->stream, err) != 0 ||
@@ -425,8 +428,10 @@ int generator_step(Generator *g)
         size_t decided = job->decided;
         job->reused = g->batch.sequences[job->slot].reused;
         Reason reason = take_token(g, job, &g->drawn[i], &job->error);
-        if (reason != REASON_NONE) finish(g, job, reason);
-        else if (job->changed && job->decided != decided) job->changed(job);
+        if (reason != REASON_NONE)
+            finish(g, job, reason);
+        else if (job->changed && job->decided != decided)
+            job->changed(job);
     }
     pthread_mutex_unlock(&g->lock);
     return 1;

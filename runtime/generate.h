@@ -36,7 +36,8 @@ struct Job {
     const int32_t *stop_id; // (stop_id_count); the model's own ends come on top
     int stop_id_count;
     int ignore_end; // the model's own ends are tokens like others
-    const char *const *banned; // (banned_count) strings the text must not contain, ASCII case ignored
+    const char *const
+        *banned; // (banned_count) strings the text must not contain, ASCII case ignored
     int banned_count;
     int logprobs;     // -1: none; else how many of the likeliest tokens besides the drawn one
     int loop_window;  // tokens of pure repetition that end the answer; 0: off
@@ -47,10 +48,10 @@ struct Job {
     void *owner;
 
     // The answer, guarded by the generator's lock until finished.
-    TokenText text;    // all of it so far
-    size_t decided;    // bytes that stay whatever comes
-    Token *token;      // (token_count)
-    Likely *likely;    // (token_count, logprobs)
+    TokenText text; // all of it so far
+    size_t decided; // bytes that stay whatever comes
+    Token *token;   // (token_count)
+    Likely *likely; // (token_count, logprobs)
     int token_count;
     int tokens_decided; // tokens within the decided text
     Reason reason;
@@ -64,7 +65,7 @@ struct Job {
     int slot, cancelled, token_room, skip_bytes, healed_bytes;
     double latest; // when a token was last drawn
     TokenStream stream;
-    int32_t *ids;      // the prompt as it is computed
+    int32_t *ids; // the prompt as it is computed
     int id_count;
     uint32_t *healing; // bits by id
 };

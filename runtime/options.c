@@ -118,7 +118,7 @@ static void parse_batches(Options *o, const char *text)
     o->batch_count = whole_list("--batch", text, 1, 1024, o->batches);
 }
 
-// --- the options -----------------------------------------------------------------------------------
+// --- the options ---------------------------------------------------------------------------------
 
 #define WRITERS (RUN | CHAT | SERVE)
 #define OPENERS (WRITERS | BENCH | LOGITS | EVAL | SELFTEST)
@@ -139,21 +139,26 @@ static const struct {
     {"-n", "N", RUN | CHAT, WHOLE, AT(n), 0, 1 << 30, 0, "at most so many new tokens; default 256"},
     {"-o", "FILE", LOGITS, TEXT, AT(output), 0, 0, 0, "safetensors file to write"},
     {"--ids", "LIST", LOGITS, TEXT, AT(ids), 0, 0, 0, "token ids, as 1,2,3"},
-    {"--hidden", 0, LOGITS, FLAG, AT(hidden), 0, 0, 0, "also the residual stream after every layer"},
+    {"--hidden", 0, LOGITS, FLAG, AT(hidden), 0, 0, 0,
+     "also the residual stream after every layer"},
     {"--chat", 0, RUN, FLAG, AT(chat), 0, 0, 0, "the prompt is a message to the model"},
     {"--raw", 0, CHAT, FLAG, AT(raw), 0, 0, 0, "no template: continue what is typed"},
     {"--system", "TEXT", CHAT, TEXT, AT(system), 0, 0, 0, "the system message"},
     {"--temperature", "T", RUN | CHAT, NUMBER, AT(temperature), 0, 100, 0,
      "0: always the likeliest token; default: the model's own"},
-    {"--top-k", "K", RUN | CHAT, WHOLE, AT(top_k), 0, 1 << 30, 0, "draw among the K likeliest; 0: all"},
-    {"--top-p", "P", RUN | CHAT, NUMBER, AT(top_p), 0, 1, 0, "draw among the likeliest that make up P"},
+    {"--top-k", "K", RUN | CHAT, WHOLE, AT(top_k), 0, 1 << 30, 0,
+     "draw among the K likeliest; 0: all"},
+    {"--top-p", "P", RUN | CHAT, NUMBER, AT(top_p), 0, 1, 0,
+     "draw among the likeliest that make up P"},
     {"--min-p", "P", RUN | CHAT, NUMBER, AT(min_p), 0, 1, 0,
      "not below P times the likeliest's probability"},
     {"--seed", "S", RUN | CHAT, OTHER, 0, 0, 0, parse_seed, "equal seeds give equal draws"},
-    {"--stop", "TEXT", RUN | CHAT, OTHER, 0, 0, 0, add_stop, "end before this text; may be repeated"},
+    {"--stop", "TEXT", RUN | CHAT, OTHER, 0, 0, 0, add_stop,
+     "end before this text; may be repeated"},
     {"--json", 0, RUN | BENCH | INFO | EVAL, FLAG, AT(json), 0, 0, 0, "print JSON"},
     {"--decode", 0, TOKENIZE, FLAG, AT(decode), 0, 0, 0, "ids to text"},
-    {"--no-special", 0, TOKENIZE, FLAG, AT(no_special), 0, 0, 0, "no special tokens around the text"},
+    {"--no-special", 0, TOKENIZE, FLAG, AT(no_special), 0, 0, 0,
+     "no special tokens around the text"},
     {"--text", "FILE", EVAL, TEXT, AT(text), 0, 0, 0, "the text to measure on"},
     {"--windows", "N", EVAL, WHOLE, AT(windows), 1, 1 << 30, 0, "stop after so many"},
     {"--context", "LIST", EVAL | BENCH, OTHER, 0, 0, 0, parse_contexts,
@@ -167,7 +172,8 @@ static const struct {
     {"--name", "NAME", SERVE, TEXT, AT(name), 0, 0, 0, "of the model in answers"},
     {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 0, 0, 0, "requests must carry it"},
     {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 0, 0, 0, "also opens /cache"},
-    {"--cors", "ORIGIN", SERVE, TEXT, AT(cors), 0, 0, 0, "pages from there may call; * is anywhere"},
+    {"--cors", "ORIGIN", SERVE, TEXT, AT(cors), 0, 0, 0,
+     "pages from there may call; * is anywhere"},
     {"--drain", "S", SERVE, WHOLE, AT(drain), 0, 86400, 0,
      "seconds that running requests get after SIGTERM; default 5"},
     {"--max-body", "BYTES", SERVE, WHOLE, AT(max_body), 1024, 1 << 30, 0,
@@ -192,7 +198,8 @@ static const struct {
     {"--cache-bits", "B", OPENERS | INFO, WHOLE, AT(cache_bits), 16, 16, 0, "default 16"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
      "prompt tokens in one pass; default 512, on CUDA 2048"},
-    {"--mode", "graph|steps", OPENERS, OTHER, 0, 0, 0, parse_mode, "launches on CUDA; default graph"},
+    {"--mode", "graph|steps", OPENERS, OTHER, 0, 0, 0, parse_mode,
+     "launches on CUDA; default graph"},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
@@ -200,12 +207,16 @@ static void set_option(Options *o, int row, const char *value)
 {
     char *at = (char *)o + rows[row].offset;
     const char *name = rows[row].name;
-    if (rows[row].kind == FLAG) *(int *)at = 1;
+    if (rows[row].kind == FLAG)
+        *(int *)at = 1;
     else if (rows[row].kind == WHOLE)
         *(int *)at = (int)whole(name, value, (long long)rows[row].low, (long long)rows[row].high);
-    else if (rows[row].kind == NUMBER) *(float *)at = number(name, value, rows[row].low, rows[row].high);
-    else if (rows[row].kind == TEXT) *(const char **)at = value;
-    else rows[row].parse(o, value);
+    else if (rows[row].kind == NUMBER)
+        *(float *)at = number(name, value, rows[row].low, rows[row].high);
+    else if (rows[row].kind == TEXT)
+        *(const char **)at = value;
+    else
+        rows[row].parse(o, value);
 }
 
 static void print_help(const char *command, Command which)
@@ -234,8 +245,10 @@ static void set_from(Options *o, const char *where, int row, const char *value)
         int on = !strcmp(value, "1") || !strcmp(value, "true") || !strcmp(value, "yes");
         if (!on && strcmp(value, "0") && strcmp(value, "false") && strcmp(value, "no"))
             usage_error("%s: %s is '%s', expected true or false", where, rows[row].name, value);
-        if (on) set_option(o, row, value);
-        else *(int *)((char *)o + rows[row].offset) = 0;
+        if (on)
+            set_option(o, row, value);
+        else
+            *(int *)((char *)o + rows[row].offset) = 0;
     } else {
         set_option(o, row, value);
     }
@@ -285,16 +298,20 @@ void print_config(const Options *o)
         if (!(rows[i].commands & SERVE) || rows[i].offset == AT(config) ||
             rows[i].offset == AT(print_config))
             continue;
-        if (rows[i].kind == FLAG) printf("%s = %s\n", name, *(const int *)at ? "true" : "false");
-        else if (rows[i].kind == WHOLE && *(const int *)at) printf("%s = %d\n", name, *(const int *)at);
+        if (rows[i].kind == FLAG)
+            printf("%s = %s\n", name, *(const int *)at ? "true" : "false");
+        else if (rows[i].kind == WHOLE && (*(const int *)at || rows[i].low == 0))
+            printf("%s = %d\n", name, *(const int *)at);
         else if (rows[i].kind == TEXT && *(const char *const *)at)
             printf("%s = \"%s\"\n", name, strstr(name, "key") ? "***" : *(const char *const *)at);
         else if (rows[i].parse == parse_device && o->device_given && o->cuda)
             printf("%s = cuda:%d\n", name, o->ordinal);
-        else if (rows[i].parse == parse_device && o->device_given) printf("%s = cpu\n", name);
+        else if (rows[i].parse == parse_device && o->device_given)
+            printf("%s = cpu\n", name);
         else if (rows[i].parse == parse_mode && o->mode_given)
             printf("%s = %s\n", name, o->mode == MODE_GRAPH ? "graph" : "steps");
-        else printf("# %s is not set: %s\n", name, rows[i].help);
+        else
+            printf("# %s is not set: %s\n", name, rows[i].help);
     }
 }
 
@@ -320,9 +337,19 @@ static void parse_arguments(Options *o, int argc, char **argv, int first, const 
 
 Options parse_options(int argc, char **argv, int first, const char *name, Command command)
 {
-    const Options defaults = {.temperature = NAN, .top_p = NAN, .min_p = NAN, .top_k = -1, .n = -1,
-                              .gen = 64, .cache_bits = 16, .context = 512, .host = "127.0.0.1",
-                              .port = 8080, .drain = 5, .max_body = 8 << 20, .max_queue = 1024};
+    const Options defaults = {.temperature = NAN,
+                              .top_p = NAN,
+                              .min_p = NAN,
+                              .top_k = -1,
+                              .n = -1,
+                              .gen = 64,
+                              .cache_bits = 16,
+                              .context = 512,
+                              .host = "127.0.0.1",
+                              .port = 8080,
+                              .drain = 5,
+                              .max_body = 8 << 20,
+                              .max_queue = 1024};
     Options o = defaults;
     parse_arguments(&o, argc, argv, first, name, command);
     if (command != SERVE) return o;
@@ -353,7 +380,10 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                     m->max_context);
     if (batch > m->max_batch)
         usage_error("--max-batch %d: this program was built for at most %d", batch, m->max_batch);
-    DeviceOptions d = {.cuda = cuda, .ordinal = o->ordinal, .threads = o->threads, .mode = o->mode,
+    DeviceOptions d = {.cuda = cuda,
+                       .ordinal = o->ordinal,
+                       .threads = o->threads,
+                       .mode = o->mode,
                        .keep_hidden = keep_hidden};
     d.max_context = context;
     d.pages_per_sequence = (context + PAGE - 1) / PAGE;
@@ -375,8 +405,7 @@ uint64_t memory_bytes(const DeviceOptions *o)
     uint64_t bytes = m->weights_bytes;
     bytes += (uint64_t)o->pages * PAGE * (uint64_t)m->layers * 4 * (uint64_t)m->kv_heads *
              (uint64_t)m->head_dim;
-    bytes += 4 * rows *
-             (uint64_t)(m->dim + 2 * m->heads * m->head_dim + m->ffn_dim + m->rope_dim);
+    bytes += 4 * rows * (uint64_t)(m->dim + 2 * m->heads * m->head_dim + m->ffn_dim + m->rope_dim);
     bytes += 4 * outputs * (uint64_t)m->vocab;
     if (o->keep_hidden) bytes += 4 * rows * (uint64_t)(m->layers + 1) * (uint64_t)m->dim;
     if (o->cuda && m->gpu_work_bytes) bytes += m->gpu_work_bytes(o->max_rows, o->max_outputs);
@@ -392,7 +421,8 @@ Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidde
     if (!o->device_given && model_info.images) {
         cuda = gpu_count(&err) > 0;
         if (!cuda && !model_info.cpu) fail("%s", err.text);
-        if (!cuda) fprintf(stderr, "%s: no usable NVIDIA GPU, running on the CPU\n", model_info.name);
+        if (!cuda)
+            fprintf(stderr, "%s: no usable NVIDIA GPU, running on the CPU\n", model_info.name);
     }
     if (o->mode_given && !cuda) usage_error("--mode goes with --device cuda");
     model.options = choose_sizes(o, cuda, max_rows, max_outputs, keep_hidden);

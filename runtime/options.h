@@ -3,8 +3,16 @@
 #include "device.h"
 
 typedef enum {
-    RUN = 1, CHAT = 2, SERVE = 4, BENCH = 8, INFO = 16, TOKENIZE = 32, LOGITS = 64, EVAL = 128,
-    VERIFY = 256, SELFTEST = 512
+    RUN = 1,
+    CHAT = 2,
+    SERVE = 4,
+    BENCH = 8,
+    INFO = 16,
+    TOKENIZE = 32,
+    LOGITS = 64,
+    EVAL = 128,
+    VERIFY = 256,
+    SELFTEST = 512
 } Command;
 
 typedef struct {

@@ -10,12 +10,23 @@
 const char *const stage_names[STAGE_COUNT] = {SAMPLER_STAGES(X)};
 #undef X
 #define X(name) STAGE_##name,
-const SamplerOptions sampler_defaults = {
-    .temperature = 1, .top_p = 1, .dynatemp_exponent = 1, .tfs = 1, .typical = 1,
-    .xtc_threshold = 0.1f, .repetition = 1, .penalty_range = -1, .dry_base = 1.75f,
-    .dry_allowed_length = 2, .dry_range = -1, .mirostat_tau = 5, .mirostat_eta = 0.1f,
-    .adaptive_target = 1, .adaptive_decay = 0.9f, .order = {SAMPLER_STAGES(X)},
-    .order_count = STAGE_COUNT};
+const SamplerOptions sampler_defaults = {.temperature = 1,
+                                         .top_p = 1,
+                                         .dynatemp_exponent = 1,
+                                         .tfs = 1,
+                                         .typical = 1,
+                                         .xtc_threshold = 0.1f,
+                                         .repetition = 1,
+                                         .penalty_range = -1,
+                                         .dry_base = 1.75f,
+                                         .dry_allowed_length = 2,
+                                         .dry_range = -1,
+                                         .mirostat_tau = 5,
+                                         .mirostat_eta = 0.1f,
+                                         .adaptive_target = 1,
+                                         .adaptive_decay = 0.9f,
+                                         .order = {SAMPLER_STAGES(X)},
+                                         .order_count = STAGE_COUNT};
 #undef X
 
 typedef struct {
@@ -46,10 +57,9 @@ int sampler_is_plain(const SamplerOptions *o)
         if (next < 4 && o->order[i] == plain[next]) next++;
     return next == 4 && o->dynatemp_max <= o->dynatemp_min && o->smoothing == 0 &&
            o->top_n_sigma == 0 && o->top_a == 0 && o->tfs == 1 && o->typical == 1 &&
-           o->xtc_probability == 0 && o->repetition == 1 && o->frequency == 0 &&
-           o->presence == 0 && o->dry_multiplier == 0 && o->mirostat == 0 &&
-           o->adaptive_target == 1 && o->skew == 0 && !o->bias_count && !o->allowed &&
-           !o->first && !o->late_count;
+           o->xtc_probability == 0 && o->repetition == 1 && o->frequency == 0 && o->presence == 0 &&
+           o->dry_multiplier == 0 && o->mirostat == 0 && o->adaptive_target == 1 && o->skew == 0 &&
+           !o->bias_count && !o->allowed && !o->first && !o->late_count;
 }
 
 int sampler_check(const SamplerOptions *o, Error *err)
@@ -92,7 +102,7 @@ int sampler_check(const SamplerOptions *o, Error *err)
         if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
             return error_set(err, "%s is %g, expected %g to %g", ranges[i].name, ranges[i].value,
                              ranges[i].low, ranges[i].high);
-    int adaptive = o->adaptive_target < 1, dynamic = o->dynatemp_max > o->dynatemp_min;
+    int adaptive = o->adaptive_target<1, dynamic = o->dynatemp_max> o->dynatemp_min;
     if (o->mirostat && adaptive)
         return error_set(err, "mirostat_mode and adaptive_target exclude each other");
     if (o->skew != 0 && (o->mirostat || adaptive))
@@ -109,8 +119,10 @@ int sampler_check(const SamplerOptions *o, Error *err)
 void sampler_start(Sampler *s, const SamplerOptions *o)
 {
     double decay = o->adaptive_decay;
-    *s = (Sampler){.options = *o, .mu = 2 * o->mirostat_tau,
-                   .weighted = o->adaptive_target / (1 - decay), .total = 1 / (1 - decay),
+    *s = (Sampler){.options = *o,
+                   .mu = 2 * o->mirostat_tau,
+                   .weighted = o->adaptive_target / (1 - decay),
+                   .total = 1 / (1 - decay),
                    .banned_at = -1};
 }
 
@@ -211,8 +223,7 @@ static void sort_keys(SampleRoom *r)
 static void sort_candidates(SampleRoom *r)
 {
     for (int i = 0; i < r->count; i++)
-        r->sorted[i] =
-            (uint64_t)(uint32_t)~ordered_bits(r->candidate[i].logit) << 32 | (uint32_t)i;
+        r->sorted[i] = (uint64_t)(uint32_t)~ordered_bits(r->candidate[i].logit) << 32 | (uint32_t)i;
     sort_keys(r);
 }
 
@@ -290,8 +301,8 @@ static void penalties(SampleRoom *r, const SamplerOptions *o, const int32_t *his
 }
 
 // For every earlier occurrence of the longest suffix of the history, the token that followed it is
-// penalised by multiplier * base ^ (length - allowed length). Lengths come from the Z-algorithm over
-// the history read backwards.
+// penalised by multiplier * base ^ (length - allowed length). Lengths come from the Z-algorithm
+// over the history read backwards.
 static void dry(SampleRoom *r, const SamplerOptions *o, const int32_t *history, int count)
 {
     if (o->dry_multiplier == 0) return;
@@ -326,8 +337,8 @@ static void temperature(SampleRoom *r, const SamplerOptions *o)
     if (o->dynatemp_max > o->dynatemp_min) {
         weigh(r);
         double share = r->count > 1 ? entropy(r) / log(r->count) : 0;
-        t = o->dynatemp_min + (o->dynatemp_max - o->dynatemp_min) *
-                                  (float)pow(share, o->dynatemp_exponent);
+        t = o->dynatemp_min +
+            (o->dynatemp_max - o->dynatemp_min) * (float)pow(share, o->dynatemp_exponent);
     }
     r->inverse *= 1 / fmaxf(t, SAMPLING_COLD);
 }
@@ -432,8 +443,9 @@ static void typical(SampleRoom *r, const SamplerOptions *o)
     keep_first(r, ranks_of_mass(r, sampling_share(r->total, o->typical)));
 }
 
-// Takes the likely tokens' place away from all but the least likely of them: in a share of the draws
-// (xtc_random), or by making their probabilities what they would be on average over those draws.
+// Takes the likely tokens' place away from all but the least likely of them: in a share of the
+// draws (xtc_random), or by making their probabilities what they would be on average over those
+// draws.
 static void xtc(SampleRoom *r, const SamplerOptions *o, uint64_t draw)
 {
     double q = o->xtc_probability;
@@ -498,7 +510,8 @@ static int mirostat(SampleRoom *r, Sampler *s, uint64_t draw)
         double over = 0, under = 0, n = r->count;
         for (int i = 0; i < 99 && i + 1 < r->count; i++) {
             double t = log((i + 2.0) / (i + 1.0));
-            double p = probability(r, sorted_index(r, i)), q = probability(r, sorted_index(r, i + 1));
+            double p = probability(r, sorted_index(r, i)),
+                   q = probability(r, sorted_index(r, i + 1));
             if (q == 0) break;
             over += t * log(p / q);
             under += t * t;
@@ -565,19 +578,32 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
     int greedy = o->temperature < SAMPLING_COLD && o->dynatemp_max <= o->dynatemp_min;
     for (int i = 0; i < o->order_count && r->count; i++) {
         int stage = o->order[i];
-        if (stage == STAGE_penalties) penalties(r, o, history, count);
-        else if (stage == STAGE_dry) dry(r, o, history, count);
-        else if (greedy) continue;
-        else if (stage == STAGE_temperature) temperature(r, o);
-        else if (stage == STAGE_smoothing) smoothing(r, o);
-        else if (stage == STAGE_top_n_sigma) top_n_sigma(r, o);
-        else if (stage == STAGE_top_k) top_k(r, o);
-        else if (stage == STAGE_top_p) top_p(r, o);
-        else if (stage == STAGE_min_p) min_p(r, o);
-        else if (stage == STAGE_top_a) top_a(r, o);
-        else if (stage == STAGE_tfs) tfs(r, o);
-        else if (stage == STAGE_typical) typical(r, o);
-        else if (stage == STAGE_xtc) xtc(r, o, draw);
+        if (stage == STAGE_penalties)
+            penalties(r, o, history, count);
+        else if (stage == STAGE_dry)
+            dry(r, o, history, count);
+        else if (greedy)
+            continue;
+        else if (stage == STAGE_temperature)
+            temperature(r, o);
+        else if (stage == STAGE_smoothing)
+            smoothing(r, o);
+        else if (stage == STAGE_top_n_sigma)
+            top_n_sigma(r, o);
+        else if (stage == STAGE_top_k)
+            top_k(r, o);
+        else if (stage == STAGE_top_p)
+            top_p(r, o);
+        else if (stage == STAGE_min_p)
+            min_p(r, o);
+        else if (stage == STAGE_top_a)
+            top_a(r, o);
+        else if (stage == STAGE_tfs)
+            tfs(r, o);
+        else if (stage == STAGE_typical)
+            typical(r, o);
+        else if (stage == STAGE_xtc)
+            xtc(r, o, draw);
     }
     if (!r->count) return -1;
     int drawn = best_index(r);

@@ -1,6 +1,6 @@
-// The sampler chain on the CPU: from a row of logits to a token. kernels/sampling.h defines the draw
-// and the filters that a GPU applies itself; docs/samplers.md states every stage. Knows tokens as
-// ids only. Nothing here allocates after sample_open.
+// The sampler chain on the CPU: from a row of logits to a token. kernels/sampling.h defines the
+// draw and the filters that a GPU applies itself; docs/samplers.md states every stage. Knows tokens
+// as ids only. Nothing here allocates after sample_open.
 #pragma once
 #include "../kernels/sampling.h"
 #include "error.h"
@@ -8,8 +8,9 @@
 // The stages that sampler_order can name. Bias, allowed and banned tokens come before all of them;
 // mirostat, adaptive-p and skew replace or bend the draw at the end.
 #define SAMPLER_STAGES(X)                                                                          \
-    X(penalties) X(dry) X(temperature) X(smoothing) X(top_n_sigma) X(top_k) X(top_p) X(min_p)      \
-    X(top_a) X(tfs) X(typical) X(xtc)
+    X(penalties)                                                                                   \
+    X(dry) X(temperature) X(smoothing) X(top_n_sigma) X(top_k) X(top_p) X(min_p) X(top_a) X(tfs)   \
+        X(typical) X(xtc)
 #define X(name) STAGE_##name,
 enum { SAMPLER_STAGES(X) STAGE_COUNT };
 #undef X

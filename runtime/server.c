@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define HEADER_BYTES 65536
-#define SILENCE 15          // seconds until a stream shows that it lives
+#define SILENCE 15             // seconds until a stream shows that it lives
 #define OUTPUT_BYTES (8 << 20) // that a client may leave unread
 
 extern const char page_text[], page_text_end[];
@@ -40,7 +40,7 @@ struct Exchange {
     struct evhttp_request *http; // NULL once the client has left
     struct evhttp_connection *connection;
     struct event *left; // fires when the client closes
-    int dirty; // guarded by the generator's lock
+    int dirty;          // guarded by the generator's lock
     double spoke;
     Exchange *next;
 };
@@ -138,8 +138,8 @@ static void log_exchange(const Exchange *x)
         cancelled |= job->reason == REASON_CANCELLED;
         if (job->ended > end) end = job->ended;
     }
-    fprintf(stderr, "%s: %d prompt tokens, %d of them cached, %d drawn, %.3f s%s\n",
-            x->answer->id, prompt, reused, drawn, end - begin, cancelled ? ", cancelled" : "");
+    fprintf(stderr, "%s: %d prompt tokens, %d of them cached, %d drawn, %.3f s%s\n", x->answer->id,
+            prompt, reused, drawn, end - begin, cancelled ? ", cancelled" : "");
 }
 
 static void end_exchange(Exchange *x)
@@ -201,13 +201,14 @@ static int speak(Exchange *x)
     pthread_mutex_lock(&g->lock);
     x->dirty = 0;
     int finished = api_finished(x->answer), failed = 0;
-    if (x->http && x->answer->stream) failed = api_events(server->api, x->answer, &text, &err) != 0;
-    else if (x->http && finished) response = api_response(server->api, x->answer, &r);
+    if (x->http && x->answer->stream)
+        failed = api_events(server->api, x->answer, &text, &err) != 0;
+    else if (x->http && finished)
+        response = api_response(server->api, x->answer, &r);
     pthread_mutex_unlock(&g->lock);
 
     if (x->http && x->answer->stream) {
-        struct bufferevent *socket =
-            evhttp_connection_get_bufferevent(x->connection);
+        struct bufferevent *socket = evhttp_connection_get_bufferevent(x->connection);
         struct evbuffer *chunk = evbuffer_new();
         if (failed || !chunk ||
             evbuffer_get_length(bufferevent_get_output(socket)) > OUTPUT_BYTES) {
@@ -223,8 +224,10 @@ static int speak(Exchange *x)
         x->spoke = monotonic_seconds();
     } else if (x->http && finished) {
         struct evhttp_request *http = detach(x);
-        if (response) reply_json(server, http, 200, response);
-        else reply_refusal(server, http, &r);
+        if (response)
+            reply_json(server, http, 200, response);
+        else
+            reply_refusal(server, http, &r);
     }
     free(text.data);
     return finished;
@@ -286,13 +289,18 @@ static void generate(Server *server, struct evhttp_request *http, json_t *body, 
         }
     }
     if (status != 0 || !x) {
-        if (status == 0) refuse(server, http, 500, "out of memory");
-        else reply_refusal(server, http, &r);
+        if (status == 0)
+            refuse(server, http, 500, "out of memory");
+        else
+            reply_refusal(server, http, &r);
         api_free(answer);
         free(x);
         return;
     }
-    *x = (Exchange){.server = server, .answer = answer, .http = http, .next = server->exchanges,
+    *x = (Exchange){.server = server,
+                    .answer = answer,
+                    .http = http,
+                    .next = server->exchanges,
                     .spoke = monotonic_seconds()};
     server->exchanges = x;
     struct evhttp_connection *connection = evhttp_request_get_connection(http);
@@ -367,8 +375,18 @@ static json_t *read_body(Server *server, struct evhttp_request *http)
 }
 
 enum {
-    PAGE_HTML, HEALTH, METRICS, MODELS, MODEL, PROPS, CACHE, CHAT_COMPLETIONS, COMPLETIONS,
-    ENCODE, DECODE, ABSENT
+    PAGE_HTML,
+    HEALTH,
+    METRICS,
+    MODELS,
+    MODEL,
+    PROPS,
+    CACHE,
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    ENCODE,
+    DECODE,
+    ABSENT
 };
 static const struct {
     const char *path;
@@ -413,8 +431,10 @@ static void post(Server *server, struct evhttp_request *http, int what)
     }
     result = what == ENCODE ? api_encode(server->api, body, &r) : api_decode(server->api, body, &r);
     json_decref(body);
-    if (result) reply_json(server, http, 200, result);
-    else reply_refusal(server, http, &r);
+    if (result)
+        reply_json(server, http, 200, result);
+    else
+        reply_refusal(server, http, &r);
 }
 
 static void get(Server *server, struct evhttp_request *http, int what)
@@ -423,16 +443,19 @@ static void get(Server *server, struct evhttp_request *http, int what)
     Error err;
     if (what == PAGE_HTML) {
         header(http, "Content-Security-Policy",
-               "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'");
+               "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+               "connect-src 'self'");
         reply(server, http, 200, "text/html; charset=utf-8", page_text,
               (size_t)(page_text_end - page_text));
     } else if (what == HEALTH) {
-        reply_json(server, http, server->draining ? 503 : 200,
-                   json_pack("{s:s, s:[]}", "status", server->draining ? "draining" : "ok",
-                             "issues"));
+        reply_json(
+            server, http, server->draining ? 503 : 200,
+            json_pack("{s:s, s:[]}", "status", server->draining ? "draining" : "ok", "issues"));
     } else if (what == METRICS) {
-        if (api_metrics(server->api, &text, &err) != 0) refuse(server, http, 500, err.text);
-        else reply(server, http, 200, "text/plain; version=0.0.4", text.data, text.bytes);
+        if (api_metrics(server->api, &text, &err) != 0)
+            refuse(server, http, 500, err.text);
+        else
+            reply(server, http, 200, "text/plain; version=0.0.4", text.data, text.bytes);
         free(text.data);
     } else {
         reply_json(server, http, 200,
@@ -463,14 +486,17 @@ static void on_request(struct evhttp_request *http, void *argument)
             refuse(server, http, 401, "an API key is missing or wrong");
         else if (routes[i].what == ABSENT)
             refuse(server, http, 501, "this model is not made for embeddings");
-        else if (method == EVHTTP_REQ_POST) post(server, http, routes[i].what);
-        else get(server, http, routes[i].what);
+        else if (method == EVHTTP_REQ_POST)
+            post(server, http, routes[i].what);
+        else
+            get(server, http, routes[i].what);
         return;
     }
-    refuse(server, http, known ? 405 : 404, known ? "the method is not allowed here" : "there is no such path");
+    refuse(server, http, known ? 405 : 404,
+           known ? "the method is not allowed here" : "there is no such path");
 }
 
-// --- up and down -----------------------------------------------------------------------------------
+// --- up and down ---------------------------------------------------------------------------------
 
 static void on_deadline(evutil_socket_t fd, short what, void *argument)
 {
@@ -508,7 +534,8 @@ static int listen_on(Server *server)
     struct sockaddr_storage address;
     socklen_t bytes = sizeof address;
     int port = o->port;
-    if (getsockname(evhttp_bound_socket_get_fd(server->bound), (struct sockaddr *)&address, &bytes) == 0)
+    if (getsockname(evhttp_bound_socket_get_fd(server->bound), (struct sockaddr *)&address,
+                    &bytes) == 0)
         port = ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
                                                    : ((struct sockaddr_in *)&address)->sin_port);
     return port;

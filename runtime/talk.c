@@ -23,7 +23,7 @@ typedef struct {
     size_t room;
 } Talk;
 
-// --- typing ----------------------------------------------------------------------------------------
+// --- typing --------------------------------------------------------------------------------------
 
 static volatile sig_atomic_t interrupted;
 
@@ -75,7 +75,7 @@ static const char *read_line(Talk *t)
     return t->line;
 }
 
-// --- answers ---------------------------------------------------------------------------------------
+// --- answers -------------------------------------------------------------------------------------
 
 static void append(TokenText *text, const char *data, size_t bytes)
 {
@@ -92,8 +92,10 @@ static void append(TokenText *text, const char *data, size_t bytes)
 static void add_message(Talk *t, const char *role, const char *content)
 {
     json_t *message = json_pack("{s:s, s:s}", "role", role, "content", content);
-    if (!message) fprintf(stderr, "that is not UTF-8\n");
-    else json_array_append_new(t->messages, message);
+    if (!message)
+        fprintf(stderr, "that is not UTF-8\n");
+    else
+        json_array_append_new(t->messages, message);
 }
 
 // Continues a prompt on stdout. Returns 0 and the answer, which the caller frees, or -1 after a
@@ -130,8 +132,10 @@ static int answer(Talk *t, const char *prompt, size_t bytes, int flags, TokenTex
         putchar('\n');
         fflush(stdout);
     }
-    if (status != 0) fprintf(stderr, "%s\n", err.text);
-    else append(out, job.text.data ? job.text.data : "", job.decided);
+    if (status != 0)
+        fprintf(stderr, "%s\n", err.text);
+    else
+        append(out, job.text.data ? job.text.data : "", job.decided);
     if (status == 0 && t->show_speed && job.first)
         fprintf(stderr, "[%d prompt tokens, %d of them cached, %.2f s; %d tokens, %.1f tokens/s]\n",
                 job.prompt_count, job.reused, job.first - job.started, job.token_count,
@@ -159,16 +163,20 @@ static void reply(Talk *t)
     TokenText prompt = {0}, text = {0};
     json_t *values = json_pack("{s:O, s:b}", "messages", t->messages, "add_generation_prompt", 1);
     int status = chat_prompt(values, &prompt, &err);
-    if (status != 0) fprintf(stderr, "%s\n", err.text);
-    else status = answer(t, prompt.data, prompt.bytes, TOKENS_PARSE_SPECIAL, &text);
-    if (status == 0) add_message(t, "assistant", text.data);
-    else json_array_remove(t->messages, json_array_size(t->messages) - 1);
+    if (status != 0)
+        fprintf(stderr, "%s\n", err.text);
+    else
+        status = answer(t, prompt.data, prompt.bytes, TOKENS_PARSE_SPECIAL, &text);
+    if (status == 0)
+        add_message(t, "assistant", text.data);
+    else
+        json_array_remove(t->messages, json_array_size(t->messages) - 1);
     json_decref(values);
     free(prompt.data);
     free(text.data);
 }
 
-// --- commands --------------------------------------------------------------------------------------
+// --- commands ------------------------------------------------------------------------------------
 
 static void clear(Talk *t)
 {
@@ -190,8 +198,10 @@ static void save(Talk *t, const char *path)
 {
     FILE *f = fopen(path, "w");
     int bad = !f;
-    if (f && t->raw) bad = fwrite(t->text.data ? t->text.data : "", 1, t->text.bytes, f) < t->text.bytes;
-    else if (f) bad = json_dumpf(t->messages, f, JSON_INDENT(1)) != 0 || fputc('\n', f) == EOF;
+    if (f && t->raw)
+        bad = fwrite(t->text.data ? t->text.data : "", 1, t->text.bytes, f) < t->text.bytes;
+    else if (f)
+        bad = json_dumpf(t->messages, f, JSON_INDENT(1)) != 0 || fputc('\n', f) == EOF;
     if (f) bad |= fclose(f) != 0;
     if (bad) fprintf(stderr, "%s: %s\n", path, strerror(errno));
 }
@@ -239,14 +249,22 @@ static int obey(Talk *t, const char *line)
     char name[16];
     snprintf(name, sizeof name, "%.*s", (int)n, line);
     if (!strcmp(name, "/exit") || !strcmp(name, "/x")) return 0;
-    if (!strcmp(name, "/clear")) clear(t);
-    else if (!strcmp(name, "/system") || !strcmp(name, "/sp")) set_system(t, value);
-    else if (!strcmp(name, "/retry") || !strcmp(name, "/r")) retry(t);
-    else if (!strcmp(name, "/tps")) t->show_speed = !t->show_speed;
-    else if (!strcmp(name, "/save") && *value) save(t, value);
-    else if (!strcmp(name, "/load") && *value) load(t, value);
-    else if (!strcmp(name, "/n") && atoi(value) > 0) t->max_tokens = atoi(value);
-    else if (!strcmp(name, "/t") && *value) t->sampler.temperature = (float)fabs(atof(value));
+    if (!strcmp(name, "/clear"))
+        clear(t);
+    else if (!strcmp(name, "/system") || !strcmp(name, "/sp"))
+        set_system(t, value);
+    else if (!strcmp(name, "/retry") || !strcmp(name, "/r"))
+        retry(t);
+    else if (!strcmp(name, "/tps"))
+        t->show_speed = !t->show_speed;
+    else if (!strcmp(name, "/save") && *value)
+        save(t, value);
+    else if (!strcmp(name, "/load") && *value)
+        load(t, value);
+    else if (!strcmp(name, "/n") && atoi(value) > 0)
+        t->max_tokens = atoi(value);
+    else if (!strcmp(name, "/t") && *value)
+        t->sampler.temperature = (float)fabs(atof(value));
     else
         fputs("/clear        forget the conversation\n"
               "/system TEXT  start over with another system message\n"
@@ -263,8 +281,11 @@ int command_chat(const Options *o)
 {
     if (!o->raw && !chat_has_template())
         fail("the model has no chat template; chat --raw continues what you type");
-    Talk t = {.options = o, .raw = o->raw, .sampler = choose_sampler(o),
-              .max_tokens = o->n < 0 ? o->raw ? 256 : INT32_MAX : o->n, .messages = json_array()};
+    Talk t = {.options = o,
+              .raw = o->raw,
+              .sampler = choose_sampler(o),
+              .max_tokens = o->n < 0 ? o->raw ? 256 : INT32_MAX : o->n,
+              .messages = json_array()};
     open_writer(&t.writer, o, open_tokens());
     if (o->system) set_system(&t, o->system);
     struct sigaction action = {.sa_handler = on_interrupt};

@@ -81,9 +81,12 @@ static void print_json_text(const char *s, size_t bytes)
     putchar('"');
     for (size_t i = 0; i < bytes; i++) {
         unsigned char c = (unsigned char)s[i];
-        if (c == '"' || c == '\\') printf("\\%c", c);
-        else if (c < 32) printf("\\u%04x", c);
-        else putchar(c);
+        if (c == '"' || c == '\\')
+            printf("\\%c", c);
+        else if (c < 32)
+            printf("\\u%04x", c);
+        else
+            putchar(c);
     }
     putchar('"');
 }
@@ -92,8 +95,8 @@ static void print_json_text(const char *s, size_t bytes)
 
 int command_run(const Options *o)
 {
-    static const char *const reasons[] = {[REASON_LENGTH] = "length", [REASON_END] = "eos",
-                                          [REASON_STOP] = "stop"};
+    static const char *const reasons[] = {
+        [REASON_LENGTH] = "length", [REASON_END] = "eos", [REASON_STOP] = "stop"};
     if (!o->prompt) usage_error("run needs -p PROMPT");
     if (o->chat) fail("chat templates are not there yet; run without --chat continues the text");
     Tokens *t = open_tokens();

@@ -60,7 +60,8 @@ static int stop_server(Server *s, int signal)
 
 static int connect_to(int port)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)port),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     struct timeval limit = {30, 0};
@@ -88,9 +89,10 @@ static int send_request(int port, const char *method, const char *path, const ch
 {
     char head[1024];
     int fd = connect_to(port);
-    int n = snprintf(head, sizeof head,
-                     "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n",
-                     method, path, headers, strlen(body));
+    int n =
+        snprintf(head, sizeof head,
+                 "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n",
+                 method, path, headers, strlen(body));
     if (fd >= 0 && send_all(fd, head, (size_t)n) == 0) send_all(fd, body, strlen(body));
     return fd;
 }

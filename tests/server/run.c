@@ -68,16 +68,19 @@ static void test_refusals(int port)
     refused(port, "POST", completions, "{\"prompt\": 5}", 400, "prompt");
     refused(port, "POST", completions, "{\"prompt\": [4096]}", 400, "0 to 4095");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"temprature\": 1}", 400, "temprature");
-    refused(port, "POST", completions, "{\"prompt\": \"a\", \"temperature\": \"1\"}", 400, "number");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"temperature\": \"1\"}", 400,
+            "number");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"top_p\": 1.5}", 400, "top_p");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"n\": 0}", 400, "n: expected");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"stop\": [\"\"]}", 400, "stop");
     refused(port, "POST", completions,
-            "{\"prompt\": \"a\", \"temperature\": 1, \"mirostat\": 2, \"adaptive_target\": 0.5}", 400,
-            "exclude");
-    refused(port, "POST", completions, "{\"prompt\": \"a\", \"sampler_order\": [\"best\"]}", 400, "best");
+            "{\"prompt\": \"a\", \"temperature\": 1, \"mirostat\": 2, \"adaptive_target\": 0.5}",
+            400, "exclude");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"sampler_order\": [\"best\"]}", 400,
+            "best");
     refused(port, "POST", completions,
-            "{\"prompt\": \"a\", \"response_format\": {\"type\": \"json_object\"}}", 400, "response_format");
+            "{\"prompt\": \"a\", \"response_format\": {\"type\": \"json_object\"}}", 400,
+            "response_format");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"max_tokens\": 5000}", 400,
             "maximum context length is 2048");
     refused(port, "POST", "/v1/chat/completions",
@@ -111,12 +114,15 @@ static void test_answers(int port)
     json_decref(a);
 
     // The same by ids, through the tokenizer's own endpoint.
-    char *text = request(port, "POST", "/tokenize", "", "{\"content\": \"The city of Paris\"}", &status);
+    char *text =
+        request(port, "POST", "/tokenize", "", "{\"content\": \"The city of Paris\"}", &status);
     json_t *ids = json_loads(text, 0, NULL);
     char *list = json_dumps(json_object_get(ids, "tokens"), 0);
-    char *body = format("{\"prompt\": %s, \"max_tokens\": 24, \"echo\": true, \"model\": \"any\"}", list);
+    char *body =
+        format("{\"prompt\": %s, \"max_tokens\": 24, \"echo\": true, \"model\": \"any\"}", list);
     a = complete(port, body, &status);
-    CHECK_MSG(strncmp(text_of(a), "The city of Paris", 17) == 0 && strcmp(text_of(a) + 17, greedy) == 0,
+    CHECK_MSG(strncmp(text_of(a), "The city of Paris", 17) == 0 &&
+                  strcmp(text_of(a) + 17, greedy) == 0,
               "'%s'", text_of(a));
     json_decref(a);
     free(body);
@@ -150,17 +156,22 @@ static void test_answers(int port)
     free(text);
 
     // Several prompts, several choices: each as if alone.
-    a = complete(port, "{\"prompt\": [\"The city of Paris\", \"A\"], \"n\": 2, \"max_tokens\": 24}", &status);
+    a = complete(port, "{\"prompt\": [\"The city of Paris\", \"A\"], \"n\": 2, \"max_tokens\": 24}",
+                 &status);
     CHECK(json_array_size(json_object_get(a, "choices")) == 4);
     CHECK(strcmp(text_of(a), greedy) == 0);
     json_decref(a);
-    json_t *three = complete(port, "{\"prompt\": \"In\", \"n\": 3, \"max_tokens\": 12, "
-                                   "\"temperature\": 1, \"seed\": 5}", &status);
+    json_t *three = complete(port,
+                             "{\"prompt\": \"In\", \"n\": 3, \"max_tokens\": 12, "
+                             "\"temperature\": 1, \"seed\": 5}",
+                             &status);
     for (int i = 0; i < 3; i++) {
-        body = format("{\"prompt\": \"In\", \"max_tokens\": 12, \"temperature\": 1, \"seed\": %d}", 5 + i);
+        body = format("{\"prompt\": \"In\", \"max_tokens\": 12, \"temperature\": 1, \"seed\": %d}",
+                      5 + i);
         a = complete(port, body, &status);
         const char *same = json_string_value(json_object_get(choice(three, (size_t)i), "text"));
-        CHECK_MSG(same && strcmp(text_of(a), same) == 0, "seed %d: '%s', '%s'", 5 + i, text_of(a), same);
+        CHECK_MSG(same && strcmp(text_of(a), same) == 0, "seed %d: '%s', '%s'", 5 + i, text_of(a),
+                  same);
         json_decref(a);
         free(body);
     }
@@ -172,35 +183,54 @@ static void test_endings(int port)
 {
     int status;
     // A stop string in the middle of a token, seen only when the next token is there.
-    json_t *a = complete(port, "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stop\": [\"pulous c\", \"xyz\"]}", &status);
+    json_t *a = complete(port,
+                         "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stop\": "
+                         "[\"pulous c\", \"xyz\"]}",
+                         &status);
     CHECK_MSG(strcmp(text_of(a), " is the most po") == 0, "'%s'", text_of(a));
     CHECK(strcmp(reason_of(a), "stop") == 0);
     json_decref(a);
     char *text = request(port, "POST", "/v1/completions", "",
-                         "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stop\": \"pulous c\", \"stream\": true}", &status);
-    CHECK_MSG(!strstr(text, "popul") && !strstr(text, "ulous\"") && !strstr(text, "\"text\":\"pul"), "%s", text);
+                         "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stop\": "
+                         "\"pulous c\", \"stream\": true}",
+                         &status);
+    CHECK_MSG(!strstr(text, "popul") && !strstr(text, "ulous\"") && !strstr(text, "\"text\":\"pul"),
+              "%s", text);
     free(text);
-    a = complete(port, "{\"prompt\": \"The city of Paris\", \"max_tokens\": 3, \"stop\": \"zzz\"}", &status);
+    a = complete(port, "{\"prompt\": \"The city of Paris\", \"max_tokens\": 3, \"stop\": \"zzz\"}",
+                 &status);
     CHECK(strcmp(reason_of(a), "length") == 0);
     json_decref(a);
 
     // A banned string never appears, whatever its case, and the text goes on without it.
-    a = complete(port, "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"banned_strings\": [\"POPULOUS\", \"france\", \"capital\"]}", &status);
+    a = complete(port,
+                 "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"banned_strings\": "
+                 "[\"POPULOUS\", \"france\", \"capital\"]}",
+                 &status);
     CHECK_MSG(!strcasestr(text_of(a), "populous") && !strcasestr(text_of(a), "france") &&
-                  !strcasestr(text_of(a), "capital"), "'%s'", text_of(a));
-    CHECK_MSG(strncmp(text_of(a), " is the most", 12) == 0 && usage_of(a, "completion_tokens") == 24,
+                  !strcasestr(text_of(a), "capital"),
+              "'%s'", text_of(a));
+    CHECK_MSG(strncmp(text_of(a), " is the most", 12) == 0 &&
+                  usage_of(a, "completion_tokens") == 24,
               "'%s'", text_of(a));
     json_decref(a);
 
     // The end of text: drawn at once when it is by far the likeliest, not before min_tokens, never
     // when it is ignored.
-    a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 9, \"logit_bias\": {\"1\": 99}}", &status);
+    a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 9, \"logit_bias\": {\"1\": 99}}",
+                 &status);
     CHECK(usage_of(a, "completion_tokens") == 0 && strcmp(reason_of(a), "stop") == 0);
     json_decref(a);
-    a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 9, \"min_tokens\": 4, \"logit_bias\": {\"1\": 99}}", &status);
+    a = complete(
+        port,
+        "{\"prompt\": \"The\", \"max_tokens\": 9, \"min_tokens\": 4, \"logit_bias\": {\"1\": 99}}",
+        &status);
     CHECK(usage_of(a, "completion_tokens") == 4 && strcmp(reason_of(a), "stop") == 0);
     json_decref(a);
-    a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 9, \"ignore_eos\": true, \"logit_bias\": {\"1\": 99}}", &status);
+    a = complete(port,
+                 "{\"prompt\": \"The\", \"max_tokens\": 9, \"ignore_eos\": true, \"logit_bias\": "
+                 "{\"1\": 99}}",
+                 &status);
     CHECK(usage_of(a, "completion_tokens") == 9 && strcmp(reason_of(a), "length") == 0);
     json_decref(a);
     a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 0}", &status);
@@ -208,13 +238,19 @@ static void test_endings(int port)
     json_decref(a);
 
     // One allowed token is a loop.
-    a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 500, \"allowed_tokens\": [300], \"loop_detect_window\": 64}", &status);
+    a = complete(port,
+                 "{\"prompt\": \"The\", \"max_tokens\": 500, \"allowed_tokens\": [300], "
+                 "\"loop_detect_window\": 64}",
+                 &status);
     const char *why = json_string_value(json_object_get(choice(a, 0), "eos_reason"));
     CHECK(why && strcmp(why, "loop_detected") == 0 && usage_of(a, "completion_tokens") == 64);
     json_decref(a);
 
     // Healing: a prompt cut inside a word is continued as if it were not.
-    a = complete(port, "{\"prompt\": \"The city of Paris is the most popul\", \"max_tokens\": 3, \"token_healing\": true}", &status);
+    a = complete(port,
+                 "{\"prompt\": \"The city of Paris is the most popul\", \"max_tokens\": 3, "
+                 "\"token_healing\": true}",
+                 &status);
     CHECK_MSG(strncmp(text_of(a), "ous city", 8) == 0, "'%s'", text_of(a));
     json_decref(a);
 }
@@ -223,11 +259,13 @@ static void test_endings(int port)
 static void test_logprobs(int port)
 {
     int status;
-    json_t *a = complete(port, "{\"prompt\": [0, 44, 496, 83, 950], \"max_tokens\": 1, \"logprobs\": 5}", &status);
+    json_t *a = complete(
+        port, "{\"prompt\": [0, 44, 496, 83, 950], \"max_tokens\": 1, \"logprobs\": 5}", &status);
     const json_t *l = json_object_get(choice(a, 0), "logprobs");
     double drawn = json_number_value(json_array_get(json_object_get(l, "token_logprobs"), 0));
     const json_t *top = json_array_get(json_object_get(l, "top_logprobs"), 0);
-    char *command = format("%s logits --ids 0,44,496,83,950 --device cpu -o build/tests/server.logits", program);
+    char *command = format(
+        "%s logits --ids 0,44,496,83,950 --device cpu -o build/tests/server.logits", program);
     CHECK(system(command) == 0);
     free(command);
     FILE *f = fopen("build/tests/server.logits", "rb");
@@ -243,7 +281,8 @@ static void test_logprobs(int port)
     CHECK_MSG(fabs(best - log(sum) - drawn) < 1e-3, "%g, expected %g", drawn, best - log(sum));
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)top, key, value) {
+    json_object_foreach((json_t *)top, key, value)
+    {
         double nearest = 1;
         for (int i = 0; i < 4096; i++)
             nearest = fmin(nearest, fabs(row[i] - log(sum) - json_number_value(value)));
@@ -253,7 +292,7 @@ static void test_logprobs(int port)
     json_decref(a);
 }
 
-// --- many at once ----------------------------------------------------------------------------------
+// --- many at once --------------------------------------------------------------------------------
 
 typedef struct {
     int port, ok;
@@ -278,9 +317,11 @@ static void test_crowd(int port, int calls)
     pthread_t thread[64];
     for (int i = 0; i < calls; i++) {
         char more[128];
-        snprintf(more, sizeof more, "\"max_tokens\": %d, \"temperature\": %d, \"seed\": %d, \"top_p\": 0.95",
+        snprintf(more, sizeof more,
+                 "\"max_tokens\": %d, \"temperature\": %d, \"seed\": %d, \"top_p\": 0.95",
                  8 + i % 7, i % 2, i);
-        char *body = body_about(i % 2 ? 0 : (size_t)(1500 * i), (size_t)(i % 4 == 3 ? 40 : 900 + 50 * (i % 5)), more);
+        char *body = body_about(i % 2 ? 0 : (size_t)(1500 * i),
+                                (size_t)(i % 4 == 3 ? 40 : 900 + 50 * (i % 5)), more);
         alone[i] = crowd[i] = (Call){.port = port, .body = body};
         call(&alone[i]);
     }
@@ -302,7 +343,8 @@ static void test_cache(int port)
     char *body = body_about(20000, 2500, "\"max_tokens\": 4");
     json_t *first = complete(port, body, &status), *second = complete(port, body, &status);
     CHECK_MSG(cached_of(first) == 0 && cached_of(second) == usage_of(second, "prompt_tokens") - 1,
-              "%d, %d of %d", cached_of(first), cached_of(second), usage_of(second, "prompt_tokens"));
+              "%d, %d of %d", cached_of(first), cached_of(second),
+              usage_of(second, "prompt_tokens"));
     CHECK(strcmp(text_of(first), text_of(second)) == 0);
     json_decref(first);
     json_decref(second);
@@ -314,7 +356,7 @@ static void test_cache(int port)
     free(body);
 }
 
-// --- coming and going ------------------------------------------------------------------------------
+// --- coming and going ----------------------------------------------------------------------------
 
 static double metric(int port, const char *name)
 {
@@ -350,8 +392,8 @@ static void test_leaving(int port)
 
 static void test_keys(void)
 {
-    Server s = start_server(program, (const char *[]){"--api-key", "one", "--admin-key", "two",
-                                                      "--cors", "*", NULL});
+    Server s = start_server(
+        program, (const char *[]){"--api-key", "one", "--admin-key", "two", "--cors", "*", NULL});
     const struct {
         const char *path, *headers;
         int status;
@@ -389,18 +431,21 @@ static void test_drain(void)
     int status = stop_server(&s, SIGTERM);
     CHECK_MSG(status == 0 && seconds() - start < 5, "%d after %g s", status, seconds() - start);
     char *text = read_all(fd);
-    CHECK_MSG(strstr(text, "\"length\"") && strstr(text, "[DONE]"), "%s", text + strlen(text) / 10 * 9);
+    CHECK_MSG(strstr(text, "\"length\"") && strstr(text, "[DONE]"), "%s",
+              text + strlen(text) / 10 * 9);
     free(text);
 
     s = start_server(program, (const char *[]){"--drain", "1", NULL});
     int many[16];
-    for (int i = 0; i < 16; i++) many[i] = send_request(s.port, "POST", "/v1/completions", "", endless);
+    for (int i = 0; i < 16; i++)
+        many[i] = send_request(s.port, "POST", "/v1/completions", "", endless);
     CHECK(recv(many[0], part, sizeof part, 0) > 0);
     start = seconds();
     status = stop_server(&s, SIGTERM);
     CHECK_MSG(status == 0 && seconds() - start < 1.3, "%d after %g s", status, seconds() - start);
     text = read_all(many[0]);
-    CHECK_MSG(strstr(text, "shutting down") && strstr(text, "[DONE]"), "%s", text + strlen(text) - 100);
+    CHECK_MSG(strstr(text, "shutting down") && strstr(text, "[DONE]"), "%s",
+              text + strlen(text) - 100);
     free(text);
     for (int i = 1; i < 16; i++) close(many[i]);
 }
@@ -431,7 +476,8 @@ int main(int argc, char **argv)
     test_crowd(s.port, 24);
     CHECK(stop_server(&s, SIGTERM) == 0);
     // A cache that holds three of them: they wait for each other, or go on later.
-    s = start_server(program, (const char *[]){"--cache-tokens", "1280", "--max-context", "512", NULL});
+    s = start_server(program,
+                     (const char *[]){"--cache-tokens", "1280", "--max-context", "512", NULL});
     test_crowd(s.port, 16);
     CHECK(stop_server(&s, SIGTERM) == 0);
     test_keys();

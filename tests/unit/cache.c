@@ -62,7 +62,8 @@ static void test_life(void)
             for (int i = 0; i < PAGE; i++) text[i] = t * 10 + at;
             int page = cache_find(c, before, text, PAGE, 1, &common);
             if (page >= 0) {
-                wrong += holds[page][0] != t || holds[page][1] != at || chain[page] != cache_chain(c, page);
+                wrong += holds[page][0] != t || holds[page][1] != at ||
+                         chain[page] != cache_chain(c, page);
                 cache_share(c, page);
                 hits++;
             } else {

@@ -20,14 +20,42 @@ static const struct {
     size_t offset;
     int whole;
 } fields[] = {
-#define REAL(field) {#field, offsetof(SamplerOptions, field), 0}
-#define WHOLE(field) {#field, offsetof(SamplerOptions, field), 1}
-    REAL(temperature), REAL(top_p), REAL(min_p), REAL(dynatemp_min), REAL(dynatemp_max),
-    REAL(dynatemp_exponent), REAL(smoothing), REAL(top_n_sigma), REAL(top_a), REAL(tfs),
-    REAL(typical), REAL(xtc_probability), REAL(xtc_threshold), REAL(repetition), REAL(frequency),
-    REAL(presence), REAL(dry_multiplier), REAL(dry_base), REAL(mirostat_tau), REAL(adaptive_target),
-    REAL(skew), WHOLE(top_k), WHOLE(penalty_range), WHOLE(penalty_decay),
-    WHOLE(dry_allowed_length), WHOLE(dry_range), WHOLE(mirostat), WHOLE(xtc_random),
+#define REAL(field)                                                                                \
+    {                                                                                              \
+#field, offsetof(SamplerOptions, field), 0                                                 \
+    }
+#define WHOLE(field)                                                                               \
+    {                                                                                              \
+#field, offsetof(SamplerOptions, field), 1                                                 \
+    }
+    REAL(temperature),
+    REAL(top_p),
+    REAL(min_p),
+    REAL(dynatemp_min),
+    REAL(dynatemp_max),
+    REAL(dynatemp_exponent),
+    REAL(smoothing),
+    REAL(top_n_sigma),
+    REAL(top_a),
+    REAL(tfs),
+    REAL(typical),
+    REAL(xtc_probability),
+    REAL(xtc_threshold),
+    REAL(repetition),
+    REAL(frequency),
+    REAL(presence),
+    REAL(dry_multiplier),
+    REAL(dry_base),
+    REAL(mirostat_tau),
+    REAL(adaptive_target),
+    REAL(skew),
+    WHOLE(top_k),
+    WHOLE(penalty_range),
+    WHOLE(penalty_decay),
+    WHOLE(dry_allowed_length),
+    WHOLE(dry_range),
+    WHOLE(mirostat),
+    WHOLE(xtc_random),
 };
 
 static uint32_t *bits(const json_t *ids, uint32_t *set)
@@ -40,7 +68,8 @@ static uint32_t *bits(const json_t *ids, uint32_t *set)
 
 static SamplerOptions read_options(const json_t *o)
 {
-    static uint32_t allowed[BIT_WORDS(VOCAB)], breakers[BIT_WORDS(VOCAB)], protected[BIT_WORDS(VOCAB)];
+    static uint32_t allowed[BIT_WORDS(VOCAB)], breakers[BIT_WORDS(VOCAB)],
+        protected[BIT_WORDS(VOCAB)];
     static int32_t bias_id[8];
     static float bias[8];
     SamplerOptions s = sampler_defaults;
@@ -49,8 +78,10 @@ static SamplerOptions read_options(const json_t *o)
         const json_t *v = json_object_get(o, fields[i].name);
         char *at = (char *)&s + fields[i].offset;
         if (!v) continue;
-        if (fields[i].whole) *(int *)at = (int)json_integer_value(v);
-        else *(float *)at = (float)json_number_value(v);
+        if (fields[i].whole)
+            *(int *)at = (int)json_integer_value(v);
+        else
+            *(float *)at = (float)json_number_value(v);
         read++;
     }
     s.allowed = bits(json_object_get(o, "allowed"), allowed);
@@ -58,7 +89,8 @@ static SamplerOptions read_options(const json_t *o)
     s.protected = bits(json_object_get(o, "protected"), protected);
     const char *key;
     json_t *value;
-    json_object_foreach(json_object_get(o, "bias"), key, value) {
+    json_object_foreach(json_object_get(o, "bias"), key, value)
+    {
         bias_id[s.bias_count] = atoi(key);
         bias[s.bias_count++] = (float)json_number_value(value);
     }
@@ -78,7 +110,8 @@ static SamplerOptions read_options(const json_t *o)
 
 // 3.09 deviations of the standard normal that Wilson and Hilferty's cube root makes of chi-square:
 // a correct sampler fails one case in a thousand, and these seeds are fixed.
-static void check_draws(const char *name, const SamplerOptions *o, const json_t *expected, int draws)
+static void check_draws(const char *name, const SamplerOptions *o, const json_t *expected,
+                        int draws)
 {
     int hits[VOCAB] = {0}, degrees = -1, wrong = 0;
     double chi = 0, rest = 0, rest_hits = 0;
@@ -86,8 +119,10 @@ static void check_draws(const char *name, const SamplerOptions *o, const json_t 
         Sampler s;
         sampler_start(&s, o);
         int32_t id = sample_token(room, logits, history, count, &s, (uint64_t)i);
-        if (id < 0 || id >= VOCAB) wrong++;
-        else hits[id]++;
+        if (id < 0 || id >= VOCAB)
+            wrong++;
+        else
+            hits[id]++;
     }
     for (int i = 0; i < VOCAB; i++) {
         double mean = draws * json_number_value(json_array_get(expected, (size_t)i));
@@ -106,8 +141,8 @@ static void check_draws(const char *name, const SamplerOptions *o, const json_t 
     double z = 0;
     if (degrees > 0)
         z = (cbrt(chi / degrees) - (1 - 2.0 / (9 * degrees))) / sqrt(2.0 / (9 * degrees));
-    CHECK_MSG(wrong == 0 && z < 3.09, "%s: %d impossible draws, chi-square %.1f of %d degrees", name,
-              wrong, chi, degrees);
+    CHECK_MSG(wrong == 0 && z < 3.09, "%s: %d impossible draws, chi-square %.1f of %d degrees",
+              name, wrong, chi, degrees);
 }
 
 // The device's chain and the general one are one.
@@ -115,8 +150,11 @@ static void test_plain(void)
 {
     int same = 0;
     for (int i = 0; i < 2000; i++) {
-        Sampling p = {.temperature = 0.3f + (float)(i % 7) * 0.3f, .top_k = i % 11 * 3,
-                      .top_p = i % 3 ? 0.9f : 1, .min_p = i % 2 ? 0.02f : 0, .seed = 9,
+        Sampling p = {.temperature = 0.3f + (float)(i % 7) * 0.3f,
+                      .top_k = i % 11 * 3,
+                      .top_p = i % 3 ? 0.9f : 1,
+                      .min_p = i % 2 ? 0.02f : 0,
+                      .seed = 9,
                       .draw = (uint64_t)i};
         SamplerOptions o = sampler_defaults;
         o.temperature = p.temperature;
@@ -251,7 +289,8 @@ static void show_cost(void)
         for (int i = 0; i < ROUNDS; i++) sample_token(large, row, history, count, &s, (uint64_t)i);
         clock_gettime(CLOCK_MONOTONIC, &b);
         fprintf(stderr, "%s: %.2f ms a draw of %d\n", names[kind],
-                ((double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) / 1e6) / ROUNDS,
+                ((double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) / 1e6) /
+                    ROUNDS,
                 LARGE);
     }
     sample_close(large);
@@ -265,17 +304,20 @@ int main(void)
     if (!data || sample_open(&room, VOCAB, HISTORY, &err) != 0) return 1;
     json_t *list = json_object_get(data, "history");
     for (int i = 0; i < VOCAB; i++)
-        logits[i] = (float)json_number_value(json_array_get(json_object_get(data, "logits"), (size_t)i));
+        logits[i] =
+            (float)json_number_value(json_array_get(json_object_get(data, "logits"), (size_t)i));
     for (count = 0; count < (int)json_array_size(list); count++)
         history[count] = (int32_t)json_integer_value(json_array_get(list, (size_t)count));
     int draws = getenv("DRAWS") ? atoi(getenv("DRAWS")) : 20000;
     size_t i;
     json_t *c;
-    json_array_foreach(json_object_get(data, "cases"), i, c) {
+    json_array_foreach(json_object_get(data, "cases"), i, c)
+    {
         SamplerOptions o = read_options(json_object_get(c, "options"));
         o.seed = 1;
         CHECK_MSG(sampler_check(&o, &err) == 0, "%s", err.text);
-        check_draws(json_string_value(json_object_get(c, "name")), &o, json_object_get(c, "p"), draws);
+        check_draws(json_string_value(json_object_get(c, "name")), &o, json_object_get(c, "p"),
+                    draws);
     }
     test_plain();
     test_feedback();
