@@ -40,7 +40,7 @@ $(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
 
 $(B)/tests/serve: tests/server/run.c tests/server/client.h
 	@mkdir -p $(@D)
-	$(CC) $(TEST_CFLAGS) -o $@ $< -ljansson -lm -lpthread
+	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
 
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
@@ -100,6 +100,7 @@ test-gpu: $(TEST_PROGRAMS)
 	    $(foreach m,graph steps,'models $m: tests/models/run.sh $(B) -d cuda -m $m $(CASES) $(CONVERTED:/=)') \
 	    'CPU and CUDA agree: tests/agree.sh $(B) $(B)/wikilm-gpu' \
 	    'quality: tests/quality.sh $(B)/wikilm-gpu cuda' \
+	    'server: DEVICE=cuda $(B)/tests/serve $(B)/wikilm-gpu tests/data/wiki.txt' \
 	    $(foreach t,memcheck racecheck,'$t: tests/sanitize.sh $(B) $t')
 
 # Rewrites the marked regions of templates/ after a change of what exlc emits.

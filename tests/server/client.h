@@ -16,11 +16,17 @@ typedef struct {
     int port, log;
 } Server;
 
+// Where programs run: DEVICE, or the processor.
+static const char *device_name(void)
+{
+    return getenv("DEVICE") ? getenv("DEVICE") : "cpu";
+}
+
 // Starts `program serve --port 0 ...` (NULL-terminated) and waits until it listens.
 static Server start_server(const char *program, const char *const *more)
 {
     Server s = {0};
-    const char *argv[32] = {program, "serve", "--port", "0", "--device", "cpu"};
+    const char *argv[32] = {program, "serve", "--port", "0", "--device", device_name()};
     int n = 6, pipes[2];
     while (*more) argv[n++] = *more++;
     if (pipe(pipes) != 0) exit(1);

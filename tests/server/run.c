@@ -19,7 +19,8 @@ static double seconds(void)
 // The greedy completion of the command line; the caller frees.
 static char *run_program(const char *prompt, int n)
 {
-    char *command = format("%s run -p '%s' -n %d --temperature 0 --device cpu", program, prompt, n);
+    char *command = format("%s run -p '%s' -n %d --temperature 0 --device %s", program, prompt, n,
+                           device_name());
     char *text = calloc(1, 1 << 16);
     FILE *f = popen(command, "r");
     size_t bytes = fread(text, 1, (1 << 16) - 1, f);
@@ -264,11 +265,12 @@ static void test_logprobs(int port)
     const json_t *l = json_object_get(choice(a, 0), "logprobs");
     double drawn = json_number_value(json_array_get(json_object_get(l, "token_logprobs"), 0));
     const json_t *top = json_array_get(json_object_get(l, "top_logprobs"), 0);
-    char *command = format(
-        "%s logits --ids 0,44,496,83,950 --device cpu -o build/tests/server.logits", program);
+    const char *path = "build/tests/serve.logits";
+    char *command = format("%s logits --ids 0,44,496,83,950 --device %s -o %s", program,
+                           device_name(), path);
     CHECK(system(command) == 0);
     free(command);
-    FILE *f = fopen("build/tests/server.logits", "rb");
+    FILE *f = fopen(path, "rb");
     uint64_t header = 0;
     static float row[4096];
     int read = f && fread(&header, 8, 1, f) == 1 &&
