@@ -125,48 +125,62 @@ static int grow(Batcher *b, Sequence *s, int tokens)
     return 0;
 }
 
+// 1 when the cache has the whole next chunk of a prompt, computed as it would be now.
+static int chunk_is_there(const Batcher *b, const Sequence *s)
+{
+    int rows = b->options.max_rows, common;
+    Chain chain = s->chain;
+    if (rows % PAGE) return 0;
+    for (int at = s->computed; at < s->computed + rows; at += PAGE) {
+        int page = cache_find(b->cache, chain, s->tokens + at, s->count - 1 - at, 1, &common);
+        if (page < 0) return 0;
+        chain = cache_chain(b->cache, page);
+    }
+    return 1;
+}
+
+// A full page is shared.
+static void share_page(Batcher *b, Sequence *s, int page)
+{
+    int index = s->entered++;
+    cache_share(b->cache, page);
+    if (index < s->pages)
+        cache_drop(b->cache, s->page[index]);
+    else
+        s->pages++;
+    put_page(b, s, index, page);
+    s->chain = cache_chain(b->cache, page);
+    if (cache_is_uniform(b->cache, page) && s->uniform == s->computed) s->uniform += PAGE;
+}
+
+// Part of a page is copied. There must be an unused page besides it.
+static void copy_page(Batcher *b, Sequence *s, int page)
+{
+    cache_share(b->cache, page);
+    grow(b, s, s->computed + 1);
+    device_copy_page(b->device, s->page[s->entered], page);
+    cache_drop(b->cache, page);
+}
+
 // Looks in the cache for what comes next in a prompt, at a page's border. The last token is always
 // computed: its logits are wanted.
 static void find_beginning(Batcher *b, Sequence *s)
 {
-    int chunk = b->options.max_rows / PAGE; // deterministic: whole chunks of uniform pages
-    for (int common = PAGE; b->reuse && common == PAGE && s->computed == s->entered * PAGE;) {
-        int page = -1, pages = 1, left = s->count - 1 - s->computed;
-        const int32_t *tokens = s->tokens + s->computed;
-        if (b->deterministic) {
-            if (!chunk || s->computed % (chunk * PAGE)) return;
-            Chain chain = s->chain;
-            for (pages = 0; pages < chunk; pages++) {
-                page = cache_find(b->cache, chain, tokens + pages * PAGE, left - pages * PAGE, 1,
-                                  &common);
-                if (page < 0) return;
-                chain = cache_chain(b->cache, page);
-            }
-        }
-        for (int i = 0; i < pages; i++) {
-            page = cache_find(b->cache, s->chain, s->tokens + s->computed,
+    int common = PAGE;
+    while (b->reuse && common == PAGE && s->computed == s->entered * PAGE) {
+        if (b->deterministic && s->computed % b->options.max_rows == 0 && !chunk_is_there(b, s))
+            return;
+        int page = cache_find(b->cache, s->chain, s->tokens + s->computed,
                               s->count - 1 - s->computed, b->deterministic, &common);
-            if (page < 0 || common < WORTH_COPYING) return;
-            if (common < PAGE && cache_unused(b->cache) < 2) return;
-            cache_share(b->cache, page);
-            if (common == PAGE) {
-                int index = s->entered++;
-                if (index < s->pages)
-                    cache_drop(b->cache, s->page[index]);
-                else
-                    s->pages++;
-                put_page(b, s, index, page);
-                s->chain = cache_chain(b->cache, page);
-                if (cache_is_uniform(b->cache, page) && s->uniform == s->computed)
-                    s->uniform += PAGE;
-            } else {
-                grow(b, s, s->computed + 1);
-                device_copy_page(b->device, s->page[s->entered], page);
-                cache_drop(b->cache, page);
-            }
-            s->computed += common;
-            s->reused += common;
-        }
+        if (page < 0 || common < WORTH_COPYING) return;
+        if (common == PAGE)
+            share_page(b, s, page);
+        else if (cache_unused(b->cache) >= 2)
+            copy_page(b, s, page);
+        else
+            return;
+        s->computed += common;
+        s->reused += common;
     }
 }
 
