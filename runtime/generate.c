@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#define MOST_TAKES 1000 // of text of one job, for banned strings
+
 double monotonic_seconds(void)
 {
     struct timespec t;
@@ -53,6 +55,8 @@ void job_close(Job *job)
     free(job->likely);
     free(job->ids);
     free(job->healing);
+    free(job->containing);
+    free(job->taken);
 }
 
 int generator_check(const Generator *g, const Job *job, Error *err)
@@ -70,6 +74,17 @@ int generator_check(const Generator *g, const Job *job, Error *err)
                          "the prompt, %d in the completion).",
                          (long long)cache, (long long)all, job->prompt_count, job->max_tokens);
     return 0;
+}
+
+static int same_text(const char *text, const char *pattern, size_t bytes, int fold)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char a = (unsigned char)text[i], b = (unsigned char)pattern[i];
+        if (fold && a >= 'A' && a <= 'Z') a += 32;
+        if (fold && b >= 'A' && b <= 'Z') b += 32;
+        if (a != b) return 0;
+    }
+    return 1;
 }
 
 // Tokens that may stand where the prompt's last one stood: those whose bytes begin with its bytes.
@@ -94,6 +109,23 @@ static int prepare_healing(const Generator *g, Job *job, Error *err)
     return 0;
 }
 
+static int prepare_bans(const Generator *g, Job *job, Error *err)
+{
+    job->containing = calloc(BIT_WORDS(model_info.vocab), sizeof *job->containing);
+    job->taken = calloc(BIT_WORDS(model_info.vocab), sizeof *job->taken);
+    if (!job->containing || !job->taken) return error_set(err, "out of memory");
+    for (int32_t id = 0; id < model_info.vocab && id < tokens_count(g->tokens); id++) {
+        size_t bytes;
+        const char *text = tokens_bytes(g->tokens, id, &bytes);
+        for (int i = 0; i < job->banned_count; i++) {
+            size_t n = strlen(job->banned[i]);
+            for (size_t at = 0; at + n <= bytes; at++)
+                if (same_text(text + at, job->banned[i], n, 1)) ADD_BIT(job->containing, id);
+        }
+    }
+    return 0;
+}
+
 int generator_submit(Generator *g, Job *job, Error *err)
 {
     job->id_count = job->prompt_count;
@@ -101,6 +133,7 @@ int generator_submit(Generator *g, Job *job, Error *err)
     if (!job->ids) return error_set(err, "out of memory");
     memcpy(job->ids, job->prompt, 4 * (size_t)job->prompt_count);
     if (job->heal && prepare_healing(g, job, err) != 0) return -1;
+    if (job->banned_count && prepare_bans(g, job, err) != 0) return -1;
     if (job->min_tokens > 0) {
         job->sampler.late_until = job->id_count + job->min_tokens;
         job->sampler.late = model_info.eos;
@@ -149,17 +182,6 @@ static void finish(Generator *g, Job *job, Reason reason)
 }
 
 // --- text ----------------------------------------------------------------------------------------
-
-static int same_text(const char *text, const char *pattern, size_t bytes, int fold)
-{
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char a = (unsigned char)text[i], b = (unsigned char)pattern[i];
-        if (fold && a >= 'A' && a <= 'Z') a += 32;
-        if (fold && b >= 'A' && b <= 'Z') b += 32;
-        if (a != b) return 0;
-    }
-    return 1;
-}
 
 // Where one of the patterns first occurs in the undecided text; -1 when none does. *held grows to
 // the bytes at the end that could become one.
@@ -226,7 +248,7 @@ static int add_token(Job *job, int32_t id, const float *logits, Error *err)
 }
 
 // Takes back the text from byte `at` on, and the tokens that made it; what began it is not drawn
-// there again. Returns -1 when nothing is left to try.
+// there again. Returns -1 when that happened too often.
 static int take_back(Generator *g, Job *job, size_t at, Error *err)
 {
     int from = 0;
@@ -236,16 +258,19 @@ static int take_back(Generator *g, Job *job, size_t at, Error *err)
     Sequence *s = &g->batch.sequences[job->slot];
     Sampler *sampler = &s->sampler;
     int count = job->id_count + from;
-    if (sampler->banned_at != count) sampler->banned_count = 0;
-    if (sampler->banned_count == SAMPLER_BANS)
-        return error_set(err, "all continuations are banned");
+    if (++job->takes > MOST_TAKES) return error_set(err, "the banned strings leave nothing to say");
+    // Another token with the string in it would be taken back too.
+    if (sampler->banned_at != count)
+        memcpy(job->taken, job->containing, 4 * BIT_WORDS(model_info.vocab));
+    ADD_BIT(job->taken, job->token[from].id);
+    sampler->banned = job->taken;
     sampler->banned_at = count;
-    sampler->banned[sampler->banned_count++] = job->token[from].id;
     batch_rewind(&g->batch, job->slot, count);
 
     job->token_count = from;
     if (!from) job->skip_bytes = job->healed_bytes;
     job->text.bytes = from ? (size_t)job->token[from - 1].end : 0;
+    job->text.data[job->text.bytes] = 0;
     stream_close(&job->stream);
     stream_open(&job->stream, g->tokens, !job->show_special);
     if (stream_feed(&job->stream, job->ids[job->id_count - 1], err) != 0) return -1;
@@ -350,7 +375,7 @@ static Reason take_token(Generator *g, Job *job, const Drawn *drawn, Error *err)
     g->stats.drawn_tokens++;
     if (ends_text(job, id)) {
         reason = REASON_END;
-    } else if (stops(job, id)) {
+    } else if (stops(job, id) && job->token_count >= job->min_tokens) {
         reason = REASON_STOP;
     } else {
         if (stream_feed(&job->stream, id, err) != 0 ||

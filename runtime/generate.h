@@ -67,7 +67,10 @@ struct Job {
     TokenStream stream;
     int32_t *ids; // the prompt as it is computed
     int id_count;
-    uint32_t *healing; // bits by id
+    uint32_t *healing;            // bits by id: what may stand for the prompt's last token
+    uint32_t *containing, *taken; // bits by id: tokens with a banned string in them; and what was
+                                  // taken back at the place at hand
+    int takes;                    // how often
 };
 
 typedef struct {

@@ -573,7 +573,8 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
         r->keep[i] = r->candidate[i].logit > -INFINITY && (!o->allowed || HAS_BIT(o->allowed, i)) &&
                      (!o->first || count != o->first_at || HAS_BIT(o->first, i));
     for (int i = 0; count < o->late_until && i < o->late_count; i++) r->keep[o->late[i]] = 0;
-    for (int i = 0; count == s->banned_at && i < s->banned_count; i++) r->keep[s->banned[i]] = 0;
+    for (int i = 0; count == s->banned_at && i < r->count; i++)
+        if (HAS_BIT(s->banned, i)) r->keep[i] = 0;
     compact(r);
     int greedy = o->temperature < SAMPLING_COLD && o->dynatemp_max <= o->dynatemp_min;
     for (int i = 0; i < o->order_count && r->count; i++) {

@@ -60,16 +60,13 @@ int sampler_check(const SamplerOptions *o, Error *err);
 // 1 when the device's own chain draws the same: then Sampling says it all.
 int sampler_is_plain(const SamplerOptions *o);
 
-#define SAMPLER_BANS 32
-
 // One sequence's sampler: what it asks for, and what it learned from its draws.
 typedef struct {
     SamplerOptions options;
     double mu;              // of mirostat
     double weighted, total; // of adaptive-p
-    // What was taken back: not drawn again after banned_at tokens.
-    int32_t banned[SAMPLER_BANS];
-    int banned_count, banned_at;
+    const uint32_t *banned; // bits by id: what was taken back, not drawn again after banned_at tokens
+    int banned_at;
 } Sampler;
 void sampler_start(Sampler *s, const SamplerOptions *o);
 

@@ -216,6 +216,13 @@ static void test_endings(int port)
               "'%s'", text_of(a));
     json_decref(a);
 
+    a = complete(port,
+                 "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"banned_strings\": "
+                 "[\" \", \"e\"]}",
+                 &status);
+    CHECK_MSG(status == 200 && !strpbrk(text_of(a), " eE"), "%d '%s'", status, text_of(a));
+    json_decref(a);
+
     // The end of text: drawn at once when it is by far the likeliest, not before min_tokens, never
     // when it is ignored.
     a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 9, \"logit_bias\": {\"1\": 99}}",

@@ -201,13 +201,15 @@ static void test_bans(void)
 {
     Sampler s;
     SamplerOptions o = sampler_defaults;
-    static uint32_t first[BIT_WORDS(VOCAB)];
+    static uint32_t first[BIT_WORDS(VOCAB)], five[BIT_WORDS(VOCAB)], eleven[BIT_WORDS(VOCAB)];
     static const int32_t late[] = {5};
     ADD_BIT(first, 11);
+    ADD_BIT(five, 5);
+    ADD_BIT(eleven, 11);
     o.temperature = 0;
     sampler_start(&s, &o);
     CHECK(sample_token(room, logits, history, count, &s, 0) == 5);
-    s.banned_at = count, s.banned[0] = 5, s.banned_count = 1;
+    s.banned_at = count, s.banned = five;
     int32_t second = sample_token(room, logits, history, count, &s, 0);
     CHECK(second != 5 && second >= 0);
     s.banned_at = count - 1;
@@ -220,7 +222,7 @@ static void test_bans(void)
     CHECK(sample_token(room, logits, history, count, &s, 0) == 11);
     // Nothing left, and no numbers.
     o.late_until = 0;
-    s.banned_at = count, s.banned[0] = 11, s.banned_count = 1;
+    s.banned_at = count, s.banned = eleven;
     CHECK(sample_token(room, logits, history, count, &s, 0) == -1);
     float kept = logits[3];
     logits[3] = NAN;
