@@ -574,6 +574,8 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
         get_logprobs(a, job, r) != 0)
         return -1;
     job->show_special = !skip_special;
+    if (options && !json_is_object(options))
+        return refuse(r, 400, "stream_options", "stream_options: expected an object");
     if (options && !a->stream)
         return refuse(r, 400, "stream_options", "stream_options goes with stream true");
     if (best_of >= 0 && best_of != *choices)

@@ -61,7 +61,12 @@ static const char *read_line(Talk *t)
     if (t->editor) {
         int count;
         HistEvent event;
-        const char *line = el_gets(t->editor, &count);
+        const char *line;
+        do { // Ctrl-C throws a line away
+            interrupted = 0;
+            line = el_gets(t->editor, &count);
+            if (interrupted) fputs("\n", stderr);
+        } while (!line && interrupted);
         if (!line || count <= 0) return NULL;
         if (*line != '\n') history(t->history, &event, H_ENTER, line);
         free(t->line);
