@@ -47,7 +47,7 @@ $(B)/libruntime.a: $(RUNTIME) $(B)/licenses.o $(B)/page.o
 	  echo save; echo end ) | ar -M
 
 # Notices of what is inside, as the packages state them.
-$(B)/licenses.txt: LICENSE
+$(B)/licenses.txt: LICENSE Makefile
 	@mkdir -p $(@D)
 	@( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libevent-dev libjansson-dev \
 	      libedit-dev libtinfo6 libbsd-dev libmd-dev libcjson-dev liblua5.4-dev; do \

@@ -1,5 +1,6 @@
 // The emitted program's command line.
 #include "options.h"
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +38,10 @@ static int finish(int status)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_DFL);
+    // Where a standard stream is closed, no file or socket of ours may take its number; the stream
+    // itself goes on failing.
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", fd ? O_RDONLY : O_WRONLY);
     const char *command = argc > 1 ? argv[1] : "";
     if (!*command || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0)
         return print_usage(stdout), finish(0);

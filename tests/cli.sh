@@ -149,6 +149,14 @@ stop=$(printf '%s' "$greedy" | cut -d ' ' -f 5)
 check "a stop string ends the text before it" [ "$(printf '%s' "$greedy" | sed "s/$stop.*//")" = \
     "$($program run -p "$text" -n 24 --stop "$stop" --device cpu)" ]
 check "JSON output" sh -c "$program run -p '$text' -n 3 --json --device cpu | grep -q '\"stop_reason\": \"length\"'"
+check "a closed stdout is told" sh -c "! $program run -p '$text' -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"
+check "chat tells it too" sh -c "! echo x | $program chat --raw -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"
+$program serve --port 0 --device cpu <&- >&- 2>&- &
+pid=$!
+sleep 0.5
+check "serve lives without standard streams" kill -TERM $pid
+wait $pid
+check "and ends well" [ $? -eq 0 ]
 check "n 0 draws nothing" [ -z "$($program run -p "$text" -n 0 --device cpu)" ]
 printf 'Grüße, 世界! \360\237\230\200' >"$work/text"
 check "tokens and back" sh -c "$program tokenize --no-special <$work/text | $program tokenize --decode |
