@@ -20,6 +20,7 @@ typedef struct {
     void (*forward)(Worker *w, State *s, const Batch *b);
     size_t local_bytes;                                  // of Worker.local
     size_t (*work_bytes)(int max_rows, int max_outputs); // of State.work
+    int decode_rows; // up to so many rows are computed in one form; more in another, rounded differently
 } CpuTarget;
 
 // Device code for one compute capability; sm 0 is PTX.

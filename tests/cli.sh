@@ -120,7 +120,11 @@ refuses 1 "Conversation roles must alternate" sh -c "$work/one/model template <$
 check "needs libc, libm and the loader only" sh -c "[ -z \"\$(readelf -d $program | grep NEEDED |
     grep -vE 'libc\.so\.6|libm\.so\.6|ld-linux')\" ]"
 check "no command explains" sh -c "$program | grep -q LlamaForCausalLM"
-check "every command has help" sh -c "$program bench --help | grep -q -- --device"
+for command in run chat serve bench info tokenize template logits eval verify selftest; do
+    check "$command has help" sh -c "$program $command -h | grep -q '^wikilm $command'"
+done
+check "help lists a command's own options" sh -c "$program bench --help | grep -q -- --device && \
+    ! $program bench --help | grep -q -- --port"
 refuses 2 "unknown command" $program frobnicate
 refuses 2 "unknown option" $program run --wrong
 refuses 2 "needs -p" $program run
@@ -129,12 +133,22 @@ refuses 1 "do not fit" $program logits --ids 1,2,3 --max-context 2 -o "$work/o"
 refuses 1 "expected 0 to 4095" $program logits --ids 4096 -o "$work/o"
 refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
 refuses 1 "no-such" $program eval ppl --text "$work/no-such"
-refuses 1 "not there yet" $program serve
+refuses 2 "chat takes no --port" $program chat --port 1
+refuses 1 "no chat template" $program chat
 mkfifo "$work/pipe"
 refuses 1 "no regular file" $program logits --ids 1 -o "$work/pipe" --device cpu
 check "the program has a version" sh -c "$program --version | grep -q exlc"
 refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
 refuses 2 "from 16 to 16" $program bench --cache-bits 4
+printf 'port = 99\n[section]\n# nothing\ncors = "*"\nmax-queue = 7\n' >"$work/config"
+check "serve reads file, environment and options in turn" sh -c "EXLC_MAX_QUEUE=8 EXLC_PORT=98 \
+    $program serve --config $work/config --port 97 --print-config >$work/out && \
+    grep -q '^port = 97' $work/out && grep -q '^max-queue = 8' $work/out && grep -qF 'cors = \"*\"' $work/out"
+echo 'prot = 1' >"$work/config"
+refuses 2 "config:1: unknown option prot" $program serve --config "$work/config"
+refuses 1 "no-such" $program serve --config "$work/no-such"
+check "raw chat continues lines" sh -c "[ \"\$(printf 'The city of Paris\n' |
+    $program chat --raw -n 8 --device cpu 2>/dev/null)\" = \"\$($program run -p 'The city of Paris' -n 8 --device cpu)\" ]"
 printf '\377\376' >"$work/bad"
 check "invalid UTF-8 is refused" sh -c "! $program tokenize <$work/bad >/dev/null 2>$work/err"
 check "verify" sh -c "$program verify | grep -q 'as built'"
@@ -157,6 +171,14 @@ stop=$(printf '%s' "$greedy" | cut -d ' ' -f 5)
 check "a stop string ends the text before it" [ "$(printf '%s' "$greedy" | sed "s/$stop.*//")" = \
     "$($program run -p "$text" -n 24 --stop "$stop" --device cpu)" ]
 check "JSON output" sh -c "$program run -p '$text' -n 3 --json --device cpu | grep -q '\"stop_reason\": \"length\"'"
+check "a closed stdout is told" sh -c "! $program run -p '$text' -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"
+check "chat tells it too" sh -c "! echo x | $program chat --raw -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"
+$program serve --port 0 --device cpu <&- >&- 2>&- &
+pid=$!
+sleep 0.5
+check "serve lives without standard streams" kill -TERM $pid
+wait $pid
+check "and ends well" [ $? -eq 0 ]
 check "n 0 draws nothing" [ -z "$($program run -p "$text" -n 0 --device cpu)" ]
 printf 'Grüße, 世界! \360\237\230\200' >"$work/text"
 check "tokens and back" sh -c "$program tokenize --no-special <$work/text | $program tokenize --decode |

@@ -35,6 +35,10 @@ $(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
 	@mkdir -p $(@D)
 	$(B)/exlc build examples/wikilm -o $@ --target cpu
 
+$(B)/tests/serve: tests/server/run.c tests/server/client.h
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
+
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
 FUZZ_TESTS = $(foreach f,$(FUZZ),'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
@@ -44,12 +48,14 @@ CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep 
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
-TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run
+TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run \
+                $(B)/tests/serve
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(FUZZ_TESTS) \
-	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm'
+	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt'
 
 # The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
 test-long: $(TEST_PROGRAMS)
@@ -58,7 +64,9 @@ test-long: $(TEST_PROGRAMS)
 	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
 	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
 	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
-	    'quality: tests/quality.sh $(B)/tests/wikilm cpu'
+	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
+	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
 	@$(MAKE) --no-print-directory SAN=1 test-units
 test-fuzz: $(B)/exlc
@@ -66,15 +74,19 @@ test-fuzz: $(B)/exlc
 test-units: $(UNIT) $(B)/tests/archs/run
 	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
 
-# Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates.
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint
+# Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates;
+# SOAK is how many requests the server gets.
+SOAK = 400
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
-	build/venv/bin/pip install -q 'tokenizers<0.23' numpy
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
 	build/venv-jinja/bin/pip install -q jinja2==3.1.6 transformers==5.23.0
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
+	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm' \
+	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/wikilm tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
@@ -92,6 +104,7 @@ test-gpu: $(TEST_PROGRAMS)
 	    $(foreach m,graph steps,'models $m: tests/models/run.sh $(B) -d cuda -m $m $(CASES) $(CONVERTED:/=)') \
 	    'CPU and CUDA agree: tests/agree.sh $(B) $(B)/wikilm-gpu' \
 	    'quality: tests/quality.sh $(B)/wikilm-gpu cuda' \
+	    'server: DEVICE=cuda $(B)/tests/serve $(B)/wikilm-gpu tests/data/wiki.txt' \
 	    $(foreach t,memcheck racecheck,'$t: tests/sanitize.sh $(B) $t')
 
 # Rewrites the marked regions of templates/ after a change of what exlc emits.
