@@ -1,6 +1,5 @@
 // Requests' fields to jobs, jobs to answers.
 #include "api.h"
-#include "chat.h"
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -72,6 +71,7 @@ int api_open(Api *api, Generator *g, const Tokens *t, const char *name, Error *e
     api->newlines = calloc(words, 4);
     api->breakers = calloc(words, 4);
     if (!api->newlines || !api->breakers) return error_set(err, "out of memory");
+    if (chat_open(&api->chat, t, err) != 0) return -1;
     mark_tokens(t, api->newlines, (const char *const[]){"\n"}, 1);
     mark_tokens(t, api->breakers, (const char *const[]){"\n", ":", "\"", "*"}, 4);
     return 0;
@@ -79,6 +79,7 @@ int api_open(Api *api, Generator *g, const Tokens *t, const char *name, Error *e
 
 void api_close(Api *api)
 {
+    chat_close(&api->chat);
     free(api->newlines);
     free(api->breakers);
 }
@@ -177,6 +178,7 @@ static const char *const chat_fields[] = {"messages",
                                           "tools",
                                           "tool_choice",
                                           "parallel_tool_calls",
+                                          "documents",
                                           "add_generation_prompt",
                                           "continue_final_message",
                                           "template_vars",
@@ -465,50 +467,165 @@ static int get_prompts(const Api *api, Answer *a, Refusal *r)
     return 0;
 }
 
-// What a template may use: the conversation and whatever the request sets for it.
-static json_t *template_values(const json_t *body)
+// The tools that the model is to know, into a->tools.
+static int get_tools(Answer *a, Refusal *r)
 {
-    json_t *values = json_object();
-    static const char *const taken[] = {"messages",
-                                        "tools",
-                                        "add_generation_prompt",
-                                        "continue_final_message",
-                                        "reasoning_effort",
-                                        "enable_thinking",
-                                        "verbosity"};
-    json_object_set_new(values, "add_generation_prompt", json_true());
+    const json_t *tools = field(a->body, "tools", NULL), *tool;
+    const json_t *choice = field(a->body, "tool_choice", NULL);
+    int parallel = 1;
+    size_t i;
+    if (get_flag(a->body, "parallel_tool_calls", NULL, &parallel, r) != 0) return -1;
+    if (!parallel)
+        return refuse(r, 400, "parallel_tool_calls", "parallel_tool_calls: only true is there yet");
+    if (tools && !json_is_array(tools))
+        return refuse(r, 400, "tools", "tools: expected a list of functions");
+    json_array_foreach(tools, i, tool)
+    {
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        const json_t *function = json_object_get(tool, "function");
+        if (!type || strcmp(type, "function") != 0 ||
+            !json_is_string(json_object_get(function, "name")))
+            return refuse(r, 400, "tools", "tools: number %zu is no function with a name", i);
+    }
+    const char *name = json_string_value(choice);
+    int none = name && strcmp(name, "none") == 0;
+    if (choice && !none && (!name || strcmp(name, "auto") != 0))
+        return refuse(r, 400, "tool_choice", "tool_choice: only auto and none are there yet");
+    a->tools = none || !json_array_size(tools) ? NULL : tools;
+    return 0;
+}
+
+// What a template may use: the conversation and whatever the request sets for it.
+static int get_values(const Answer *a, json_t *values, Refusal *r)
+{
+    static const char *const taken[] = {"messages", "documents", "reasoning_effort",
+                                        "enable_thinking", "verbosity"};
+    const json_t *more = field(a->body, "template_vars", "chat_template_kwargs");
+    int resume = 0;
+    if (more && !json_is_object(more))
+        return refuse(r, 400, "chat_template_kwargs", "chat_template_kwargs: expected an object");
+    if (get_flag(a->body, "continue_final_message", NULL, &resume, r) != 0) return -1;
+    int begin = !resume;
+    if (get_flag(a->body, "add_generation_prompt", NULL, &begin, r) != 0) return -1;
+    if (begin && resume)
+        return refuse(r, 400, "continue_final_message",
+                      "continue_final_message and add_generation_prompt exclude each other");
+    json_object_set_new(values, "add_generation_prompt", json_boolean(begin));
+    json_object_set_new(values, "continue_final_message", json_boolean(resume));
+    if (more) json_object_update(values, (json_t *)more);
     for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
-        const json_t *v = field(body, taken[i], NULL);
+        const json_t *v = field(a->body, taken[i], NULL);
         if (v) json_object_set(values, taken[i], (json_t *)v);
     }
-    const json_t *more = field(body, "template_vars", "chat_template_kwargs");
-    if (more) json_object_update(values, (json_t *)more);
-    return values;
+    if (a->tools) json_object_set(values, "tools", (json_t *)a->tools);
+    return 0;
 }
 
 static int get_messages(const Api *api, Answer *a, Refusal *r)
 {
     const json_t *messages = field(a->body, "messages", NULL);
-    const json_t *tools = field(a->body, "tools", NULL);
     if (!json_is_array(messages) || !json_array_size(messages))
         return refuse(r, 400, "messages", "messages: expected a list of at least one message");
     for (size_t i = 0; i < json_array_size(messages); i++)
         if (!json_is_string(json_object_get(json_array_get(messages, i), "role")))
             return refuse(r, 400, "messages", "messages: number %zu has no role", i);
-    if (json_array_size(tools)) return refuse(r, 400, "tools", "tools are not there yet");
     a->prompts = 1;
     a->prompt = calloc(1, sizeof *a->prompt);
-    json_t *values = template_values(a->body);
-    TokenText text = {0};
+    json_t *values = json_object();
+    ChatPrompt prompt = {0};
     Error err;
-    int status = a->prompt && values ? 0 : no_memory(r);
-    if (status == 0 && chat_prompt(values, &text, &err) != 0)
+    int status = a->prompt && values ? get_tools(a, r) : no_memory(r);
+    if (status == 0) status = get_values(a, values, r);
+    if (status == 0 && chat_prompt(&api->chat, values, &prompt, &err) != 0)
         status = refuse(r, 400, "messages", "%s", err.text);
     if (status == 0)
-        status = encode(api, text.data, text.bytes, TOKENS_PARSE_SPECIAL, "messages", a->prompt, r);
-    free(text.data);
+        status =
+            encode(api, prompt.text, prompt.bytes, TOKENS_PARSE_SPECIAL, "messages", a->prompt, r);
+    a->format = prompt.format;
+    a->in_reasoning = prompt.in_reasoning;
+    free(prompt.text);
     json_decref(values);
     return status;
+}
+
+// --- parts of replies ----------------------------------------------------------------------------
+
+// Bytes as a JSON string; what is no UTF-8 on its own becomes replacement characters.
+static json_t *text_json(const char *text, size_t bytes)
+{
+    json_t *s = json_stringn(text, bytes);
+    return s ? s : json_string("\xef\xbf\xbd");
+}
+
+static void say_text(void *to, int reasoning, const char *text, size_t bytes)
+{
+    struct Said *said = to;
+    json_array_append_new(
+        said->deltas,
+        json_pack("{s:o}", reasoning ? "reasoning_content" : "content", text_json(text, bytes)));
+}
+
+static void say_call(void *to, const char *id, const char *name, const char *arguments,
+                     size_t bytes)
+{
+    struct Said *said = to;
+    char made[10] = ""; // nine letters and digits: the form that Mistral's templates insist on
+    uint64_t bits = random_bits();
+    for (int i = 0; i < 9; i++, bits /= 36)
+        made[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[bits % 36];
+    json_t *call =
+        json_pack("{s:i, s:s, s:s, s:{s:o, s:o}}", "index", said->calls++, "id", id ? id : made,
+                  "type", "function", "function", "name", text_json(name, strlen(name)),
+                  "arguments", text_json(arguments, bytes));
+    json_array_append_new(said->deltas, json_pack("{s:[o]}", "tool_calls", call));
+}
+
+static void open_said(Answer *a, int i)
+{
+    struct Said *said = &a->said[i];
+    if (!a->chat) return;
+    said->deltas = json_array();
+    reply_open(&said->reply, a->format, a->in_reasoning, a->tools,
+               (ReplySink){said, say_text, say_call});
+}
+
+// Splits what has been decided since into said->deltas.
+static int read_reply(const Job *job, struct Said *said, Error *err)
+{
+    size_t bytes = job->decided - said->bytes;
+    if ((bytes && reply_feed(&said->reply, job->text.data + said->bytes, bytes) != 0) ||
+        (job->reason != REASON_NONE && reply_finish(&said->reply) != 0))
+        return error_set(err, "out of memory");
+    said->bytes = job->decided;
+    return 0;
+}
+
+// The message that deltas add up to; content is null where there are calls alone.
+static json_t *join_deltas(const json_t *deltas)
+{
+    json_t *message = json_pack("{s:s, s:n, s:n}", "role", "assistant", "content", "refusal");
+    json_t *delta, *value;
+    const char *key;
+    size_t i;
+    json_array_foreach(deltas, i, delta) json_object_foreach(delta, key, value)
+    {
+        json_t *before = json_object_get(message, key);
+        if (!before || json_is_null(before))
+            json_object_set(message, key, value);
+        else if (json_is_array(value))
+            json_array_extend(before, value);
+        else
+            json_object_set_new(message, key,
+                                json_pack("s%+%", json_string_value(before),
+                                          json_string_length(before), json_string_value(value),
+                                          json_string_length(value)));
+    }
+    json_array_foreach(json_object_get(message, "tool_calls"), i, value)
+        json_object_del(value, "index");
+    if (!json_object_get(message, "tool_calls") &&
+        json_is_null(json_object_get(message, "content")))
+        json_object_set_new(message, "content", json_string(""));
+    return message;
 }
 
 // --- requests ------------------------------------------------------------------------------------
@@ -573,7 +690,9 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
         get_flag(body, "skip_special_tokens", NULL, &skip_special, r) != 0 ||
         get_logprobs(a, job, r) != 0)
         return -1;
-    job->show_special = !skip_special;
+    // A reply's format is made of special tokens, so in chats only the others are hidden.
+    job->show_special = a->chat || !skip_special;
+    job->hidden = a->chat && skip_special ? api->chat.hidden : NULL;
     if (options && !json_is_object(options))
         return refuse(r, 400, "stream_options", "stream_options: expected an object");
     if (options && !a->stream)
@@ -622,6 +741,7 @@ int api_request(Api *api, json_t *body, int chat, Answer **out, Refusal *r)
         const TokenList *prompt = &a->prompt[i / choices];
         *job = common;
         a->job_count++;
+        open_said(a, i);
         if (!prompt->count)
             return refuse(r, 400, "prompt",
                           "the prompt has no tokens, and the tokenizer adds none");
@@ -651,7 +771,11 @@ int api_request(Api *api, json_t *body, int chat, Answer **out, Refusal *r)
 void api_free(Answer *a)
 {
     if (!a) return;
-    for (int i = 0; i < a->job_count; i++) job_close(&a->jobs[i]);
+    for (int i = 0; i < a->job_count; i++) {
+        job_close(&a->jobs[i]);
+        reply_close(&a->said[i].reply);
+        json_decref(a->said[i].deltas);
+    }
     for (int i = 0; a->prompt && i < a->prompts; i++) free(a->prompt[i].id);
     free(a->prompt);
     free(a->jobs);
@@ -668,13 +792,6 @@ void api_free(Answer *a)
 }
 
 // --- answers -------------------------------------------------------------------------------------
-
-// Bytes as a JSON string; what is no UTF-8 on its own becomes replacement characters.
-static json_t *text_json(const char *text, size_t bytes)
-{
-    json_t *s = json_stringn(text, bytes);
-    return s ? s : json_string("\xef\xbf\xbd");
-}
 
 static json_t *bytes_json(const char *text, size_t bytes)
 {
@@ -727,9 +844,10 @@ static json_t *logprobs_json(const Api *api, const Answer *a, const Job *job, in
     return result;
 }
 
-static const char *finish_reason(const Job *job)
+static const char *finish_reason(const Answer *a, int i)
 {
-    return job->reason == REASON_LENGTH ? "length" : "stop";
+    if (a->jobs[i].reason == REASON_LENGTH) return "length";
+    return a->said[i].calls ? "tool_calls" : "stop";
 }
 
 // What ended an answer, beyond finish_reason.
@@ -820,50 +938,63 @@ static json_t *with_echo(const Api *api, const Answer *a, const Job *job, json_t
     return both;
 }
 
-// One event of one choice: its new text, and the reason when it is the last.
-static int add_choice(Api *api, Answer *a, int i, TokenText *out, Error *err)
+// One event of one choice: its news under `key`, and the reason when it is the last.
+static int add_choice(Api *api, Answer *a, int i, const char *key, json_t *news, int last,
+                      TokenText *out, Error *err)
 {
     const Job *job = &a->jobs[i];
     struct Said *said = &a->said[i];
-    int last = job->reason != REASON_NONE;
-    if (said->done || (!last && job->decided == said->bytes && said->begun)) return 0;
-    if (a->chat && !said->begun) {
+    json_t *choice = json_pack("{s:i, s:o, s:o, s:s?}", "index", i, key, news, "logprobs",
+                               logprobs_json(api, a, job, said->tokens, job->tokens_decided),
+                               "finish_reason", last ? finish_reason(a, i) : NULL);
+    said->tokens = job->tokens_decided;
+    said->done = last;
+    if (last) add_ending(choice, job);
+    return add_event(out, chunk_json(api, a, json_pack("[o]", choice)), err);
+}
+
+static int add_text(Api *api, Answer *a, int i, TokenText *out, Error *err)
+{
+    const Job *job = &a->jobs[i];
+    struct Said *said = &a->said[i];
+    int last = job->reason != REASON_NONE, begun = said->begun;
+    if (!last && job->decided == said->bytes && begun) return 0;
+    json_t *text =
+        text_json(job->text.data ? job->text.data + said->bytes : "", job->decided - said->bytes);
+    if (!begun) text = with_echo(api, a, job, text);
+    said->begun = 1;
+    said->bytes = job->decided;
+    return add_choice(api, a, i, "text", text, last, out, err);
+}
+
+// As OpenAI's API has it: the role first, parts as they come, the reason with an empty delta.
+static int add_deltas(Api *api, Answer *a, int i, TokenText *out, Error *err)
+{
+    const Job *job = &a->jobs[i];
+    struct Said *said = &a->said[i];
+    json_t *delta;
+    size_t k;
+    if (!said->begun) {
         json_t *begin = json_pack("[{s:i, s:{s:s, s:s}, s:n, s:n}]", "index", i, "delta", "role",
                                   "assistant", "content", "", "logprobs", "finish_reason");
         if (add_event(out, chunk_json(api, a, begin), err) != 0) return -1;
     }
-    json_t *text =
-        text_json(job->text.data ? job->text.data + said->bytes : "", job->decided - said->bytes);
-    if (!a->chat && !said->begun) text = with_echo(api, a, job, text);
-    json_t *logprobs = logprobs_json(api, a, job, said->tokens, job->tokens_decided);
-    int begun = said->begun, silent = json_string_length(text) == 0;
     said->begun = 1;
-    said->bytes = job->decided;
-    said->tokens = job->tokens_decided;
-    if (silent && !last && begun) {
-        json_decref(text);
-        json_decref(logprobs);
-        return 0;
-    }
-    json_t *choice =
-        json_pack("{s:i, s:o, s:n}", "index", i, "logprobs", logprobs, "finish_reason");
-    if (a->chat)
-        json_object_set_new(choice, "delta", json_pack("{s:o}", "content", text));
-    else
-        json_object_set_new(choice, "text", text);
-    if (last) {
-        json_object_set_new(choice, "finish_reason", json_string(finish_reason(job)));
-        add_ending(choice, job);
-        said->done = 1;
-    }
-    return add_event(out, chunk_json(api, a, json_pack("[o]", choice)), err);
+    if (read_reply(job, said, err) != 0) return -1;
+    json_array_foreach(said->deltas, k,
+                       delta) if (add_choice(api, a, i, "delta", json_incref(delta), 0, out, err) !=
+                                  0) return -1;
+    json_array_clear(said->deltas);
+    if (job->reason == REASON_NONE) return 0;
+    return add_choice(api, a, i, "delta", json_object(), 1, out, err);
 }
 
 int api_events(Api *api, Answer *a, TokenText *out, Error *err)
 {
     for (int i = 0; i < a->job_count; i++) {
         if (a->jobs[i].reason == REASON_FAILED || a->jobs[i].reason == REASON_CANCELLED) continue;
-        if (add_choice(api, a, i, out, err) != 0) return -1;
+        if (a->said[i].done) continue;
+        if ((a->chat ? add_deltas : add_text)(api, a, i, out, err) != 0) return -1;
     }
     if (!api_finished(a)) return 0;
     for (int i = 0; i < a->job_count; i++) {
@@ -893,17 +1024,22 @@ json_t *api_response(Api *api, Answer *a, Refusal *r)
                    job->reason == REASON_FAILED ? job->error.text : "the server is shutting down");
             return NULL;
         }
-        json_t *text = with_echo(api, a, job,
-                                 text_json(job->text.data ? job->text.data : "", job->text.bytes));
+        Error err;
+        if (a->chat && read_reply(job, &a->said[i], &err) != 0) {
+            json_decref(choices);
+            no_memory(r);
+            return NULL;
+        }
         json_t *choice = json_pack("{s:i, s:o, s:s}", "index", i, "logprobs",
                                    logprobs_json(api, a, job, 0, job->token_count), "finish_reason",
-                                   finish_reason(job));
+                                   finish_reason(a, i));
         if (a->chat)
-            json_object_set_new(
-                choice, "message",
-                json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text, "refusal"));
+            json_object_set_new(choice, "message", join_deltas(a->said[i].deltas));
         else
-            json_object_set_new(choice, "text", text);
+            json_object_set_new(
+                choice, "text",
+                with_echo(api, a, job,
+                          text_json(job->text.data ? job->text.data : "", job->text.bytes)));
         add_ending(choice, job);
         json_array_append_new(choices, choice);
     }
@@ -930,23 +1066,25 @@ json_t *api_model(const Api *api)
 {
     const DeviceOptions *o = &api->generator->batch.options;
     json_t *m = model_json(api);
-    json_object_set_new(m, "parameters",
-                        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}",
-                                  "architecture", model_info.architecture, "parameters",
-                                  (json_int_t)model_info.parameters, "bits", model_info.bits,
-                                  "max_seq_len", o->max_context, "cache_size", o->pages * PAGE,
-                                  "cache_mode", "FP16", "max_batch_size", o->max_sequences,
-                                  "chunk_size", o->max_rows, "prompt_template", chat_has_template(),
-                                  "build", model_info.build_id, "use_vision", 0));
+    Error err;
+    json_object_set_new(
+        m, "parameters",
+        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}", "architecture",
+                  model_info.architecture, "parameters", (json_int_t)model_info.parameters, "bits",
+                  model_info.bits, "max_seq_len", o->max_context, "cache_size", o->pages * PAGE,
+                  "cache_mode", "FP16", "max_batch_size", o->max_sequences, "chunk_size",
+                  o->max_rows, "prompt_template", chat_check(&api->chat, &err) == 0, "build",
+                  model_info.build_id, "use_vision", 0));
     return m;
 }
 
 json_t *api_props(const Api *api)
 {
     const DeviceOptions *o = &api->generator->batch.options;
+    const char *source = chat_template(&api->chat);
     return json_pack("{s:i, s:{s:i, s:s}, s:s, s:s}", "total_slots", o->max_sequences,
                      "default_generation_settings", "n_ctx", o->max_context, "model", api->name,
-                     "chat_template", "", "build_info", model_info.exlc_version);
+                     "chat_template", source ? source : "", "build_info", model_info.exlc_version);
 }
 
 json_t *api_encode(const Api *api, const json_t *body, Refusal *r)

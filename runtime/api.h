@@ -1,13 +1,15 @@
 // OpenAI's requests and answers as jobs of the generator, with the further parameters that
 // docs/serving.md lists. Knows JSON and jobs, nothing of connections.
 #pragma once
+#include "chat.h"
 #include "generate.h"
 #include <jansson.h>
 
 typedef struct {
     Generator *generator;
     const Tokens *tokens;
-    const char *name;              // of the model
+    const char *name; // of the model
+    Chat chat;
     uint32_t *newlines, *breakers; // bits by id: what XTC leaves alone; DRY's default breakers
 } Api;
 
@@ -31,11 +33,17 @@ typedef struct {
     struct Said {
         size_t bytes; // of the text
         int tokens, begun, done;
+        Reply reply;    // of chats
+        json_t *deltas; // parts that are not yet sent
+        int calls;
     } * said;
     char id[40];
     int64_t created;
     // private
-    json_t *body;      // strings of the jobs live in it
+    json_t *body;        // strings of the jobs live in it
+    const json_t *tools; // or NULL
+    ReplyFormat format;
+    int in_reasoning;
     TokenList *prompt; // (prompts)
     uint32_t *allowed, *breakers;
     int32_t *bias_id, *stop_ids;

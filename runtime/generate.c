@@ -203,6 +203,14 @@ static ptrdiff_t find_pattern(const Job *job, const char *const *pattern, int co
     return -1;
 }
 
+// The text that a token completes is then in job->stream.text.
+static int feed_stream(Job *job, int32_t id, Error *err)
+{
+    if (!job->hidden || !HAS_BIT(job->hidden, id)) return stream_feed(&job->stream, id, err);
+    job->stream.text.bytes = 0;
+    return 0;
+}
+
 static int add_text(Job *job, const char *data, size_t bytes, Error *err)
 {
     size_t skip = bytes < (size_t)job->skip_bytes ? bytes : (size_t)job->skip_bytes;
@@ -275,7 +283,7 @@ static int take_back(Generator *g, Job *job, size_t at, Error *err)
     stream_open(&job->stream, g->tokens, !job->show_special);
     if (stream_feed(&job->stream, job->ids[job->id_count - 1], err) != 0) return -1;
     for (int i = 0; i < from; i++)
-        if (stream_feed(&job->stream, job->token[i].id, err) != 0) return -1;
+        if (feed_stream(job, job->token[i].id, err) != 0) return -1;
     return 0;
 }
 
@@ -378,7 +386,7 @@ static Reason take_token(Generator *g, Job *job, const Drawn *drawn, Error *err)
     } else if (stops(job, id) && job->token_count >= job->min_tokens) {
         reason = REASON_STOP;
     } else {
-        if (stream_feed(&job->stream, id, err) != 0 ||
+        if (feed_stream(job, id, err) != 0 ||
             add_text(job, job->stream.text.data, job->stream.text.bytes, err) != 0 ||
             add_token(job, id, drawn->logits, err) != 0)
             return REASON_FAILED;

@@ -39,11 +39,12 @@ struct Job {
     const char *const
         *banned; // (banned_count) strings the text must not contain, ASCII case ignored
     int banned_count;
-    int logprobs;     // -1: none; else how many of the likeliest tokens besides the drawn one
-    int loop_window;  // tokens of pure repetition that end the answer; 0: off
-    int heal;         // the prompt's last token may be drawn anew as a longer one
-    int show_special; // special tokens appear in the text
-    int priority;     // smaller goes first
+    int logprobs;           // -1: none; else how many of the likeliest tokens besides the drawn one
+    int loop_window;        // tokens of pure repetition that end the answer; 0: off
+    int heal;               // the prompt's last token may be drawn anew as a longer one
+    int show_special;       // special tokens appear in the text
+    const uint32_t *hidden; // bits by id: tokens that leave no text; NULL: none
+    int priority;           // smaller goes first
     void (*changed)(Job *job); // called by the generator's thread, lock held, when there is news
     void *owner;
 

@@ -110,6 +110,25 @@ int reply_begins_reasoning(const ReplyFormat *f, const char *prompt, size_t byte
     return bytes >= mark && memcmp(prompt + bytes - mark, f->open_mark, mark) == 0;
 }
 
+enum { TAGS = 9 }; // of reasoning and of calls
+
+static Tag tag_at(const ReplyFormat *f, int i)
+{
+    if (i == 0) return (Tag){f->open_mark, REASONING_BEGIN};
+    if (i == 1) return (Tag){f->close_mark, REASONING_END};
+    return f->calls->tags[i - 2];
+}
+
+int reply_is_mark(const ReplyFormat *f, const char *text, size_t bytes)
+{
+    static const char *const within[] = {"<｜tool▁sep｜>", "[ARGS]", "<|constrain|>"};
+    for (size_t i = 0; i < TAGS + sizeof within / sizeof *within; i++) {
+        const char *mark = i < TAGS ? tag_at(f, (int)i).text : within[i - TAGS];
+        if (mark && strlen(mark) == bytes && memcmp(mark, text, bytes) == 0) return 1;
+    }
+    return 0;
+}
+
 // --- JSON as text --------------------------------------------------------------------------------
 
 typedef struct {
@@ -438,20 +457,13 @@ static int counts(const Reply *r, Action a)
     return a == HEADER_END ? r->mode == HEADER : r->mode != HEADER;
 }
 
-static Tag tag_at(const Reply *r, int i)
-{
-    if (i == 0) return (Tag){r->format.open_mark, REASONING_BEGIN};
-    if (i == 1) return (Tag){r->format.close_mark, REASONING_END};
-    return i < 9 ? r->format.calls->tags[i - 2] : (Tag){NULL, 0};
-}
-
 // The first tag in what was read; without one, *wait is where one could begin.
 static const char *find_tag(Reply *r, Tag *found, size_t *wait)
 {
     const char *first = NULL, *end = r->text + r->bytes;
     *wait = r->bytes;
-    for (int i = 0; i < 9; i++) {
-        Tag t = tag_at(r, i);
+    for (int i = 0; i < TAGS; i++) {
+        Tag t = tag_at(&r->format, i);
         if (!t.text || !counts(r, t.action)) continue;
         size_t n = strlen(t.text);
         const char *at = memmem(r->text + r->searched, r->bytes - r->searched, t.text, n);

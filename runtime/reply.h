@@ -21,6 +21,9 @@ ReplyFormat reply_format(const char *template_text);
 // 1 when the prompt leaves the reply inside reasoning ("...<think>\n").
 int reply_begins_reasoning(const ReplyFormat *f, const char *prompt, size_t bytes);
 
+// 1 for a text that the format is made of: one of its tags, or a mark within calls.
+int reply_is_mark(const ReplyFormat *f, const char *text, size_t bytes);
+
 // Where the parts go, in the order of the text. Texts are valid during the call only.
 typedef struct {
     void *to; // the first argument of both

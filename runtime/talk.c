@@ -1,5 +1,4 @@
 // The chat command: a conversation in the terminal.
-#include "chat.h"
 #include "writer.h"
 #include <errno.h>
 #include <histedit.h>
@@ -13,6 +12,7 @@
 typedef struct {
     const Options *options;
     Writer writer;
+    Chat chat;
     SamplerOptions sampler;
     int raw, max_tokens, show_speed;
     json_t *messages; // of a conversation
@@ -82,38 +82,30 @@ static const char *read_line(Talk *t)
 
 // --- answers -------------------------------------------------------------------------------------
 
-static void append(TokenText *text, const char *data, size_t bytes)
-{
-    if (text->bytes + bytes + 1 > text->room) {
-        text->room = 2 * (text->bytes + bytes) + 256;
-        text->data = realloc(text->data, text->room);
-        if (!text->data) fail("out of memory");
-    }
-    memcpy(text->data + text->bytes, data, bytes);
-    text->bytes += bytes;
-    text->data[text->bytes] = 0;
-}
-
-static void add_message(Talk *t, const char *role, const char *content)
+// Returns the message, which is the conversation's, or NULL after a line on stderr.
+static json_t *add_message(Talk *t, const char *role, const char *content)
 {
     json_t *message = json_pack("{s:s, s:s}", "role", role, "content", content);
     if (!message)
         fprintf(stderr, "that is not UTF-8\n");
     else
         json_array_append_new(t->messages, message);
+    return message;
 }
 
-// Continues a prompt on stdout. Returns 0 and the answer, which the caller frees, or -1 after a
-// message on stderr. Ctrl-C ends the answer where it is.
-static int answer(Talk *t, const char *prompt, size_t bytes, int flags, TokenText *out)
+// Continues a text on stdout, the prompt of a chat or (`prompt` NULL) a raw one. *out is what was
+// said, and the caller's to close; -1 after a message on stderr. Ctrl-C ends the answer where it
+// is.
+static int answer(Talk *t, const char *text, size_t bytes, const ChatPrompt *prompt, Speech *out)
 {
     Error err;
     TokenList ids = {0};
     Generator *g = &t->writer.generator;
     Job job;
-    size_t shown = 0;
+    int flags = TOKENS_PARSE_SPECIAL | (prompt ? 0 : TOKENS_ADD_SPECIAL);
     job_init(&job);
-    int status = tokens_encode(t->writer.tokens, prompt, bytes, flags, &ids, &err);
+    speech_open(out, &job, &t->chat, prompt, 0);
+    int status = tokens_encode(t->writer.tokens, text, bytes, flags, &ids, &err);
     if (status == 0) check_ids(ids.id, ids.count);
     if (status == 0 && !ids.count) status = error_set(&err, "nothing to continue");
     job.prompt = ids.id;
@@ -123,8 +115,6 @@ static int answer(Talk *t, const char *prompt, size_t bytes, int flags, TokenTex
     job.sampler = t->sampler;
     job.stop = t->options->stop;
     job.stop_count = t->options->stop_count;
-    job.changed = print_text;
-    job.owner = &shown;
     if (status == 0) status = generator_check(g, &job, &err);
     if (status == 0) status = generator_submit(g, &job, &err);
     if (status == 0) {
@@ -137,10 +127,7 @@ static int answer(Talk *t, const char *prompt, size_t bytes, int flags, TokenTex
         putchar('\n');
         fflush(stdout);
     }
-    if (status != 0)
-        fprintf(stderr, "%s\n", err.text);
-    else
-        append(out, job.text.data ? job.text.data : "", job.decided);
+    if (status != 0) fprintf(stderr, "%s\n", err.text);
     if (status == 0 && t->show_speed && job.first)
         fprintf(stderr, "[%d prompt tokens, %d of them cached, %.2f s; %d tokens, %.1f tokens/s]\n",
                 job.prompt_count, job.reused, job.first - job.started, job.token_count,
@@ -154,31 +141,38 @@ static int answer(Talk *t, const char *prompt, size_t bytes, int flags, TokenTex
 // Continues the text so far and the line.
 static void continue_text(Talk *t, const char *line)
 {
+    Speech said;
     size_t before = t->text.bytes;
-    append(&t->text, line, strlen(line));
-    if (answer(t, t->text.data, t->text.bytes, TOKENS_PARSE_SPECIAL | TOKENS_ADD_SPECIAL,
-               &t->text) != 0)
+    append_text(&t->text, line, strlen(line));
+    if (answer(t, t->text.data, t->text.bytes, NULL, &said) == 0)
+        append_text(&t->text, said.content.data, said.content.bytes);
+    else
         t->text.bytes = before;
+    speech_close(&said);
 }
 
 // Answers the conversation, whose last message is the user's.
 static void reply(Talk *t)
 {
     Error err;
-    TokenText prompt = {0}, text = {0};
+    ChatPrompt prompt;
+    Speech said = {0};
     json_t *values = json_pack("{s:O, s:b}", "messages", t->messages, "add_generation_prompt", 1);
-    int status = chat_prompt(values, &prompt, &err);
+    int status = chat_prompt(&t->chat, values, &prompt, &err);
     if (status != 0)
         fprintf(stderr, "%s\n", err.text);
     else
-        status = answer(t, prompt.data, prompt.bytes, TOKENS_PARSE_SPECIAL, &text);
-    if (status == 0)
-        add_message(t, "assistant", text.data);
-    else
+        status = answer(t, prompt.text, prompt.bytes, &prompt, &said);
+    if (status != 0) {
         json_array_remove(t->messages, json_array_size(t->messages) - 1);
+    } else {
+        json_t *message = add_message(t, "assistant", said.content.data);
+        if (said.reasoning.bytes)
+            json_object_set_new(message, "reasoning_content", json_string(said.reasoning.data));
+    }
+    speech_close(&said);
     json_decref(values);
-    free(prompt.data);
-    free(text.data);
+    free(prompt.text);
 }
 
 // --- commands ------------------------------------------------------------------------------------
@@ -220,7 +214,7 @@ static void load(Talk *t, const char *path)
     } else if (t->raw) {
         char part[4096];
         t->text.bytes = 0;
-        for (size_t n; (n = fread(part, 1, sizeof part, f)) > 0;) append(&t->text, part, n);
+        for (size_t n; (n = fread(part, 1, sizeof part, f)) > 0;) append_text(&t->text, part, n);
     } else {
         json_t *messages = json_loadf(f, JSON_REJECT_DUPLICATES, &err);
         if (json_is_array(messages)) {
@@ -284,14 +278,17 @@ static int obey(Talk *t, const char *line)
 
 int command_chat(const Options *o)
 {
-    if (!o->raw && !chat_has_template())
-        fail("the model has no chat template; chat --raw continues what you type");
+    Error err;
+    Tokens *tokens = open_tokens();
     Talk t = {.options = o,
               .raw = o->raw,
               .sampler = choose_sampler(o),
               .max_tokens = o->n < 0 ? o->raw ? 256 : INT32_MAX : o->n,
               .messages = json_array()};
-    open_writer(&t.writer, o, open_tokens());
+    if (chat_open(&t.chat, tokens, &err) != 0) fail("%s", err.text);
+    if (!o->raw && chat_check(&t.chat, &err) != 0)
+        fail("%s; chat --raw continues what you type", err.text);
+    open_writer(&t.writer, o, tokens);
     if (o->system) set_system(&t, o->system);
     struct sigaction action = {.sa_handler = on_interrupt};
     open_editor(&t);
@@ -307,8 +304,7 @@ int command_chat(const Options *o)
         } else if (t.raw) {
             continue_text(&t, line);
         } else if (*line) {
-            add_message(&t, "user", line);
-            reply(&t);
+            if (add_message(&t, "user", line)) reply(&t);
         }
     }
     if (t.editor) el_end(t.editor);
@@ -316,6 +312,7 @@ int command_chat(const Options *o)
     free(t.line);
     free(t.text.data);
     json_decref(t.messages);
+    chat_close(&t.chat);
     close_writer(&t.writer);
     return 0;
 }

@@ -61,13 +61,66 @@ void close_writer(Writer *w)
     tokens_close(w->tokens);
 }
 
-void print_text(Job *job)
+// --- what jobs say -------------------------------------------------------------------------------
+
+void append_text(TokenText *text, const char *data, size_t bytes)
 {
-    size_t *shown = job->owner;
-    fwrite(job->text.data + *shown, 1, job->decided - *shown, stdout);
-    *shown = job->decided;
+    if (text->bytes + bytes + 1 > text->room) {
+        text->room = 2 * (text->bytes + bytes) + 256;
+        text->data = realloc(text->data, text->room);
+        if (!text->data) fail("out of memory");
+    }
+    memcpy(text->data + text->bytes, data, bytes);
+    text->bytes += bytes;
+    text->data[text->bytes] = 0;
+}
+
+static void hear_text(void *to, int reasoning, const char *text, size_t bytes)
+{
+    Speech *s = to;
+    if (!s->quiet && !reasoning && s->reasoning.bytes && !s->content.bytes) fputs("\n\n", stderr);
+    append_text(reasoning ? &s->reasoning : &s->content, text, bytes);
+    if (s->quiet) return;
+    fwrite(text, 1, bytes, reasoning ? stderr : stdout);
     // Nobody reads any more: nothing to write for.
     if (fflush(stdout) != 0) fail("standard output: cannot write");
+}
+
+// Without tools there are no calls.
+static void hear_call(void *to, const char *id, const char *name, const char *arguments,
+                      size_t bytes)
+{
+    (void)to, (void)id, (void)name, (void)arguments, (void)bytes;
+}
+
+static void hear(Job *job)
+{
+    Speech *s = job->owner;
+    size_t bytes = job->decided - s->read;
+    if ((bytes && reply_feed(&s->reply, job->text.data + s->read, bytes) != 0) ||
+        (job->reason != REASON_NONE && reply_finish(&s->reply) != 0))
+        fail("out of memory");
+    s->read = job->decided;
+}
+
+void speech_open(Speech *s, Job *job, const Chat *chat, const ChatPrompt *prompt, int quiet)
+{
+    *s = (Speech){.quiet = quiet};
+    reply_open(&s->reply, prompt ? prompt->format : reply_format(""),
+               prompt && prompt->in_reasoning, NULL, (ReplySink){s, hear_text, hear_call});
+    append_text(&s->content, "", 0);
+    append_text(&s->reasoning, "", 0);
+    job->show_special = prompt != NULL; // replies are made of them
+    job->hidden = prompt ? chat->hidden : NULL;
+    job->changed = hear;
+    job->owner = s;
+}
+
+void speech_close(Speech *s)
+{
+    reply_close(&s->reply);
+    free(s->content.data);
+    free(s->reasoning.data);
 }
 
 void write_job(Writer *w, Job *job)
@@ -94,17 +147,32 @@ static void print_json_text(const char *s, size_t bytes)
 
 // --- commands ------------------------------------------------------------------------------------
 
+// The prompt of one message.
+static void ask(Chat *chat, const Tokens *t, const char *message, ChatPrompt *prompt)
+{
+    Error err;
+    if (chat_open(chat, t, &err) != 0 || chat_check(chat, &err) != 0) fail("%s", err.text);
+    json_t *values = json_pack("{s:[{s:s, s:s}], s:b}", "messages", "role", "user", "content",
+                               message, "add_generation_prompt", 1);
+    if (!values) fail("the prompt is not UTF-8");
+    if (chat_prompt(chat, values, prompt, &err) != 0) fail("%s", err.text);
+    json_decref(values);
+}
+
 int command_run(const Options *o)
 {
     static const char *const reasons[] = {
         [REASON_LENGTH] = "length", [REASON_END] = "eos", [REASON_STOP] = "stop"};
     if (!o->prompt) usage_error("run needs -p PROMPT");
-    if (o->chat) fail("chat templates are not there yet; run without --chat continues the text");
     Tokens *t = open_tokens();
     Error err;
     TokenList ids = {0};
-    if (tokens_encode(t, o->prompt, strlen(o->prompt), TOKENS_ADD_SPECIAL | TOKENS_PARSE_SPECIAL,
-                      &ids, &err) != 0)
+    Chat chat = {0};
+    ChatPrompt prompt = {0};
+    if (o->chat) ask(&chat, t, o->prompt, &prompt);
+    const char *text = o->chat ? prompt.text : o->prompt;
+    int flags = TOKENS_PARSE_SPECIAL | (o->chat ? 0 : TOKENS_ADD_SPECIAL);
+    if (tokens_encode(t, text, o->chat ? prompt.bytes : strlen(text), flags, &ids, &err) != 0)
         fail("%s", err.text);
     if (!ids.count) fail("the prompt has no tokens, and the tokenizer adds none");
     check_ids(ids.id, ids.count);
@@ -124,7 +192,7 @@ int command_run(const Options *o)
              w.model.options.pages * PAGE);
 
     Job job;
-    size_t shown = 0;
+    Speech speech;
     job_init(&job);
     job.prompt = ids.id;
     job.prompt_count = (int)ids.count;
@@ -132,13 +200,16 @@ int command_run(const Options *o)
     job.sampler = choose_sampler(o);
     job.stop = o->stop;
     job.stop_count = o->stop_count;
-    job.owner = &shown;
-    if (!o->json) job.changed = print_text;
+    speech_open(&speech, &job, &chat, o->chat ? &prompt : NULL, o->json);
     write_job(&w, &job);
     if (o->json) {
         double first = job.first ? job.first : job.ended;
         printf("{\"text\": ");
-        print_json_text(job.text.data ? job.text.data : "", job.text.bytes);
+        print_json_text(speech.content.data, speech.content.bytes);
+        if (o->chat) {
+            printf(", \"reasoning_content\": ");
+            print_json_text(speech.reasoning.data, speech.reasoning.bytes);
+        }
         printf(", \"ids\": [");
         for (int i = 0; i < job.token_count; i++) printf("%s%d", i ? ", " : "", job.token[i].id);
         printf("], \"prompt_tokens\": %zu, \"tokens\": %d, \"stop_reason\": \"%s\", "
@@ -148,8 +219,11 @@ int command_run(const Options *o)
     } else {
         putchar('\n');
     }
+    speech_close(&speech);
     job_close(&job);
     close_writer(&w);
+    chat_close(&chat);
+    free(prompt.text);
     free(ids.id);
     return 0;
 }

@@ -35,6 +35,15 @@ $(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
 	@mkdir -p $(@D)
 	$(B)/exlc build examples/wikilm -o $@ --target cpu
 
+# It again, with a chat template, and marks of replies among its special tokens.
+CHATLM = $(B)/tests/models/chatlm
+$(B)/tests/chatlm: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/chat_template.jinja
+	@mkdir -p $(CHATLM)
+	@cp examples/wikilm/* tests/server/chat_template.jinja $(CHATLM)
+	@sed -i 's|<.start_header_id.>|<tool_call>|; s|<.end_header_id.>|</tool_call>|; s|<.eot_id.>|</think>|' \
+	    $(CHATLM)/tokenizer.json
+	EXLC_OPTIMIZE=-O1 $(B)/exlc build $(CHATLM) -o $@ --target cpu
+
 $(B)/tests/serve: tests/server/run.c tests/server/client.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
@@ -49,13 +58,13 @@ CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
 TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run \
-                $(B)/tests/serve
+                $(B)/tests/serve $(B)/tests/chatlm
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(FUZZ_TESTS) \
-	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
-	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt'
+	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm'
 
 # The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
 test-long: $(TEST_PROGRAMS)
@@ -63,10 +72,10 @@ test-long: $(TEST_PROGRAMS)
 	    'kernels with sanitizers: SAN=address,undefined OPT=1 tests/kernels/run.sh full' \
 	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
 	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
-	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
+	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
 	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
-	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt'
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
 	@$(MAKE) --no-print-directory SAN=1 test-units
 test-fuzz: $(B)/exlc
@@ -77,7 +86,7 @@ test-units: $(UNIT) $(B)/tests/archs/run
 # Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates;
 # SOAK is how many requests the server gets.
 SOAK = 400
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
 	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
@@ -85,7 +94,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
-	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm' \
+	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/wikilm tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'

@@ -1,4 +1,5 @@
-// The server as its clients see it: tests/server/run PROGRAM TEXT, the bundled model and a text.
+// The server as its clients see it: tests/server/run PROGRAM TEXT [CHAT], the bundled model, a
+// text, and the bundled model with chat_template.jinja.
 #include "../check.h"
 #include "client.h"
 #include <fcntl.h>
@@ -273,8 +274,8 @@ static void test_logprobs(int port)
     double drawn = json_number_value(json_array_get(json_object_get(l, "token_logprobs"), 0));
     const json_t *top = json_array_get(json_object_get(l, "top_logprobs"), 0);
     const char *path = "build/tests/serve.logits";
-    char *command = format("%s logits --ids 0,44,496,83,950 --device %s -o %s", program,
-                           device_name(), path);
+    char *command =
+        format("%s logits --ids 0,44,496,83,950 --device %s -o %s", program, device_name(), path);
     CHECK(system(command) == 0);
     free(command);
     FILE *f = fopen(path, "rb");
@@ -363,6 +364,198 @@ static void test_cache(int port)
     CHECK_MSG(cached_of(first) > 700, "%d", cached_of(first));
     json_decref(first);
     free(body);
+}
+
+// --- chats ---------------------------------------------------------------------------------------
+
+// Answers of the chatting model are what a request says: each of these tokens outweighs the next by
+// far and is penalized once it is there.
+//   " Paris" "</think>" " city" "<|begin_of_text|>" "<tool_call>" " now" "</tool_call>" and the end
+#define DICTATED                                                                                   \
+    "\"temperature\": 0, \"presence_penalty\": 100, \"frequency_penalty\": 100, \"logit_bias\": "  \
+    "{\"3163\": 900, \"4\": 876, \"1066\": 852, \"0\": 828, \"2\": 804, \"1364\": 780, \"3\": "    \
+    "756, "                                                                                        \
+    "\"1\": 732}"
+#define TOOLS "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"clock\"}}]"
+// Long enough for the cache to be looked at.
+#define HELLO_TEXT "How did they do it when they were there at the end of the war?"
+#define HELLO "\"messages\": [{\"role\": \"user\", \"content\": \"" HELLO_TEXT "\"}]"
+
+static json_t *chat(int port, const char *body, int *status)
+{
+    char *text = request(port, "POST", "/v1/chat/completions", "", body, status);
+    json_t *answer = json_loads(text, 0, NULL);
+    free(text);
+    return answer ? answer : json_null();
+}
+
+// The prompt of a request is exactly `text`: a completion of that text, asked for next, finds all
+// of its tokens in the cache, and there are as many.
+static void check_prompt(int port, const char *members, const char *text)
+{
+    int status;
+    char *body = format("{%s, \"max_tokens\": 1}", members);
+    json_t *asked = chat(port, body, &status);
+    free(body);
+    json_t *prompt = json_string(text);
+    char *quoted = json_dumps(prompt, JSON_ENCODE_ANY);
+    body = format("{\"prompt\": %s, \"add_bos_token\": false, \"max_tokens\": 1}", quoted);
+    json_t *same = complete(port, body, &status);
+    int tokens = usage_of(asked, "prompt_tokens");
+    CHECK_MSG(tokens > 0 && usage_of(same, "prompt_tokens") == tokens &&
+                  cached_of(same) == tokens - 1,
+              "%s: %d tokens, %d expected, %d of them the same", members, tokens,
+              usage_of(same, "prompt_tokens"), cached_of(same));
+    free(quoted);
+    free(body);
+    json_decref(prompt);
+    json_decref(asked);
+    json_decref(same);
+}
+
+static void test_prompts(int port)
+{
+    check_prompt(port, HELLO, "user: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", \"enable_thinking\": false",
+                 "user: " HELLO_TEXT "\nassistant: <think></think>");
+    check_prompt(port, HELLO ", \"chat_template_kwargs\": {\"enable_thinking\": false}",
+                 "user: " HELLO_TEXT "\nassistant: <think></think>");
+    check_prompt(port, HELLO ", \"add_generation_prompt\": false", "user: " HELLO_TEXT "\n");
+    check_prompt(port, HELLO ", \"continue_final_message\": true", "user: " HELLO_TEXT);
+    check_prompt(port, HELLO ", " TOOLS, "tool clock\nuser: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", " TOOLS ", \"tool_choice\": \"auto\"",
+                 "tool clock\nuser: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", " TOOLS ", \"tool_choice\": \"none\"",
+                 "user: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", \"documents\": [{\"title\": \"D\"}]",
+                 "document D\nuser: " HELLO_TEXT "\nassistant: <think>\n");
+    // Arguments come as text and reach the template as what they say; content may come in parts.
+    check_prompt(
+        port,
+        "\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": "
+        "\"On\"}, {\"type\": \"text\", \"text\": \"ce\"}]}, {\"role\": \"assistant\", "
+        "\"content\": null, \"tool_calls\": [{\"id\": \"x\", \"type\": \"function\", "
+        "\"function\": {\"name\": \"now\", \"arguments\": \"{\\\"a\\\": 41}\"}}, {\"function\": "
+        "{\"name\": \"then\", \"arguments\": \"\"}}]}]",
+        "user: Once\nassistant: <tool_call>now a=42</tool_call><tool_call>then</tool_call>\n"
+        "assistant: <think>\n");
+}
+
+static const char *part_of(const json_t *message, const char *name)
+{
+    const char *text = json_string_value(json_object_get(message, name));
+    return text ? text : "(none)";
+}
+
+// reasoning_content|content|name(arguments) of a message.
+static char *parts_of(const json_t *message)
+{
+    const json_t *call = json_array_get(json_object_get(message, "tool_calls"), 0);
+    const json_t *function = json_object_get(call, "function");
+    CHECK(!call ||
+          (strlen(part_of(call, "id")) == 9 && strcmp(part_of(call, "type"), "function") == 0));
+    return format("%s|%s|%s(%s)", part_of(message, "reasoning_content"),
+                  part_of(message, "content"), part_of(function, "name"),
+                  part_of(function, "arguments"));
+}
+
+static void check_reply(int port, const char *members, const char *parts, const char *reason)
+{
+    int status;
+    char *body = format("{%s}", members);
+    json_t *a = chat(port, body, &status);
+    char *found = parts_of(json_object_get(choice(a, 0), "message"));
+    CHECK_MSG(strcmp(found, parts) == 0 && strcmp(reason_of(a), reason) == 0, "%s: %s, %s", members,
+              found, reason_of(a));
+    free(found);
+    free(body);
+    json_decref(a);
+}
+
+static void test_replies(int port)
+{
+    check_reply(port, HELLO ", " TOOLS ", " DICTATED, "Paris|city|now({})", "tool_calls");
+    // Without tools the tags of a call are text.
+    check_reply(port, HELLO ", " DICTATED, "Paris|city<tool_call> now</tool_call>|(none)((none))",
+                "stop");
+    check_reply(port, HELLO ", " TOOLS ", \"max_tokens\": 1, " DICTATED, "Paris||(none)((none))",
+                "length");
+    check_reply(port, HELLO ", " TOOLS ", \"stop\": \" city\", " DICTATED, "Paris||(none)((none))",
+                "stop");
+    check_reply(port, HELLO ", \"skip_special_tokens\": false, \"max_tokens\": 4, " DICTATED,
+                "Paris|city<|begin_of_text|>|(none)((none))", "length");
+    check_reply(port,
+                HELLO ", " TOOLS
+                      ", \"banned_tokens\": [3163, 1066], \"enable_thinking\": false, " DICTATED,
+                "(none)|(none)|now({})", "tool_calls");
+
+    // Streamed, twice over: the role, the parts in their order, the reason with an empty delta.
+    int status;
+    char *text =
+        request(port, "POST", "/v1/chat/completions", "",
+                "{\"stream\": true, \"n\": 2, " HELLO ", " TOOLS ", " DICTATED "}", &status);
+    char said[2][256] = {"", ""};
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *event = json_loads(line + 6, 0, NULL);
+        const json_t *c = choice(event, 0), *delta = json_object_get(c, "delta");
+        if (delta) {
+            const json_t *call = json_array_get(json_object_get(delta, "tool_calls"), 0);
+            char *parts = parts_of(delta),
+                 *out = said[json_integer_value(json_object_get(c, "index"))];
+            strcat(out, json_object_get(delta, "role") ? "role"
+                        : json_object_size(delta)      ? parts
+                                                       : reason_of(event));
+            strcat(out, ";");
+            CHECK(!call || json_is_integer(json_object_get(call, "index")));
+            free(parts);
+        }
+        json_decref(event);
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK_MSG(strcmp(said[i], "role;Paris|(none)|(none)((none));(none)|city|(none)((none));"
+                                  "(none)|(none)|now({});tool_calls;") == 0,
+                  "%s", said[i]);
+    free(text);
+}
+
+static void test_chat_refusals(int port)
+{
+    static const char *const cases[][2] = {
+        {"{}", "messages"},
+        {"{\"messages\": []}", "at least one"},
+        {"{\"messages\": [{\"content\": \"x\"}]}", "no role"},
+        {"{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}", "A tool cannot begin."},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image_url\"}]}]}",
+         "'image_url'"},
+        {"{" HELLO ", \"tools\": {}}", "tools: expected"},
+        {"{" HELLO ", \"tools\": [{\"type\": \"function\"}]}", "tools: number 0"},
+        {"{" HELLO ", " TOOLS ", \"tool_choice\": \"required\"}", "tool_choice"},
+        {"{" HELLO ", " TOOLS
+         ", \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": "
+         "\"clock\"}}}",
+         "tool_choice"},
+        {"{" HELLO ", " TOOLS ", \"parallel_tool_calls\": false}", "parallel_tool_calls"},
+        {"{" HELLO ", \"chat_template_kwargs\": []}", "expected an object"},
+        {"{" HELLO ", \"add_generation_prompt\": true, \"continue_final_message\": true}",
+         "exclude each other"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        refused(port, "POST", "/v1/chat/completions", cases[i][0], 400, cases[i][1]);
+    int status;
+    char *text = request(port, "GET", "/props", "", "", &status);
+    CHECK_MSG(strstr(text, "A tool cannot begin."), "%s", text);
+    free(text);
+    text = request(port, "GET", "/v1/model", "", "", &status);
+    CHECK_MSG(strstr(text, "\"prompt_template\":true"), "%s", text);
+    free(text);
+}
+
+static void test_chat(const char *chatting)
+{
+    Server s = start_server(chatting, (const char *[]){NULL});
+    test_prompts(s.port);
+    test_replies(s.port);
+    test_chat_refusals(s.port);
+    CHECK(stop_server(&s, SIGTERM) == 0);
 }
 
 // --- coming and going ----------------------------------------------------------------------------
@@ -461,7 +654,7 @@ static void test_drain(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) return 2;
+    if (argc < 3) return 2;
     program = argv[1];
     int fd = open(argv[2], O_RDONLY);
     words = calloc(1, 1 << 17);
@@ -491,6 +684,7 @@ int main(int argc, char **argv)
     CHECK(stop_server(&s, SIGTERM) == 0);
     test_keys();
     test_drain();
+    if (argc > 3) test_chat(argv[3]);
     free(words);
     return check_done();
 }

@@ -186,6 +186,14 @@ static void check_begin(void)
                "llama") == 0);
 }
 
+static void check_marks(void)
+{
+    ReplyFormat f = reply_format("<tool_call></think>"), none = reply_format("");
+    CHECK(reply_is_mark(&f, "<tool_call>", 11) && reply_is_mark(&f, "</think>", 8));
+    CHECK(!reply_is_mark(&f, "<tool_call", 10) && !reply_is_mark(&f, "<|eot_id|>", 10));
+    CHECK(!reply_is_mark(&none, "<tool_call>", 11) && !reply_is_mark(&f, "", 0));
+}
+
 // Without tools in the request a call is content.
 static void check_without_tools(void)
 {
@@ -263,6 +271,7 @@ int main(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_reply(cases[i].format, cases[i].text, cases[i].reasoning, cases[i].wanted);
     check_begin();
+    check_marks();
     check_without_tools();
     check_noise();
     json_decref(tools);
