@@ -1,8 +1,8 @@
 #!/bin/sh
 # What a user meets at the command line: the compiler's and the program's answers, good and bad.
-#   tests/cli.sh BUILDDIR PROGRAM      PROGRAM: the bundled model, compiled
+#   tests/cli.sh BUILDDIR PROGRAM CHAT   the bundled model, compiled, without and with a chat template
 set -u
-build=$1 program=$2
+build=$1 program=$2 chatting=$3
 work=$build/tests/cli
 rm -rf "$work"
 mkdir -p "$work"
@@ -115,6 +115,10 @@ check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu
 
 check "the program renders alike" [ "$(template $work/one/model)" = "$(template $build/exlc "$work/model")" ]
 refuses 1 "Conversation roles must alternate" sh -c "$work/one/model template <$work/wrong"
+prompt=$($work/one/model template <"$work/request" | sed 's/<|begin_of_text|>//') # run adds it
+said=$($work/one/model run -p "$prompt" -n 8 --device cpu)
+check "run --chat continues its prompt" [ "$said" = "$($work/one/model run --chat -p ' Hi ' -n 8 --device cpu)" ]
+check "chat does too" [ "$said" = "$(echo ' Hi ' | $work/one/model chat -n 8 --device cpu 2>"$work/err")" ]
 
 # --- the program ----------------------------------------------------------------------------------
 check "needs libc, libm and the loader only" sh -c "[ -z \"\$(readelf -d $program | grep NEEDED |
@@ -135,6 +139,13 @@ refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
 refuses 1 "no-such" $program eval ppl --text "$work/no-such"
 refuses 2 "chat takes no --port" $program chat --port 1
 refuses 1 "no chat template" $program chat
+refuses 1 "no chat template" $program run --chat -p x
+refuses 1 "UTF-8" $chatting run --chat -p "$(printf 'a\377')"
+check "a chat's reasoning goes to stderr" sh -c "[ -z \"\$($chatting run --chat -p Hi -n 4 --device cpu 2>$work/err)\" ] && [ -s $work/err ]"
+check "and has a place of its own in JSON" sh -c "$chatting run --chat -p Hi -n 4 --json --device cpu |
+    grep -q '\"text\": \"\", \"reasoning_content\": \"..*\", \"ids\"'"
+check "a chat remembers" sh -c "printf 'Hi\nAnd?\n/save $work/saved\n' | $chatting chat -n 4 --device cpu >/dev/null 2>&1 &&
+    [ \$(grep -c '\"reasoning_content\"' $work/saved) -eq 2 ]"
 mkfifo "$work/pipe"
 refuses 1 "no regular file" $program logits --ids 1 -o "$work/pipe" --device cpu
 check "the program has a version" sh -c "$program --version | grep -q exlc"

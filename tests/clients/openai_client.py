@@ -1,6 +1,8 @@
 """Drives a compiled model with the official openai package.
 
-    python tests/clients/openai_client.py PROGRAM
+    python tests/clients/openai_client.py PROGRAM CHAT
+
+CHAT is the same model with tests/server/chat_template.jinja.
 
 Ends in "N passed, N failed, N skipped".
 """
@@ -128,6 +130,40 @@ def test_crowd(server, model):
     check(crowd == alone, [i for i in range(64) if crowd[i] != alone[i]])
 
 
+# Its answer is what this says, token by token: see tests/server/run.c.
+DICTATED = {"temperature": 0, "presence_penalty": 100, "frequency_penalty": 100,
+            "logit_bias": {"3163": 900, "4": 876, "1066": 852, "0": 828, "2": 804, "1364": 780, "3": 756, "1": 732}}
+TOOLS = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def test_chat(c):
+    messages = [{"role": "user", "content": "Hi"}]
+    a = c.chat.completions.create(model="chatlm", messages=messages, tools=TOOLS, **DICTATED).choices[0]
+    call = a.message.tool_calls[0]
+    check(a.finish_reason == "tool_calls" and a.message.content == "city", a)
+    check(a.message.reasoning_content == "Paris", a)
+    check(call.function.name == "now" and call.function.arguments == "{}" and call.type == "function", a)
+    # The call goes back with its result.
+    messages += [a.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "noon"}]
+    b = c.chat.completions.create(model="chatlm", messages=messages, tools=TOOLS, max_tokens=4)
+    check(b.usage.completion_tokens == 4 and b.choices[0].finish_reason == "length", b)
+    content, reasoning, calls, reasons = "", "", [], []
+    for event in c.chat.completions.create(model="chatlm", messages=messages[:1], tools=TOOLS, stream=True, **DICTATED):
+        delta = event.choices[0].delta
+        content += delta.content or ""
+        reasoning += getattr(delta, "reasoning_content", None) or ""
+        calls += delta.tool_calls or []
+        reasons.append(event.choices[0].finish_reason)
+    check((content, reasoning) == ("city", "Paris"), (content, reasoning))
+    check([(x.index, x.function.name, x.function.arguments) for x in calls] == [(0, "now", "{}")], calls)
+    check(reasons[-1] == "tool_calls" and not any(reasons[:-1]), reasons)
+    with c.chat.completions.stream(model="chatlm", messages=messages[:1], tools=TOOLS, **DICTATED) as stream:
+        final = stream.get_final_completion().choices[0].message
+    check(final.content == "city" and final.tool_calls[0].function.name == "now", final)
+    refused(openai.BadRequestError, "tool_choice", lambda: c.chat.completions.create(
+        model="chatlm", messages=messages[:1], tools=TOOLS, tool_choice="required"))
+
+
 def main():
     server = Server(sys.argv[1], "--api-key", "key")
     test_plain(server.client, "wikilm")
@@ -135,6 +171,9 @@ def main():
     test_leaving(server, "wikilm")
     test_crowd(server, "wikilm")
     check(server.stop() == 0, "SIGTERM ends it with status 0")
+    server = Server(sys.argv[2])
+    test_chat(server.client)
+    server.stop()
     print(f"{passed} passed, {failed} failed, 0 skipped")
     sys.exit(failed != 0)
 
