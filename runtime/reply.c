@@ -1,5 +1,6 @@
 // The parts of a model's reply: reasoning, content, tool calls.
 #include "reply.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,7 +122,7 @@ static Tag tag_at(const ReplyFormat *f, int i)
 
 int reply_is_mark(const ReplyFormat *f, const char *text, size_t bytes)
 {
-    static const char *const within[] = {"<｜tool▁sep｜>", "[ARGS]", "<|constrain|>"};
+    static const char *const within[] = {"<｜tool▁sep｜>", "[CALL_ID]", "[ARGS]", "<|constrain|>"};
     for (size_t i = 0; i < TAGS + sizeof within / sizeof *within; i++) {
         const char *mark = i < TAGS ? tag_at(f, (int)i).text : within[i - TAGS];
         if (mark && strlen(mark) == bytes && memcmp(mark, text, bytes) == 0) return 1;
@@ -364,7 +365,8 @@ static int give_pairs(Reply *r, Span s)
     return 1;
 }
 
-// NAME, a mark, and the arguments as JSON, perhaps within ``` fences and behind the name of a type.
+// NAME, perhaps [CALL_ID] ID, a mark, and the arguments as JSON, perhaps within ``` fences and
+// behind the name of a type.
 static int give_marked(Reply *r, Span s, const char *mark)
 {
     const char *at = memmem(s.at, (size_t)(s.end - s.at), mark, strlen(mark)), *fence;
@@ -375,11 +377,17 @@ static int give_marked(Reply *r, Span s, const char *mark)
         const char *close = memmem(arguments.at, (size_t)(arguments.end - arguments.at), "```", 3);
         if (close) arguments.end = close;
     }
+    char id[64] = "";
+    const char *with_id = memmem(name.at, (size_t)(name.end - name.at), "[CALL_ID]", 9);
+    if (with_id) {
+        snprintf(id, sizeof id, "%.*s", (int)(name.end - with_id - 9), with_id + 9);
+        name.end = with_id;
+    }
     size_t consumed = 0;
     arguments = trim(arguments);
     json_t *json = parse(arguments, &consumed);
     int good = json_is_object(json) && name.at < name.end;
-    if (good) give(r, NULL, name, (Span){arguments.at, arguments.at + consumed});
+    if (good) give(r, *id ? id : NULL, name, (Span){arguments.at, arguments.at + consumed});
     json_decref(json);
     return good;
 }

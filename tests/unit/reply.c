@@ -130,6 +130,8 @@ static const struct {
      0, "|!abc123xyz f({\"a\": 1})|!g({})"},
     {"[TOOL_CALLS]", "Hm.[TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g[ARGS]{\"b\": \"[ARGS]\"}", 0,
      "|c:Hm.|!f({\"a\": 1})|!g({\"b\": \"[ARGS]\"})"},
+    {"[TOOL_CALLS]", "[TOOL_CALLS]f[CALL_ID]abc123xyz[ARGS]{\"a\": 1}", 0,
+     "|!abc123xyz f({\"a\": 1})"},
     // DeepSeek V3 and V3.1
     {"<｜tool▁call▁begin｜>",
      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": 1}\n```"
