@@ -16,8 +16,8 @@ CFLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -g $(WARN) -fPIC $(SANITIZE) -MMD -MP
 COMPILER = $(patsubst compiler/%.c,$(B)/compiler/%.o,$(wildcard compiler/*.c))
 RUNTIME = $(patsubst runtime/%.c,$(B)/runtime/%.o,$(wildcard runtime/*.c))
 PASSES = $(filter-out $(B)/compiler/main.o,$(COMPILER))
-STATIC_LIBS = pcre2-8 utf8proc xxhash
-EXLC_LIBS = -lcjson $(LUA_LIBS) -lxxhash -l:libpcre2-8.a -l:libutf8proc.a -ldl -lm -lpthread
+STATIC_LIBS = pcre2-8 utf8proc xxhash event_core event_extra jansson edit tinfo bsd md
+EXLC_LIBS = -lcjson $(LUA_LIBS) -lxxhash -l:libpcre2-8.a -l:libutf8proc.a -l:libjansson.a -ldl -lm -lpthread
 LUA_LIBS = $(shell pkg-config --libs lua5.4 2>/dev/null || echo -llua5.4)
 LUA_CFLAGS = $(shell pkg-config --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)
 
@@ -27,7 +27,10 @@ CARRIED = compiler/prelude.lua $(wildcard archs/*.lua templates/* kernels/*.h ke
 
 all: $(B)/exlc
 
-$(B)/exlc: $(COMPILER) $(B)/embedded.o $(B)/runtime/tokenize.o $(B)/runtime/tokens.o
+# Commands that exlc has in common with the programs it makes.
+SHARED = $(patsubst %,$(B)/runtime/%.o,filters input methods render template tokenize tokens value)
+
+$(B)/exlc: $(COMPILER) $(B)/embedded.o $(SHARED)
 	$(CC) $(SANITIZE) -o $@ $^ $(EXLC_LIBS)
 
 $(B)/compiler/%.o: compiler/%.c
@@ -39,7 +42,7 @@ $(B)/runtime/%.o: runtime/%.c
 	$(CC) $(CFLAGS) -c $< -o $@
 
 # The runtime and the libraries inside it, as one archive.
-$(B)/libruntime.a: $(RUNTIME) $(B)/licenses.o
+$(B)/libruntime.a: $(RUNTIME) $(B)/licenses.o $(B)/page.o
 	@rm -f $@
 	@( echo create $@; \
 	  for o in $^; do echo addmod $$o; done; \
@@ -47,13 +50,20 @@ $(B)/libruntime.a: $(RUNTIME) $(B)/licenses.o
 	  echo save; echo end ) | ar -M
 
 # Notices of what is inside, as the packages state them.
-$(B)/licenses.txt: LICENSE
+$(B)/licenses.txt: LICENSE Makefile
 	@mkdir -p $(@D)
-	@( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libcjson-dev liblua5.4-dev; do \
+	@( cat LICENSE; for p in libpcre2-dev libutf8proc-dev libxxhash-dev libevent-dev libjansson-dev \
+	      libedit-dev libtinfo6 libbsd-dev libmd-dev libcjson-dev liblua5.4-dev; do \
 	    f=/usr/share/doc/$$p/copyright; [ -r $$f ] || continue; \
 	    printf '\n---- %s ----\n\n' $$p; cat $$f; done ) > $@
 $(B)/licenses.o: $(B)/licenses.txt Makefile
 	@printf '.section .rodata\n.globl licenses_text\nlicenses_text:\n.incbin "%s"\n.byte 0\n.section .note.GNU-stack,"",@progbits\n' $< \
+	    | $(CC) -c -x assembler - -o $@
+
+# The page that the server shows.
+$(B)/page.o: runtime/page.html Makefile
+	@mkdir -p $(@D)
+	@printf '.section .rodata\n.globl page_text, page_text_end\npage_text:\n.incbin "%s"\npage_text_end:\n.section .note.GNU-stack,"",@progbits\n' $< \
 	    | $(CC) -c -x assembler - -o $@
 
 # One symbol pair and one table row a file, sorted by name.
@@ -64,8 +74,10 @@ $(B)/embedded.o: $(CARRIED) $(B)/libruntime.a $(B)/licenses.txt compiler/embed.s
 
 # --- dependencies ---------------------------------------------------------------------------------
 
-PACKAGES = gcc libc6-dev pkg-config libcjson-dev liblua5.4-dev libpcre2-dev libutf8proc-dev libxxhash-dev
-HEADERS = cjson/cJSON.h lua5.4/lua.h pcre2.h utf8proc.h xxhash.h
+PACKAGES = gcc libc6-dev pkg-config libcjson-dev liblua5.4-dev libpcre2-dev libutf8proc-dev libxxhash-dev \
+           libevent-dev libjansson-dev libedit-dev libncurses-dev libbsd-dev libmd-dev
+HEADERS = cjson/cJSON.h lua5.4/lua.h pcre2.h utf8proc.h xxhash.h event2/http.h jansson.h histedit.h \
+          curses.h bsd/string.h md5.h
 
 deps:
 	@missing=; command -v $(CC) >/dev/null && command -v pkg-config >/dev/null || missing=tools; \

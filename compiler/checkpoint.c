@@ -48,7 +48,7 @@ static uint64_t read_shape(const char *where, const cJSON *entry, Tensor *t)
     for (const cJSON *n = shape->child; n; n = n->next) {
         if (t->rank == 8) die(where, "tensor %s has more than 8 dimensions", t->name);
         const char *key = arena_format("a dimension of tensor %s", t->name);
-        t->shape[t->rank] = json_integer(where, key, n, 0, (int64_t)1 << 53);
+        t->shape[t->rank] = json_whole(where, key, n, 0, (int64_t)1 << 53);
         if (__builtin_mul_overflow(values, (uint64_t)t->shape[t->rank], &values))
             die(where, "tensor %s: its shape has too many values to count", t->name);
         t->rank++;
@@ -94,8 +94,8 @@ void parse_header(const char *where, const uint8_t *data, uint64_t bytes, Checkp
             die(where, "tensor %s: data_offsets is not a pair", t.name);
         const char *key = arena_format("an offset of tensor %s", t.name);
         int64_t limit = (int64_t)1 << 53;
-        uint64_t begin = (uint64_t)json_integer(where, key, offsets->child, 0, limit);
-        uint64_t end = (uint64_t)json_integer(where, key, offsets->child->next, 0, limit);
+        uint64_t begin = (uint64_t)json_whole(where, key, offsets->child, 0, limit);
+        uint64_t end = (uint64_t)json_whole(where, key, offsets->child->next, 0, limit);
         if (begin > end || end - begin != expected)
             die(where,
                 "tensor %s spans bytes %llu to %llu, but its dtype and shape need %llu bytes",

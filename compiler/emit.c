@@ -334,7 +334,7 @@ static void eos_ids(const Plan *plan, Buffer *b, int *count)
     }
     const cJSON *list = cJSON_IsArray(eos) ? eos->child : eos;
     for (*count = 0; list && !cJSON_IsNull(list); list = cJSON_IsArray(eos) ? list->next : NULL) {
-        int64_t id = json_integer(where, "eos_token_id", list, 0, INT32_MAX);
+        int64_t id = json_whole(where, "eos_token_id", list, 0, INT32_MAX);
         buffer_print(b, "%s%lld", (*count)++ ? ", " : "", (long long)id);
     }
     if (*count == 0) buffer_print(b, "-1");
@@ -350,7 +350,7 @@ static double generation_number(const Plan *plan, const char *key, double otherw
 }
 
 static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOptions *options,
-                           size_t tokenizer_bytes, const char *build_id)
+                           size_t tokenizer_bytes, size_t templates_bytes, const char *build_id)
 {
     const Graph *graph = plan->graph;
     const Checkpoint *ck = graph->checkpoint;
@@ -434,7 +434,8 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     eos_ids(plan, &b, &eos_count);
     buffer_print(&b, "};\n\n");
 
-    if (tokenizer_bytes) buffer_print(&b, "EMBED_FILE(tokenizer_tables, \"tokenizer.bin\");\n\n");
+    if (tokenizer_bytes) buffer_print(&b, "EMBED_FILE(tokenizer_tables, \"tokenizer.bin\");\n");
+    buffer_print(&b, "EMBED_FILE(template_tables, \"templates.bin\");\n\n");
     if (options->cpu)
         buffer_print(&b, "extern const CpuTarget cpu_avx512, cpu_avx2, cpu_generic;\n"
                          "static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, "
@@ -443,6 +444,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         buffer_print(&b, "void forward_gpu(Gpu *gpu, const State *s, const Batch *b, int together);\n"
                          "void sample_gpu(Gpu *gpu, const State *s, const Batch *b, const Sampling "
                          "*sampling,\n                int32_t *tokens);\n"
+                         "int forward_decode_rows(const Gpu *gpu);\n"
                          "size_t forward_work_bytes(int max_rows, int max_outputs);\n");
         for (int i = 0; i < options->sm_count; i++)
             buffer_print(&b, "EMBED_FILE(image_%d, \"sm_%d.cubin\");\n", options->sms[i],
@@ -487,6 +489,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     if (tokenizer_bytes)
         buffer_print(&b, "    .tokenizer = tokenizer_tables, .tokenizer_bytes = %zu,\n",
                      tokenizer_bytes);
+    buffer_print(&b, "    .templates = template_tables, .templates_bytes = %zu,\n", templates_bytes);
     buffer_print(&b, "    .eos = eos, .eos_count = %d, .bos = %d,\n", eos_count,
                  cJSON_IsNumber(bos) ? bos->valueint : -1);
     buffer_print(&b, "    .temperature = %.9g, .top_k = %d, .top_p = %.9g, .min_p = %.9g,\n",
@@ -495,7 +498,8 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     if (options->cpu) buffer_print(&b, "    .cpu = cpu_targets,\n");
     if (options->cuda)
         buffer_print(&b, "    .driver_min = \"%s\", .images = images, .forward_gpu = forward_gpu,\n"
-                         "    .sample_gpu = sample_gpu, .gpu_work_bytes = forward_work_bytes,\n",
+                         "    .sample_gpu = sample_gpu, .gpu_decode_rows = forward_decode_rows,\n"
+                         "    .gpu_work_bytes = forward_work_bytes,\n",
                      options->driver_min);
     buffer_print(&b, "};\n");
     return b;
@@ -526,11 +530,12 @@ const char *build_identity(const Plan *plan, const Packed *packed)
                         (unsigned long long)packed->bytes);
 }
 
-void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
-                  const BuildOptions *options, const char *dir)
+void emit_program(const Plan *plan, const Packed *packed, const Buffer *tokenizer,
+                  const Buffer *chat_templates, const BuildOptions *options, const char *dir)
 {
     const Checkpoint *ck = plan->graph->checkpoint;
-    if (tables->bytes) emit_file(dir, "tokenizer.bin", tables->data, tables->bytes);
+    if (tokenizer->bytes) emit_file(dir, "tokenizer.bin", tokenizer->data, tokenizer->bytes);
+    emit_file(dir, "templates.bin", chat_templates->data, chat_templates->bytes);
 
     Fill fills[] = {{.region = "title"},     {.region = "constants"}, {.region = "layers"},
                     {.region = "kernels"},   {.region = "model"},     {.region = "variables"}};
@@ -542,8 +547,8 @@ void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
     fills[1].text = constants_region(plan, options);
     fills[2].text = layers_region(plan);
     fills[3].text = kernels_region(plan);
-    fills[4].text =
-        model_region(plan, packed, options, tables->bytes, build_identity(plan, packed));
+    fills[4].text = model_region(plan, packed, options, tokenizer->bytes, chat_templates->bytes,
+                                 build_identity(plan, packed));
     fills[5].text = variables_region(plan, options);
     int count = sizeof fills / sizeof *fills;
     static const char *const templates[] = {"constants.h", "model.c", "forward.inc"};

@@ -5,6 +5,7 @@
 #pragma once
 #include "../kernels/types.h"
 #include "json.h"
+#include "template.h"
 #include "tokenizer.h"
 #include "util.h"
 #include <stdint.h>
@@ -254,10 +255,11 @@ typedef struct {
 } BuildOptions;
 
 // Writes the program's sources, the kernels and headers they include, the runtime archive, the
-// tokenizer's tables (of compile_tokenizer; may be empty) and a Makefile into dir, which exists.
+// tables of the tokenizer (of compile_tokenizer; may be empty) and of the chat templates, and a
+// Makefile into dir, which exists.
 // needs: runs, packed offsets.
-void emit_program(const Plan *plan, const Packed *packed, const Buffer *tables,
-                  const BuildOptions *options, const char *dir);
+void emit_program(const Plan *plan, const Packed *packed, const Buffer *tokenizer,
+                  const Buffer *chat_templates, const BuildOptions *options, const char *dir);
 
 // The 32 hex digits that tie a program to its weights.
 const char *build_identity(const Plan *plan, const Packed *packed);

@@ -1,6 +1,7 @@
 // exlc inspect: one page on a model directory, as text or JSON. A directory with only config.json
 // is described with weights of 4 bits and a head of 6, the converter's defaults.
 #include "exlc.h"
+#include "../runtime/template.h"
 #include <sys/wait.h>
 #include <unistd.h>
 #include <stdlib.h>
@@ -58,10 +59,11 @@ static Groups group_weights(const Plan *plan)
     return g;
 }
 
-// --- the tokenizer -------------------------------------------------------------------------------
+// --- tokenizer and chat templates ----------------------------------------------------------------
 
-// Why the tokenizer cannot be compiled, or NULL: a child process tries, and its last words are read.
-static const char *tokenizer_refusal(const char *dir)
+// Why something of the directory cannot be compiled, or NULL: a child process tries, and its last
+// words are read.
+static const char *refusal(const char *dir, void (*compile)(const char *dir, Buffer *out))
 {
     int ends[2];
     if (pipe(ends) != 0) return NULL;
@@ -72,7 +74,7 @@ static const char *tokenizer_refusal(const char *dir)
         Buffer tables = {0};
         dup2(ends[1], 2);
         leave_files_to_parent();
-        compile_tokenizer(dir, &tables);
+        compile(dir, &tables);
         _exit(0);
     }
     close(ends[1]);
@@ -87,7 +89,7 @@ static const char *tokenizer_refusal(const char *dir)
     text[n] = 0;
     text[strcspn(text, "\n")] = 0;
     const char *message = strncmp(text, "exlc: ", 6) == 0 ? text + 6 : text;
-    return *message ? arena_copy(message, strlen(message)) : "a tokenizer that cannot be compiled";
+    return *message ? arena_copy(message, strlen(message)) : "a part that cannot be compiled";
 }
 
 // What there is: "tokenizer.json, BPE"; *unsupported is set when it cannot be compiled.
@@ -102,7 +104,7 @@ static const char *describe_tokenizer(const char *dir, const char **unsupported)
         const char *name = cJSON_IsString(type)                          ? type->valuestring
                            : json_get(json_get(json, "model"), "merges") ? "BPE"
                                                                          : "unknown";
-        *unsupported = tokenizer_refusal(dir);
+        *unsupported = refusal(dir, compile_tokenizer);
         return arena_format("tokenizer.json, %s", name);
     }
     static const char *const others[] = {"tokenizer.model", "vocab.json", "tekken.json"};
@@ -116,6 +118,38 @@ static const char *describe_tokenizer(const char *dir, const char **unsupported)
     return "none";
 }
 
+typedef struct {
+    const char **line;
+    size_t count, room;
+} Lines;
+
+static void add_line(Lines *lines, const char *line)
+{
+    APPEND(lines->line, lines->count, lines->room, line);
+}
+
+// The names of the chat templates; those that cannot be compiled go to `unsupported` too.
+static Lines list_templates(const char *dir, Lines *unsupported)
+{
+    Lines names = {0};
+    Buffer tables = {0};
+    Templates *t;
+    Error err;
+    const char *why = refusal(dir, compile_templates);
+    if (why) {
+        add_line(unsupported, why);
+        return names;
+    }
+    compile_templates(dir, &tables);
+    if (templates_open(&t, tables.data, tables.bytes, &err) != 0) die(dir, "%s", err.text);
+    for (int i = 0; i < templates_count(t); i++) {
+        add_line(&names, templates_name(t, i));
+        if (templates_problem(t, i)) add_line(unsupported, templates_problem(t, i));
+    }
+    templates_close(t); // the names stay in the tables
+    return names;
+}
+
 // --- the page ------------------------------------------------------------------------------------
 
 typedef struct {
@@ -125,7 +159,8 @@ typedef struct {
     uint64_t weights_bytes, token_bytes;
     int sliding, window; // layers with a window, and the widest
     int contexts[4], context_count;
-    const char *tokenizer, *unsupported;
+    const char *tokenizer;
+    Lines templates, unsupported;
     const char *no_cuda; // why it cannot be compiled for CUDA, or NULL
 } Page;
 
@@ -149,8 +184,11 @@ static Page make_page(const char *dir)
     for (int i = 0; i < 3; i++)
         if (contexts[i] < f->max_position) p.contexts[p.context_count++] = contexts[i];
     p.contexts[p.context_count++] = f->max_position;
+    const char *refused = NULL;
     p.no_cuda = missing_on_cuda(plan);
-    p.tokenizer = describe_tokenizer(ck->dir, &p.unsupported);
+    p.tokenizer = describe_tokenizer(ck->dir, &refused);
+    if (refused) add_line(&p.unsupported, refused);
+    p.templates = list_templates(ck->dir, &p.unsupported);
     return p;
 }
 
@@ -197,7 +235,13 @@ static void print_page(const Page *p)
     else
         printf("  targets      cpu, cuda\n");
     printf("  tokenizer    %s\n", p->tokenizer);
-    printf("  unsupported  %s\n", p->unsupported ? p->unsupported : "nothing");
+    printf("  templates    %s", p->templates.count ? "" : "none");
+    for (size_t i = 0; i < p->templates.count; i++)
+        printf("%s%s", i ? ", " : "", p->templates.line[i]);
+    putchar('\n');
+    for (size_t i = 0; i < p->unsupported.count; i++)
+        printf("  unsupported  %s\n", p->unsupported.line[i]);
+    if (!p->unsupported.count) printf("  unsupported  nothing\n");
 }
 
 static void print_json(const Page *p)
@@ -240,8 +284,12 @@ static void print_json(const Page *p)
     cJSON_AddItemToArray(targets, cJSON_CreateString("cpu"));
     if (!p->no_cuda) cJSON_AddItemToArray(targets, cJSON_CreateString("cuda"));
     cJSON_AddStringToObject(page, "tokenizer", p->tokenizer);
-    cJSON *list = cJSON_AddArrayToObject(page, "unsupported");
-    if (p->unsupported) cJSON_AddItemToArray(list, cJSON_CreateString(p->unsupported));
+    cJSON *list = cJSON_AddArrayToObject(page, "chat_templates");
+    for (size_t i = 0; i < p->templates.count; i++)
+        cJSON_AddItemToArray(list, cJSON_CreateString(p->templates.line[i]));
+    list = cJSON_AddArrayToObject(page, "unsupported");
+    for (size_t i = 0; i < p->unsupported.count; i++)
+        cJSON_AddItemToArray(list, cJSON_CreateString(p->unsupported.line[i]));
     char *text = cJSON_Print(page);
     if (!text) die("memory", "cannot print the page");
     puts(text);

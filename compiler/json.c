@@ -196,7 +196,7 @@ const cJSON *json_get(const cJSON *object, const char *key)
     return cJSON_IsObject(object) ? cJSON_GetObjectItemCaseSensitive(object, key) : NULL;
 }
 
-int64_t json_integer(const char *where, const char *key, const cJSON *value, int64_t low,
+int64_t json_whole(const char *where, const char *key, const cJSON *value, int64_t low,
                      int64_t high)
 {
     if (!cJSON_IsNumber(value) || value->valuedouble != floor(value->valuedouble) ||

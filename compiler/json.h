@@ -18,5 +18,5 @@ cJSON *read_json_if_present(const char *path);
 const cJSON *json_get(const cJSON *object, const char *key);
 
 // Whole number in [low, high]; dies naming `where` and `key` otherwise.
-int64_t json_integer(const char *where, const char *key, const cJSON *value, int64_t low,
+int64_t json_whole(const char *where, const char *key, const cJSON *value, int64_t low,
                      int64_t high);

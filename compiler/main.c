@@ -1,5 +1,7 @@
 // exlc: the command line. `build` calls the passes one after another.
 #include "exlc.h"
+#include "../runtime/render.h"
+#include "../runtime/template.h"
 #include "../runtime/tokenize.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -24,6 +26,7 @@ static const char usage_text[] =
     "                                     weights made at start; DIR needs only config.json\n"
     "  exlc inspect DIR [--json]          what the model is, and what is unsupported\n"
     "  exlc tokenize DIR [--no-special] [--decode]   text on stdin to ids, or the other way\n"
+    "  exlc template DIR [--name NAME]    JSON {messages, tools, ...} on stdin to the prompt's text\n"
     "  exlc --version | --help | --licenses\n"
     "\n"
     "Exit status: 0 fine, 1 failed (one line on stderr), 2 wrong usage.\n";
@@ -167,6 +170,17 @@ static BuildArguments parse_build(int argc, char **argv)
     return b;
 }
 
+// A template that cannot be compiled is no reason to do without the model.
+static void warn_of_templates(const char *dir, const Buffer *tables)
+{
+    Templates *t;
+    Error err;
+    if (templates_open(&t, tables->data, tables->bytes, &err) != 0) die(dir, "%s", err.text);
+    for (int i = 0; i < templates_count(t); i++)
+        if (templates_problem(t, i)) warn("chat template", "%s", templates_problem(t, i));
+    templates_close(t);
+}
+
 static int build(int argc, char **argv)
 {
     BuildArguments b = parse_build(argc, argv);
@@ -218,10 +232,12 @@ static int build(int argc, char **argv)
         die(b.emit, "%s; expected a directory that is empty or not there", strerror(errno));
     const char *work = b.output ? work_directory(b.output) : NULL;
     const char *dir = b.emit ? work_directory(b.emit) : work;
-    Buffer tables = {0};
-    compile_tokenizer(ck->dir, &tables);
+    Buffer tokenizer = {0}, templates = {0};
+    compile_tokenizer(ck->dir, &tokenizer);
+    compile_templates(ck->dir, &templates);
+    warn_of_templates(ck->dir, &templates);
     Packed *packed = pack_weights(plan, ck->random_seed ? NULL : arena_format("%s/weights.bin", dir));
-    emit_program(plan, packed, &tables, options, dir);
+    emit_program(plan, packed, &tokenizer, &templates, options, dir);
     build_program(plan, packed, options, dir, work, b.output, b.verbose);
     if (b.emit && (chmod(dir, 0755) != 0 || rename(dir, b.emit) != 0))
         die(b.emit, "%s", strerror(errno));
@@ -267,6 +283,25 @@ static int tokenize(int argc, char **argv)
     return 0;
 }
 
+static int render(int argc, char **argv)
+{
+    const char *dir = NULL, *name = NULL;
+    Arguments a = {argc, argv, 2};
+    for (; a.at < argc; a.at++) {
+        const char *word = argv[a.at];
+        if (strcmp(word, "--name") == 0) name = value_of(&a);
+        else if (*word == '-') usage("unknown option %s", word);
+        else if (dir) usage("a second directory: %s", word);
+        else dir = word;
+    }
+    if (!dir) usage("template needs a model directory%s", "");
+    Buffer tables = {0};
+    compile_templates(dir, &tables);
+    Error err;
+    if (render_input(tables.data, tables.bytes, name, &err) != 0) die(dir, "%s", err.text);
+    return 0;
+}
+
 // Results that could not be written are no results.
 static int finish(int status)
 {
@@ -289,8 +324,9 @@ int main(int argc, char **argv)
     if (strcmp(command, "build") == 0) return finish(build(argc, argv));
     if (strcmp(command, "inspect") == 0) return finish(inspect(argc, argv));
     if (strcmp(command, "tokenize") == 0) return finish(tokenize(argc, argv));
-    static const char *const later[] = {"template", "bench-kernels", "quantize"};
-    for (int i = 0; i < 3; i++)
+    if (strcmp(command, "template") == 0) return finish(render(argc, argv));
+    static const char *const later[] = {"bench-kernels", "quantize"};
+    for (int i = 0; i < 2; i++)
         if (strcmp(command, later[i]) == 0) die(command, "not there yet");
     usage("unknown command %s", command);
 }

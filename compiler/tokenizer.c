@@ -692,8 +692,8 @@ static void read_decoder(Build *b, const cJSON *d)
         if (count_chars(content) != 1)
             die(b->where, "%s: Strip content \"%s\" is not one character", path, content);
         int64_t start =
-            json_integer(b->where, "decoder: Strip start", json_get(d, "start"), 0, 1 << 20);
-        if (json_integer(b->where, "decoder: Strip stop", json_get(d, "stop"), 0, 1 << 20))
+            json_whole(b->where, "decoder: Strip start", json_get(d, "start"), 0, 1 << 20);
+        if (json_whole(b->where, "decoder: Strip stop", json_get(d, "stop"), 0, 1 << 20))
             die(b->where, "%s: Strip with stop other than 0 is not supported", path);
         VocabStep *step = add_decoder(b, DECODE_STRIP);
         step->option = (uint32_t)start;
@@ -763,7 +763,7 @@ static void read_template(Build *b, const cJSON *p)
         if (!entry) die(b->where, "%s: special token \"%s\" is not defined", path, name);
         cJSON_ArrayForEach(id, get_list(b, path, entry, "ids"))
         {
-            int64_t value = json_integer(b->where, "post_processor: id", id, 0, b->ids - 1);
+            int64_t value = json_whole(b->where, "post_processor: id", id, 0, b->ids - 1);
             if (!b->kind[value])
                 die(b->where, "%s: there is no token with id %lld", path, (long long)value);
             if (sequences)
@@ -804,7 +804,7 @@ static uint32_t read_id(Build *b, const char *name, const cJSON *v, size_t token
     double id = cJSON_IsNumber(v) ? v->valuedouble : -1;
     if (id >= 0 && id <= (double)limit && id == (uint32_t)id) return (uint32_t)id;
     const char *key = arena_format("id of token \"%.60s\"", name);
-    return (uint32_t)json_integer(b->where, key, v, 0, (int64_t)limit);
+    return (uint32_t)json_whole(b->where, key, v, 0, (int64_t)limit);
 }
 
 static void read_vocabulary(Build *b, const cJSON *vocab, const cJSON *added)
@@ -1078,7 +1078,7 @@ void compile_tokenizer_text(const char *where, const char *text, size_t bytes, B
 }
 
 // Files of this kind usually hold a model_max_length of 10^30, which parse_json refuses.
-static cJSON *read_config(const char *path)
+cJSON *read_tokenizer_config(const char *path)
 {
     Buffer text;
     if (!read_file_if_present(path, &text)) return NULL;
@@ -1105,7 +1105,7 @@ void compile_tokenizer(const char *dir, Buffer *out)
     char *path = arena_format("%s/tokenizer.json", dir);
     if (!read_file_if_present(path, &text)) return;
     char *config_path = arena_format("%s/tokenizer_config.json", dir);
-    cJSON *config = read_config(config_path);
+    cJSON *config = read_tokenizer_config(config_path);
     compile(path, text.data, text.bytes, read_config_token(config_path, config, "bos_token"),
             read_config_token(config_path, config, "eos_token"), out);
     cJSON_Delete(config);

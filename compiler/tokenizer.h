@@ -1,6 +1,7 @@
 // tokenizer.json of a model -> the tables of runtime/vocab.h.
 #pragma once
 #include "util.h"
+#include <cjson/cJSON.h>
 
 // Appends the tables for DIR/tokenizer.json to *out, whose length is first padded to a multiple of
 // 8. Does nothing when there is no such file. Dies, naming the file, on anything the runtime could
@@ -10,3 +11,7 @@ void compile_tokenizer(const char *dir, Buffer *out);
 
 // The same for the text of a tokenizer.json; `where` stands for its path in messages.
 void compile_tokenizer_text(const char *where, const char *text, size_t bytes, Buffer *out);
+
+// Reads tokenizer_config.json or a file like it, with numbers of any size; NULL when there is none.
+// Dies when it is no JSON object. The caller deletes the tree.
+cJSON *read_tokenizer_config(const char *path);

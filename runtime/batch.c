@@ -3,12 +3,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+// Part of a page that is worth a copy.
+#define WORTH_COPYING 16
+
 int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err)
 {
-    *b = (Batcher){.device = d, .options = *o, .max_context = o->max_context};
+    *b = (Batcher){.device = d, .options = *o, .max_context = o->max_context, .reuse = 1};
     size_t rows = (size_t)o->max_rows, slots = (size_t)o->max_sequences;
+    b->decode_rows = device_decode_rows(d);
     b->sequences = calloc(slots, sizeof *b->sequences);
-    b->free_pages = calloc((size_t)o->pages, sizeof *b->free_pages);
     b->token = calloc(rows, 4);
     b->position = calloc(rows, 4);
     b->sequence = calloc(rows, 4);
@@ -16,16 +19,16 @@ int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err)
     b->segment = calloc(rows, sizeof *b->segment);
     b->sampling = calloc((size_t)o->max_outputs, sizeof *b->sampling);
     b->owner = calloc((size_t)o->max_outputs, sizeof *b->owner);
-    int bad = !b->sequences || !b->free_pages || !b->token || !b->position || !b->sequence ||
-              !b->output || !b->segment || !b->sampling || !b->owner;
+    int bad = !b->sequences || !b->token || !b->position || !b->sequence || !b->output ||
+              !b->segment || !b->sampling || !b->owner;
     for (size_t i = 0; !bad && i < slots; i++) {
         b->sequences[i].tokens = calloc((size_t)b->max_context + 1, 4);
         b->sequences[i].page = calloc((size_t)o->pages_per_sequence, sizeof(int));
         bad = !b->sequences[i].tokens || !b->sequences[i].page;
     }
     if (bad) return error_set(err, "out of memory");
-    for (int i = o->pages - 1; i >= 0; i--) b->free_pages[b->free_count++] = i;
-    return 0;
+    if (cache_open(&b->cache, o->pages, err) != 0) return -1;
+    return sample_open(&b->room, model_info.vocab, b->max_context, err);
 }
 
 void batch_close(Batcher *b)
@@ -35,7 +38,8 @@ void batch_close(Batcher *b)
         free(b->sequences[i].page);
     }
     free(b->sequences);
-    free(b->free_pages);
+    cache_close(b->cache);
+    sample_close(b->room);
     free(b->token);
     free(b->position);
     free(b->sequence);
@@ -46,23 +50,189 @@ void batch_close(Batcher *b)
     *b = (Batcher){0};
 }
 
-int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sampling *sampling)
+static int pages_of(int tokens)
 {
-    if (count < 1 || more < 0 || (int64_t)count + more > b->max_context) return BATCH_TOO_LONG;
-    int pages = (count + more + PAGE - 1) / PAGE, slot = 0;
-    if (pages > b->options.pages) return BATCH_TOO_LONG;
+    return (tokens + PAGE - 1) / PAGE;
+}
+
+// Pages for what a sequence has and the token it draws next.
+static int pages_wanted(const Sequence *s)
+{
+    return pages_of(s->count < s->limit ? s->count + 1 : s->count);
+}
+
+// --- pages ---------------------------------------------------------------------------------------
+
+static void put_page(Batcher *b, Sequence *s, int index, int page)
+{
+    s->page[index] = page;
+    device_set_page(b->device, (int)(s - b->sequences), index, page);
+}
+
+// Lets go of all pages from the last to the first, so that beginnings stay longest.
+static void drop_pages(Batcher *b, Sequence *s)
+{
+    int tail = s->computed - s->entered * PAGE;
+    if (b->reuse && tail >= WORTH_COPYING && s->entered < s->pages)
+        cache_enter(b->cache, s->page[s->entered], s->chain, s->tokens + s->entered * PAGE, tail,
+                    0);
+    while (s->pages > 0) cache_drop(b->cache, s->page[--s->pages]);
+    s->computed = s->entered = s->uniform = 0;
+    s->chain = 0;
+}
+
+// Lets others find the pages that have become full. Where an equal one is there already, that one
+// is used from now on.
+static void enter_pages(Batcher *b, Sequence *s)
+{
+    for (; b->reuse && (s->entered + 1) * PAGE <= s->computed; s->entered++) {
+        const int32_t *tokens = s->tokens + s->entered * PAGE;
+        int uniform = (s->entered + 1) * PAGE <= s->uniform, common;
+        int twin = uniform ? cache_find(b->cache, s->chain, tokens, PAGE, 1, &common) : -1;
+        if (twin >= 0) {
+            cache_share(b->cache, twin);
+            cache_drop(b->cache, s->page[s->entered]);
+            put_page(b, s, s->entered, twin);
+        } else {
+            cache_enter(b->cache, s->page[s->entered], s->chain, tokens, PAGE, uniform);
+        }
+        s->chain = cache_chain(b->cache, s->page[s->entered]);
+    }
+}
+
+// Makes sure of pages for the first `tokens` tokens; takes them from others if it must. Returns -1
+// when the sequence itself is the one that has to wait.
+static int grow(Batcher *b, Sequence *s, int tokens)
+{
+    while (s->pages < pages_of(tokens)) {
+        int page = cache_take(b->cache);
+        if (page >= 0) {
+            put_page(b, s, s->pages++, page);
+            continue;
+        }
+        Sequence *victim = s;
+        for (int i = 0; i < b->options.max_sequences; i++) {
+            Sequence *t = &b->sequences[i];
+            if (t->active && !t->suspended && t->pages &&
+                (t->priority > victim->priority ||
+                 (t->priority == victim->priority && t->order > victim->order)))
+                victim = t;
+        }
+        drop_pages(b, victim);
+        victim->suspended = 1;
+        if (victim == s) return -1;
+    }
+    return 0;
+}
+
+// 1 when the cache has the whole next chunk of a prompt, computed as it would be now.
+static int chunk_is_there(const Batcher *b, const Sequence *s)
+{
+    int rows = b->options.max_rows, common;
+    Chain chain = s->chain;
+    if (rows % PAGE) return 0;
+    for (int at = s->computed; at < s->computed + rows; at += PAGE) {
+        int page = cache_find(b->cache, chain, s->tokens + at, s->count - 1 - at, 1, &common);
+        if (page < 0) return 0;
+        chain = cache_chain(b->cache, page);
+    }
+    return 1;
+}
+
+// A full page is shared.
+static void share_page(Batcher *b, Sequence *s, int page)
+{
+    int index = s->entered++;
+    cache_share(b->cache, page);
+    if (index < s->pages)
+        cache_drop(b->cache, s->page[index]);
+    else
+        s->pages++;
+    put_page(b, s, index, page);
+    s->chain = cache_chain(b->cache, page);
+    if (cache_is_uniform(b->cache, page) && s->uniform == s->computed) s->uniform += PAGE;
+}
+
+// Part of a page is copied. There must be an unused page besides it.
+static void copy_page(Batcher *b, Sequence *s, int page)
+{
+    cache_share(b->cache, page);
+    grow(b, s, s->computed + 1);
+    device_copy_page(b->device, s->page[s->entered], page);
+    cache_drop(b->cache, page);
+}
+
+// Looks in the cache for what comes next in a prompt, at a page's border. The last token is always
+// computed: its logits are wanted.
+static void find_beginning(Batcher *b, Sequence *s)
+{
+    int common = PAGE;
+    while (b->reuse && common == PAGE && s->computed == s->entered * PAGE) {
+        if (b->deterministic && s->computed % b->options.max_rows == 0 && !chunk_is_there(b, s))
+            return;
+        int page = cache_find(b->cache, s->chain, s->tokens + s->computed,
+                              s->count - 1 - s->computed, b->deterministic, &common);
+        if (page < 0 || common < WORTH_COPYING) return;
+        if (common == PAGE)
+            share_page(b, s, page);
+        else if (cache_unused(b->cache) >= 2)
+            copy_page(b, s, page);
+        else
+            return;
+        s->computed += common;
+        s->reused += common;
+    }
+}
+
+// --- sequences -----------------------------------------------------------------------------------
+
+// Pages that are there for a newcomer with these tokens, beyond what others will take for what they
+// already have; pages it shares with others count as there.
+static int pages_for(const Batcher *b, const int32_t *tokens, int count)
+{
+    int there = cache_unused(b->cache), common;
+    for (int i = 0; i < b->options.max_sequences; i++) {
+        const Sequence *s = &b->sequences[i];
+        if (!s->active) continue;
+        int wanted = b->deterministic ? pages_of(s->limit) : pages_wanted(s);
+        if (s->pages < wanted) there -= wanted - s->pages;
+    }
+    Chain chain = 0;
+    for (int at = 0; b->reuse && at + PAGE < count; at += PAGE) {
+        int page = cache_find(b->cache, chain, tokens + at, PAGE, b->deterministic, &common);
+        if (page < 0 || common < PAGE) break;
+        if (cache_users(b->cache, page) > 0) there++;
+        chain = cache_chain(b->cache, page);
+    }
+    return there;
+}
+
+int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const SamplerOptions *o,
+                int priority)
+{
+    int slot = 0, limit = count + more;
+    if (count < 1 || more < 0 || (int64_t)count + more > b->max_context ||
+        pages_of(limit) > b->options.pages)
+        return BATCH_TOO_LONG;
     while (slot < b->options.max_sequences && b->sequences[slot].active) slot++;
-    if (slot == b->options.max_sequences || pages > b->free_count) return BATCH_FULL;
+    if (slot == b->options.max_sequences) return BATCH_FULL;
+    for (int i = 0; i < b->options.max_sequences; i++)
+        if (b->sequences[i].suspended && b->sequences[i].priority <= priority) return BATCH_FULL;
+    int first = count + 1 < limit ? count + 1 : limit;
+    if (pages_of(b->deterministic ? limit : first) > pages_for(b, tokens, count)) return BATCH_FULL;
     Sequence *s = &b->sequences[slot];
     memcpy(s->tokens, tokens, 4 * (size_t)count);
     s->count = count;
-    s->computed = 0;
+    s->computed = s->reused = s->pages = s->entered = s->uniform = 0;
+    s->chain = 0;
+    s->suspended = s->wants_logits = 0;
+    s->draws = 0;
+    s->limit = limit;
+    s->priority = priority;
+    s->order = ++b->order;
     s->active = 1;
-    s->sampling = *sampling;
-    for (s->pages = 0; s->pages < pages; s->pages++) {
-        s->page[s->pages] = b->free_pages[--b->free_count];
-        device_set_page(b->device, slot, s->pages, s->page[s->pages]);
-    }
+    s->plain = sampler_is_plain(o);
+    sampler_start(&s->sampler, o);
     return slot;
 }
 
@@ -73,24 +243,54 @@ void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count)
     s->count += count;
 }
 
+void batch_rewind(Batcher *b, int sequence, int count)
+{
+    Sequence *s = &b->sequences[sequence];
+    s->count = count;
+    if (s->computed < count) return;
+    s->computed = count - 1;
+    if (s->uniform > s->computed) s->uniform = s->computed;
+    int keep = s->computed / PAGE;
+    while (s->pages > keep + 1) cache_drop(b->cache, s->page[--s->pages]);
+    if (s->entered <= keep) return;
+    // The page at hand was full and is written again: not where others read it.
+    int old = s->page[keep];
+    s->entered = keep;
+    s->chain = keep ? cache_chain(b->cache, s->page[keep - 1]) : 0;
+    s->pages = keep;
+    if (cache_users(b->cache, old) == 1) {
+        cache_leave(b->cache, old);
+        put_page(b, s, s->pages++, old);
+        return;
+    }
+    if (grow(b, s, s->computed + 1) == 0) device_copy_page(b->device, s->page[keep], old);
+    cache_drop(b->cache, old);
+}
+
 void batch_retire(Batcher *b, int sequence)
 {
     Sequence *s = &b->sequences[sequence];
-    while (s->pages > 0) b->free_pages[b->free_count++] = s->page[--s->pages];
-    s->active = 0;
+    drop_pages(b, s);
+    s->active = s->suspended = 0;
 }
 
 int batch_room(const Batcher *b, int sequence)
 {
     const Sequence *s = &b->sequences[sequence];
-    int room = s->pages * PAGE < b->max_context ? s->pages * PAGE : b->max_context;
-    return room - s->count;
+    return s->limit - s->count;
 }
 
-// Adds `rows` rows of a sequence to the pass.
-static void add_rows(Batcher *b, Batch *pass, int slot, int rows)
+int batch_pages_used(const Batcher *b)
 {
-    Sequence *s = &b->sequences[slot];
+    return b->options.pages - cache_unused(b->cache);
+}
+
+// --- passes --------------------------------------------------------------------------------------
+
+// Adds `rows` rows of a sequence to the pass.
+static void add_rows(Batcher *b, Batch *pass, Sequence *s, int rows)
+{
+    int slot = (int)(s - b->sequences);
     b->segment[pass->segments++] = (Segment){pass->rows, rows, slot, s->computed};
     for (int i = 0; i < rows; i++, pass->rows++, s->computed++) {
         b->token[pass->rows] = s->tokens[s->computed];
@@ -98,9 +298,78 @@ static void add_rows(Batcher *b, Batch *pass, int slot, int rows)
         b->sequence[pass->rows] = slot;
     }
     if (s->computed == s->count) {
+        const SamplerOptions *o = &s->sampler.options;
         b->owner[pass->outputs] = slot;
-        b->sampling[pass->outputs] = s->sampling;
+        b->sampling[pass->outputs] =
+            (Sampling){o->temperature, o->top_p, o->min_p, o->top_k, o->seed, s->draws};
         b->output[pass->outputs++] = pass->rows - 1;
+    }
+}
+
+// The next chunk of the most urgent prompt.
+static void add_prompt(Batcher *b, Batch *pass)
+{
+    Sequence *first = NULL;
+    for (int i = 0; i < b->options.max_sequences; i++) {
+        Sequence *s = &b->sequences[i];
+        if (!s->active || s->suspended || s->count - s->computed < 2) continue;
+        if (!first || s->priority < first->priority ||
+            (s->priority == first->priority && s->order < first->order))
+            first = s;
+    }
+    if (!first) return;
+    find_beginning(b, first);
+    // Chunks end at multiples of their size, so that where they end depends on the prompt alone.
+    int rows = first->count - first->computed;
+    int chunk = b->options.max_rows - first->computed % b->options.max_rows;
+    if (rows > chunk) rows = chunk;
+    if (grow(b, first, first->computed + rows) != 0) return;
+    if (first->uniform == first->computed && first->computed % b->options.max_rows == 0)
+        first->uniform += rows;
+    b->prompt_rows += rows;
+    add_rows(b, pass, first, rows);
+}
+
+static int draws_next(const Sequence *s)
+{
+    return s->active && !s->suspended && s->count - s->computed == 1;
+}
+
+// One row of everybody who has one left, in turns when they are more than fit.
+static void add_decodes(Batcher *b, Batch *pass)
+{
+    int slots = b->options.max_sequences, from = b->next;
+    // First all pages: who needs one may take it from another.
+    for (int i = 0; i < slots; i++) {
+        Sequence *s = &b->sequences[i];
+        if (draws_next(s)) grow(b, s, s->count);
+    }
+    for (int i = 0; i < slots && pass->rows < b->decode_rows; i++) {
+        Sequence *s = &b->sequences[(from + i) % slots];
+        if (!draws_next(s)) continue;
+        add_rows(b, pass, s, 1);
+        b->next = ((int)(s - b->sequences) + 1) % slots;
+    }
+    b->prompt_rows = 0;
+}
+
+// Lets sequences that lost their pages go on, the most important and oldest first.
+static void resume(Batcher *b)
+{
+    for (;;) {
+        Sequence *first = NULL;
+        for (int i = 0; i < b->options.max_sequences; i++) {
+            Sequence *s = &b->sequences[i];
+            if (s->suspended && (!first || s->priority < first->priority ||
+                                 (s->priority == first->priority && s->order < first->order)))
+                first = s;
+        }
+        if (!first) return;
+        first->active = 0; // its own needs do not count against it
+        int there = pages_for(b, first->tokens, first->count);
+        first->active = 1;
+        if (pages_wanted(first) > there) return;
+        first->suspended = 0;
     }
 }
 
@@ -111,29 +380,34 @@ int batch_step(Batcher *b, Drawn *drawn)
                   .sequence = b->sequence,
                   .output = b->output,
                   .segment = b->segment};
-    // A prompt first, so that it joins the others soon; else one row of everybody.
-    for (int i = 0; i < b->options.max_sequences && !pass.rows; i++) {
-        Sequence *s = &b->sequences[i];
-        int left = s->count - s->computed;
-        if (s->active && left > 1)
-            add_rows(b, &pass, i, left < b->options.max_rows ? left : b->options.max_rows);
+    resume(b);
+    int decodes = 0, prompts = 0;
+    for (int i = 0; i < b->options.max_sequences; i++) {
+        const Sequence *s = &b->sequences[i];
+        if (!s->active || s->suspended) continue;
+        decodes += draws_next(s);
+        prompts += s->count - s->computed > 1;
     }
-    int prompt = pass.rows > 0;
-    for (int i = 0; i < b->options.max_sequences && !prompt; i++) {
-        Sequence *s = &b->sequences[i];
-        if (s->active && s->count > s->computed && pass.rows < b->options.max_rows &&
-            pass.outputs < b->options.max_outputs)
-            add_rows(b, &pass, i, 1);
-    }
-    if (!pass.rows) return 0;
+    if (prompts && (!decodes || b->prompt_rows < b->options.max_rows)) add_prompt(b, &pass);
+    if (!pass.rows) add_decodes(b, &pass);
+    if (!pass.rows) return decodes + prompts ? 0 : -1;
+
     device_forward(b->device, &pass, pass.outputs ? b->sampling : NULL);
+    for (int i = 0; i < pass.segments; i++) enter_pages(b, &b->sequences[pass.segment[i].sequence]);
     if (!pass.outputs) return 0;
     const int32_t *tokens = device_tokens(b->device);
     for (int i = 0; i < pass.outputs; i++) {
         Sequence *s = &b->sequences[b->owner[i]];
-        drawn[i] = (Drawn){b->owner[i], tokens[i]};
-        if (tokens[i] >= 0 && batch_room(b, b->owner[i]) > 0) s->tokens[s->count++] = tokens[i];
-        s->sampling.draw++;
+        int plain = s->plain && s->sampler.banned_at != s->count;
+        drawn[i] = (Drawn){b->owner[i], tokens[i], NULL};
+        if (!plain || s->wants_logits)
+            drawn[i].logits = device_logits(b->device) + (size_t)i * (size_t)model_info.vocab;
+        if (!plain)
+            drawn[i].token =
+                sample_token(b->room, drawn[i].logits, s->tokens, s->count, &s->sampler, s->draws);
+        if (drawn[i].token >= 0 && batch_room(b, b->owner[i]) > 0)
+            s->tokens[s->count++] = drawn[i].token;
+        s->draws++;
     }
     return pass.outputs;
 }

@@ -1,30 +1,54 @@
-// Sequences in, rows of work out: who is in the batch, which pages of the cache they own, what the
-// next pass computes. Long prompts go in chunks; everything else draws one token per pass.
+// Sequences in, rows of work out: who is in the batch, which pages of the cache they use, what the
+// next pass computes. Prompts go in chunks, one sequence a pass, in turns with passes that draw a
+// token for everybody else; so a row is computed in the same form whoever else is there. A sequence
+// takes pages as it grows; when there are none, the youngest of the least important gives its pages
+// up and is computed again when there is room.
 #pragma once
+#include "cache.h"
 #include "device.h"
+#include "sample.h"
 
 typedef struct {
-    int32_t *tokens; // (max_context) prompt and what was drawn
+    int32_t *tokens; // (max_context + 1) prompt and what was drawn
     int count;       // tokens so far
     int computed;    // of them in the cache
-    int pages;       // owned
-    int *page;       // (pages_per_sequence)
+    int reused;      // of them found there, not computed
     int active;
-    Sampling sampling;
+    int wants_logits; // the caller needs the logits of every draw
+    uint64_t draws;
+    Sampler sampler;
+    // private
+    int plain;        // the device draws
+    int priority;     // smaller goes first
+    uint64_t order;   // of admission
+    int limit;        // tokens it may grow to
+    int pages, *page; // (pages_per_sequence)
+    int entered;      // full pages that others can find
+    int uniform;      // tokens from the start computed in whole chunks of the prompt
+    Chain chain;      // up to the last page entered
+    int suspended;
 } Sequence;
 
 typedef struct {
     int sequence;
-    int32_t token; // -1: the logits were not numbers
+    int32_t token;       // -1: the logits were not numbers, or nothing may be drawn
+    const float *logits; // (vocab), until the next step; NULL unless the sequence wants them
 } Drawn;
 
 typedef struct {
     Sequence *sequences; // (max_sequences)
     int max_context;
+    int reuse;         // look for equal beginnings; batch_open sets 1
+    int deterministic; // a sequence's tokens depend on itself alone, whatever the cache holds
     // private
     Device *device;
     DeviceOptions options;
-    int *free_pages, free_count;
+    Cache *cache;
+    SampleRoom *room;
+    uint64_t order;
+    int decode_rows;
+    int next;        // whose turn it is to draw
+    int prompt_rows; // computed since somebody drew
     int32_t *token, *position, *sequence, *output;
     Segment *segment;
     Sampling *sampling;
@@ -35,16 +59,21 @@ int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err);
 void batch_close(Batcher *b);
 
 enum { BATCH_FULL = -1, BATCH_TOO_LONG = -2 };
-// Takes a sequence in, with pages for `count` prompt tokens and `more` new ones. Returns its number,
+// Takes a sequence in: `count` prompt tokens, up to `more` drawn ones. Returns its number,
 // BATCH_FULL (no slot or pages now; try after a retirement) or BATCH_TOO_LONG (never fits).
-int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sampling *sampling);
-// Adds tokens that were not drawn (the next turn of a chat) to a sequence; pages must suffice.
+int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const SamplerOptions *o,
+                int priority);
+// Adds tokens that were not drawn (the next turn of a chat); batch_room must suffice.
 void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count);
+// Takes back all but the first `count` tokens, at least 1; the last of them is computed again.
+void batch_rewind(Batcher *b, int sequence, int count);
 void batch_retire(Batcher *b, int sequence);
 
-// Tokens a sequence can still take within its pages.
+// Tokens a sequence can still take.
 int batch_room(const Batcher *b, int sequence);
+// Pages that sequences use now.
+int batch_pages_used(const Batcher *b);
 
-// Computes one pass. Fills drawn[] (max_sequences) and returns how many tokens were drawn: 0 while a
-// prompt is being read, or when there is nothing to do.
+// Computes one pass. Fills drawn[] (max_sequences) and returns how many tokens were drawn: 0 while
+// a prompt is being read, -1 when there is nothing to do.
 int batch_step(Batcher *b, Drawn *drawn);

@@ -30,8 +30,8 @@ struct Device {
     void *blocks[16];
     size_t block_bytes[16];
     int block_count;
-    float *sample_floats;
-    int32_t *sample_ids, *page_table, *tokens;
+    SampleRoom *room;
+    int32_t *page_table, *tokens;
     float *logits, *hidden; // host copies when on a GPU
 
     // GPU
@@ -88,6 +88,13 @@ int hidden_width(const ModelInfo *m)
     return m->shared_dim > width ? m->shared_dim : width;
 }
 
+// Of one page of the cache, all layers.
+static size_t page_bytes(void)
+{
+    const ModelInfo *m = &model_info;
+    return (size_t)m->layers * 2 * (size_t)m->kv_heads * PAGE * (size_t)m->head_dim * 2;
+}
+
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
 {
     void *(*get)(Device *, size_t, Error *) = d->gpu ? take_gpu : take;
@@ -96,8 +103,7 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     State *s = &d->state;
     size_t rows = (size_t)o->max_rows, outputs = (size_t)o->max_outputs;
     size_t q_dim = (size_t)m->heads * (size_t)m->head_dim;
-    size_t page = (size_t)m->layers * 2 * (size_t)m->kv_heads * PAGE * (size_t)m->head_dim * 2;
-    if (!(s->cache = get(d, page * (size_t)o->pages, err)) ||
+    if (!(s->cache = get(d, page_bytes() * (size_t)o->pages, err)) ||
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
@@ -208,12 +214,11 @@ int device_open(Device **out, const DeviceOptions *o, const Weights *w, Error *e
     if (!d) return error_set(err, "out of memory");
     d->options = *o;
     if (o->cuda) return open_gpu(d, w, err);
-    size_t vocab = (size_t)model_info.vocab;
     Rows r;
     if (!(d->page_table = take(d, 4 * (size_t)o->max_sequences * (size_t)o->pages_per_sequence, err)) ||
         !(d->tokens = take(d, 4 * (size_t)o->max_outputs, err)) ||
-        !(d->sample_floats = take(d, 4 * vocab, err)) || !(d->sample_ids = take(d, 4 * vocab, err)) ||
-        !(d->rows_host = take(d, rows_layout(o, NULL, &r), err)))
+        !(d->rows_host = take(d, rows_layout(o, NULL, &r), err)) ||
+        sample_open(&d->room, model_info.vocab, o->max_context, err) != 0)
         return -1;
     return open_cpu(d, w, err);
 }
@@ -222,6 +227,7 @@ void device_close(Device *d)
 {
     if (!d) return;
     for (int i = 0; i < d->block_count; i++) munmap(d->blocks[i], d->block_bytes[i]);
+    sample_close(d->room);
     pool_close(d->pool);
     if (d->gpu) gpu_close(d->gpu); // frees what was allocated in its context
     free(d->graphs);
@@ -249,6 +255,22 @@ void device_set_page(Device *d, int sequence, int index, int page)
     if (d->pages_dirty_from == d->pages_dirty_to) d->pages_dirty_from = d->pages_dirty_to = at;
     if (at < d->pages_dirty_from) d->pages_dirty_from = at;
     if (at >= d->pages_dirty_to) d->pages_dirty_to = at + 1;
+}
+
+void device_copy_page(Device *d, int to, int from)
+{
+    uint8_t *cache = (uint8_t *)d->state.cache;
+    uint8_t *target = cache + page_bytes() * (size_t)to, *source = cache + page_bytes() * (size_t)from;
+    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, page_bytes());
+    else memcpy(target, source, page_bytes());
+}
+
+int device_decode_rows(const Device *d)
+{
+    int rows = d->options.max_outputs < d->options.max_rows ? d->options.max_outputs
+                                                            : d->options.max_rows;
+    int one_form = d->gpu ? model_info.gpu_decode_rows(d->gpu) : d->cpu->decode_rows;
+    return one_form < rows ? one_form : rows;
 }
 
 static void cpu_pass(Worker *w, void *argument)
@@ -329,8 +351,8 @@ void device_forward(Device *d, const Batch *b, const Sampling *sampling)
     }
     pool_run(d->pool, cpu_pass, d);
     for (int i = 0; sampling && i < b->outputs; i++)
-        d->tokens[i] = sample_token(d->state.logits + (size_t)i * (size_t)model_info.vocab,
-                                    model_info.vocab, &sampling[i], d->sample_floats, d->sample_ids);
+        d->tokens[i] = sample_plain(
+            d->room, d->state.logits + (size_t)i * (size_t)model_info.vocab, &sampling[i]);
 }
 
 void device_wait(Device *d)

@@ -33,6 +33,12 @@ uint64_t device_memory(const Device *d);  // bytes taken, weights included
 // Page number `index` of sequence slot `sequence` is physical page `page` from the next pass on.
 void device_set_page(Device *d, int sequence, int index, int page);
 
+// Physical page `to` becomes a copy of `from`, before the next pass.
+void device_copy_page(Device *d, int to, int from);
+// The most rows of different sequences that one pass can compute so that each row's result does not
+// depend on the others.
+int device_decode_rows(const Device *d);
+
 // Starts one pass. Arrays of *b are host memory and may be reused at return; its page_table and
 // pages_per_sequence are not used. With `sampling` (b->outputs of them), a token is drawn for every
 // output row. On a GPU this returns before the pass is done.

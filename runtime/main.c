@@ -1,5 +1,6 @@
 // The emitted program's command line.
 #include "options.h"
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,23 +10,22 @@ static void print_usage(FILE *out)
     const ModelInfo *m = &model_info;
     fprintf(out, "%s: %s, %.2f billion parameters, %.2f bits per weight, by exlc %s\n\n", m->name,
             m->architecture, (double)m->parameters / 1e9, m->bits, m->exlc_version);
-    fputs(
-        "  run -p PROMPT [-n N] [--temperature T] [--top-k K] [--top-p P] [--min-p P] [--seed S]\n"
-        "      [--stop TEXT]... [--json]      continue a text; N defaults to 256\n"
-        "  chat --raw                         continue what you type, line by line\n"
-        "  bench [--json] [--prompt LIST] [--gen N] [--batch LIST] [--context LIST] [--trace FILE]\n"
-        "  info [--json] [--max-context N] [--max-batch N] [--cache-tokens N]\n"
-        "  tokenize [--no-special] [--decode] text on stdin to ids, or the other way\n"
-        "  logits --ids 1,2,3 [--chunk N] [--hidden] -o OUT.safetensors\n"
-        "  eval ppl --text FILE [--context 512] [--windows N] [--json]\n"
-        "  verify                             read all weights and compare their hash\n"
-        "  selftest                           one pass, checked for what every model must do\n"
-        "  --licenses                         notices of what is inside\n"
-        "\n"
-        "Every command: --device cpu|cuda[:N], --threads N, --max-context N, --max-batch N,\n"
-        "--cache-tokens N, --chunk N, and on CUDA --mode persistent|graph|steps. Exit status: 0 fine,\n"
-        "1 failed (one line on stderr), 2 wrong usage.\n",
-        out);
+    fputs("  run -p PROMPT      continue a text\n"
+          "  chat [--raw]       talk to it, or continue what you type\n"
+          "  serve              answer HTTP requests as OpenAI's API does\n"
+          "  bench              how fast it reads and writes\n"
+          "  info               sizes, limits, needs\n"
+          "  tokenize           text on stdin to ids, or the other way\n"
+          "  template           JSON {messages, tools, ...} on stdin to the prompt\n"
+          "  logits --ids LIST -o FILE\n"
+          "  eval ppl --text FILE\n"
+          "  verify             read all weights and compare their hash\n"
+          "  selftest           one pass, checked for what every model must do\n"
+          "  --version, --licenses\n"
+          "\n"
+          "COMMAND --help lists a command's options. Exit status: 0 fine, 1 failed (one line on\n"
+          "stderr), 2 wrong usage.\n",
+          out);
 }
 
 extern const char licenses_text[];
@@ -39,11 +39,13 @@ static int finish(int status)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_DFL);
+    // Where a standard stream is closed, no file or socket of ours may take its number; the stream
+    // itself goes on failing.
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", fd ? O_RDONLY : O_WRONLY);
     const char *command = argc > 1 ? argv[1] : "";
-    for (int i = 1; i < argc; i++) // a value may look like it
-        if (strcmp(argv[i], "--help") == 0 && (i < 2 || strcmp(argv[i - 1], "-p") != 0))
-            command = "--help";
-    if (!*command || strcmp(command, "--help") == 0) return print_usage(stdout), finish(0);
+    if (!*command || strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0)
+        return print_usage(stdout), finish(0);
     if (strcmp(command, "--version") == 0)
         return printf("%s, by exlc %s\n", model_info.name, model_info.exlc_version), finish(0);
     if (strcmp(command, "--licenses") == 0) return fputs(licenses_text, stdout), finish(0);
@@ -51,23 +53,28 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(const Options *o);
+        Command which;
         int arguments; // words that are no options
     } commands[] = {
-        {"run", command_run, 0},         {"chat", command_chat, 0},
-        {"bench", command_bench, 0},     {"info", command_info, 0},
-        {"tokenize", command_tokenize, 0}, {"logits", command_logits, 0},
-        {"eval", command_eval, 1},       {"verify", command_verify, 0},
-        {"selftest", command_selftest, 0},
+        {"run", command_run, RUN, 0},
+        {"chat", command_chat, CHAT, 0},
+        {"serve", command_serve, SERVE, 0},
+        {"bench", command_bench, BENCH, 0},
+        {"info", command_info, INFO, 0},
+        {"tokenize", command_tokenize, TOKENIZE, 0},
+        {"template", command_template, TEMPLATE, 0},
+        {"logits", command_logits, LOGITS, 0},
+        {"eval", command_eval, EVAL, 1},
+        {"verify", command_verify, VERIFY, 0},
+        {"selftest", command_selftest, SELFTEST, 0},
     };
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(command, commands[i].name) != 0) continue;
-        Options o = parse_options(argc, argv, 2);
+        Options o = parse_options(argc, argv, 2, command, commands[i].which);
         if (o.argument_count != commands[i].arguments)
             usage_error("%s: %s", command,
                         o.argument_count ? o.arguments[o.argument_count - 1] : "which one?");
         return finish(commands[i].run(&o));
     }
-    if (strcmp(command, "serve") == 0 || strcmp(command, "template") == 0)
-        fail("%s is not there yet", command);
     usage_error("unknown command %s", command);
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,79 +79,296 @@ static void parse_device(Options *o, const char *text)
     }
 }
 
+static const char *const mode_names[] = {
+    [MODE_PERSISTENT] = "persistent", [MODE_GRAPH] = "graph", [MODE_STEPS] = "steps"};
+
 static void parse_mode(Options *o, const char *text)
 {
-    static const char *const names[] = {
-        [MODE_PERSISTENT] = "persistent", [MODE_GRAPH] = "graph", [MODE_STEPS] = "steps"};
     int mode = 0;
-    while (mode <= MODE_STEPS && strcmp(text, names[mode]) != 0) mode++;
+    while (mode <= MODE_STEPS && strcmp(text, mode_names[mode]) != 0) mode++;
     if (mode > MODE_STEPS) usage_error("--mode %s: expected persistent, graph or steps", text);
     o->mode = (LaunchMode)mode;
     o->mode_given = 1;
 }
 
-Options parse_options(int argc, char **argv, int first)
+static void parse_contexts(Options *o, const char *text)
 {
-    Options o = {.temperature = NAN, .top_p = NAN, .min_p = NAN, .top_k = -1, .n = -1, .gen = 64,
-                 .cache_bits = 16, .context = 512};
+    o->context_count = whole_list("--context", text, 0, 1 << 24, o->contexts);
+    o->context = o->contexts[0];
+}
+
+static void add_stop(Options *o, const char *text)
+{
+    if (o->stop_count == 16) usage_error("more than 16 --stop");
+    if (!*text) usage_error("--stop needs a text");
+    o->stop[o->stop_count++] = text;
+}
+
+static void parse_seed(Options *o, const char *text)
+{
+    o->seed = (uint64_t)whole("--seed", text, 0, INT64_MAX);
+    o->seed_given = 1;
+}
+
+static void parse_prompts(Options *o, const char *text)
+{
+    o->prompt_count = whole_list("--prompt", text, 1, 1 << 24, o->prompts);
+}
+
+static void parse_batches(Options *o, const char *text)
+{
+    o->batch_count = whole_list("--batch", text, 1, 1024, o->batches);
+}
+
+// --- the options ---------------------------------------------------------------------------------
+
+#define WRITERS (RUN | CHAT | SERVE)
+#define OPENERS (WRITERS | BENCH | LOGITS | EVAL | SELFTEST)
+
+enum { FLAG, WHOLE, NUMBER, TEXT, OTHER };
+
+// One row an option: its form, the commands it belongs to, where its value goes.
+static const struct {
+    const char *name, *value;
+    int commands, kind;
+    size_t offset;
+    double low, high;
+    void (*parse)(Options *o, const char *text); // of OTHER
+    const char *help;
+} rows[] = {
+#define AT(field) offsetof(Options, field)
+    {"-p", "PROMPT", RUN, TEXT, AT(prompt), 0, 0, 0, "the text to continue"},
+    {"-n", "N", RUN | CHAT, WHOLE, AT(n), 0, 1 << 30, 0, "at most so many new tokens; default 256"},
+    {"-o", "FILE", LOGITS, TEXT, AT(output), 0, 0, 0, "safetensors file to write"},
+    {"--ids", "LIST", LOGITS, TEXT, AT(ids), 0, 0, 0, "token ids, as 1,2,3"},
+    {"--hidden", 0, LOGITS, FLAG, AT(hidden), 0, 0, 0,
+     "also the residual stream after every layer"},
+    {"--chat", 0, RUN, FLAG, AT(chat), 0, 0, 0, "the prompt is a message to the model"},
+    {"--raw", 0, CHAT, FLAG, AT(raw), 0, 0, 0, "no template: continue what is typed"},
+    {"--system", "TEXT", CHAT, TEXT, AT(system), 0, 0, 0, "the system message"},
+    {"--temperature", "T", RUN | CHAT, NUMBER, AT(temperature), 0, 100, 0,
+     "0: always the likeliest token; default: the model's own"},
+    {"--top-k", "K", RUN | CHAT, WHOLE, AT(top_k), 0, 1 << 30, 0,
+     "draw among the K likeliest; 0: all"},
+    {"--top-p", "P", RUN | CHAT, NUMBER, AT(top_p), 0, 1, 0,
+     "draw among the likeliest that make up P"},
+    {"--min-p", "P", RUN | CHAT, NUMBER, AT(min_p), 0, 1, 0,
+     "not below P times the likeliest's probability"},
+    {"--seed", "S", RUN | CHAT, OTHER, 0, 0, 0, parse_seed, "equal seeds give equal draws"},
+    {"--stop", "TEXT", RUN | CHAT, OTHER, 0, 0, 0, add_stop,
+     "end before this text; may be repeated"},
+    {"--json", 0, RUN | BENCH | INFO | EVAL, FLAG, AT(json), 0, 0, 0, "print JSON"},
+    {"--decode", 0, TOKENIZE, FLAG, AT(decode), 0, 0, 0, "ids to text"},
+    {"--no-special", 0, TOKENIZE, FLAG, AT(no_special), 0, 0, 0,
+     "no special tokens around the text"},
+    {"--text", "FILE", EVAL, TEXT, AT(text), 0, 0, 0, "the text to measure on"},
+    {"--windows", "N", EVAL, WHOLE, AT(windows), 1, 1 << 30, 0, "stop after so many"},
+    {"--context", "LIST", EVAL | BENCH, OTHER, 0, 0, 0, parse_contexts,
+     "tokens in the cache; eval: per window, default 512"},
+    {"--prompt", "LIST", BENCH, OTHER, 0, 0, 0, parse_prompts, "prompt lengths; default 512"},
+    {"--batch", "LIST", BENCH, OTHER, 0, 0, 0, parse_batches, "sequences at once; default 1"},
+    {"--gen", "N", BENCH, WHOLE, AT(gen), 1, 1 << 20, 0, "tokens drawn per row; default 64"},
+    {"--trace", "FILE", BENCH, TEXT, AT(trace), 0, 0, 0,
+     "timeline of the last decode pass, in the Chrome trace format"},
+
+    {"--host", "ADDRESS", SERVE, TEXT, AT(host), 0, 0, 0, "default 127.0.0.1"},
+    {"--port", "P", SERVE, WHOLE, AT(port), 0, 65535, 0, "default 8080; 0 takes a free one"},
+    {"--name", "NAME", SERVE | TEMPLATE, TEXT, AT(name), 0, 0, 0,
+     "of the model in answers; template: which of several"},
+    {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 0, 0, 0, "requests must carry it"},
+    {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 0, 0, 0, "also opens /cache"},
+    {"--cors", "ORIGIN", SERVE, TEXT, AT(cors), 0, 0, 0,
+     "pages from there may call; * is anywhere"},
+    {"--drain", "S", SERVE, WHOLE, AT(drain), 0, 86400, 0,
+     "seconds that running requests get after SIGTERM; default 5"},
+    {"--max-body", "BYTES", SERVE, WHOLE, AT(max_body), 1024, 1 << 30, 0,
+     "of a request; default 8388608"},
+    {"--max-queue", "N", SERVE, WHOLE, AT(max_queue), 1, 1 << 20, 0,
+     "requests that may wait; default 1024"},
+    {"--log-requests", 0, SERVE, FLAG, AT(log_requests), 0, 0, 0, "one line a request on stderr"},
+    {"--deterministic", 0, WRITERS, FLAG, AT(deterministic), 0, 0, 0,
+     "answers depend on the request alone, not on what the cache holds"},
+    {"--config", "FILE", SERVE, TEXT, AT(config), 0, 0, 0, "lines 'option = value'"},
+    {"--print-config", 0, SERVE, FLAG, AT(print_config), 0, 0, 0, "print such a file and end"},
+
+    {"--device", "cpu|cuda[:N]", OPENERS | INFO, OTHER, 0, 0, 0, parse_device,
+     "default: cuda where it works, else cpu"},
+    {"--threads", "N", OPENERS, WHOLE, AT(threads), 1, 1024, 0, "default: all processors"},
+    {"--max-context", "N", OPENERS | INFO, WHOLE, AT(max_context), 1, 1 << 24, 0,
+     "tokens of one sequence; default: the build's limit"},
+    {"--max-batch", "N", OPENERS | INFO, WHOLE, AT(max_batch), 1, 1024, 0,
+     "sequences at once; default 1, for serve the build's limit"},
+    {"--cache-tokens", "N", OPENERS | INFO, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
+     "of all sequences; default: enough for all"},
+    {"--cache-bits", "B", OPENERS | INFO, WHOLE, AT(cache_bits), 16, 16, 0, "default 16"},
+    {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
+     "prompt tokens in one pass; default 512, on CUDA 2048"},
+    {"--mode", "persistent|graph|steps", OPENERS, OTHER, 0, 0, 0, parse_mode,
+     "launches on CUDA; default persistent: one for one row, else a graph of one a step"},
+};
+enum { ROWS = sizeof rows / sizeof *rows };
+
+static void set_option(Options *o, int row, const char *value)
+{
+    char *at = (char *)o + rows[row].offset;
+    const char *name = rows[row].name;
+    if (rows[row].kind == FLAG)
+        *(int *)at = 1;
+    else if (rows[row].kind == WHOLE)
+        *(int *)at = (int)whole(name, value, (long long)rows[row].low, (long long)rows[row].high);
+    else if (rows[row].kind == NUMBER)
+        *(float *)at = number(name, value, rows[row].low, rows[row].high);
+    else if (rows[row].kind == TEXT)
+        *(const char **)at = value;
+    else
+        rows[row].parse(o, value);
+}
+
+static void print_help(const char *command, Command which)
+{
+    printf("%s %s\n", model_info.name, command);
+    for (int i = 0; i < ROWS; i++) {
+        if (!(rows[i].commands & which)) continue;
+        int column = printf("  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
+        printf("%*s %s\n", column < 28 ? 28 - column : 0, "", rows[i].help);
+    }
+    exit(fflush(stdout) != 0 || ferror(stdout));
+}
+
+// The row of an option of serve as files and the environment spell it, or -1.
+static int find_long(const char *name)
+{
+    for (int i = 0; i < ROWS; i++)
+        if (rows[i].commands & SERVE && strcmp(rows[i].name + 2, name) == 0) return i;
+    return -1;
+}
+
+// Flags are switched by 1, true, yes and 0, false, no.
+static void set_from(Options *o, const char *where, int row, const char *value)
+{
+    if (rows[row].kind == FLAG) {
+        int on = !strcmp(value, "1") || !strcmp(value, "true") || !strcmp(value, "yes");
+        if (!on && strcmp(value, "0") && strcmp(value, "false") && strcmp(value, "no"))
+            usage_error("%s: %s is '%s', expected true or false", where, rows[row].name, value);
+        if (on)
+            set_option(o, row, value);
+        else
+            *(int *)((char *)o + rows[row].offset) = 0;
+    } else {
+        set_option(o, row, value);
+    }
+}
+
+// Lines "option = value", values optionally in quotes; # and [section] lines mean nothing.
+static void read_config(Options *o, const char *path)
+{
+    FILE *f = fopen(path, "r");
+    if (!f) fail("%s: %s", path, strerror(errno));
+    char *line = NULL;
+    size_t room = 0;
+    for (int number = 1; getline(&line, &room, f) >= 0; number++) {
+        char *name = line + strspn(line, " \t"), *end = name + strlen(name), where[300];
+        while (end > name && strchr(" \t\r\n", end[-1])) *--end = 0;
+        if (!*name || strchr("#;[", *name)) continue;
+        snprintf(where, sizeof where, "%.200s:%d", path, number);
+        char *value = strchr(name, '=');
+        if (!value) usage_error("%s: expected 'option = value'", where);
+        for (end = value; end > name && strchr(" \t", end[-1]);) end--;
+        *end = 0;
+        value++;
+        value += strspn(value, " \t");
+        size_t n = strlen(value);
+        if (n > 1 && strchr("\"'", *value) && value[n - 1] == *value) value[n - 1] = 0, value++;
+        int row = find_long(name);
+        if (row < 0 || rows[row].offset == AT(config))
+            usage_error("%s: unknown option %s", where, name);
+        set_from(o, where, row, strdup(value)); // lives as long as the program
+    }
+    free(line);
+    fclose(f);
+}
+
+static void environment_name(char *out, const char *option)
+{
+    strcpy(out, "EXLC_");
+    for (out += 5, option += 2; *option; option++)
+        *out++ = *option == '-' ? '_' : (char)(*option - ('a' <= *option && *option <= 'z') * 32);
+    *out = 0;
+}
+
+void print_config(const Options *o)
+{
+    for (int i = 0; i < ROWS; i++) {
+        const char *at = (const char *)o + rows[i].offset, *name = rows[i].name + 2;
+        if (!(rows[i].commands & SERVE) || rows[i].offset == AT(config) ||
+            rows[i].offset == AT(print_config))
+            continue;
+        if (rows[i].kind == FLAG)
+            printf("%s = %s\n", name, *(const int *)at ? "true" : "false");
+        else if (rows[i].kind == WHOLE && (*(const int *)at || rows[i].low == 0))
+            printf("%s = %d\n", name, *(const int *)at);
+        else if (rows[i].kind == TEXT && *(const char *const *)at)
+            printf("%s = \"%s\"\n", name, strstr(name, "key") ? "***" : *(const char *const *)at);
+        else if (rows[i].parse == parse_device && o->device_given && o->cuda)
+            printf("%s = cuda:%d\n", name, o->ordinal);
+        else if (rows[i].parse == parse_device && o->device_given)
+            printf("%s = cpu\n", name);
+        else if (rows[i].parse == parse_mode && o->mode_given)
+            printf("%s = %s\n", name, mode_names[o->mode]);
+        else
+            printf("# %s is not set: %s\n", name, rows[i].help);
+    }
+}
+
+static void parse_arguments(Options *o, int argc, char **argv, int first, const char *name,
+                            Command command)
+{
     for (int i = first; i < argc; i++) {
         const char *a = argv[i];
-        struct {
-            const char *name;
-            int *flag;
-        } flags[] = {{"--json", &o.json},       {"--hidden", &o.hidden},
-                     {"--decode", &o.decode},   {"--no-special", &o.no_special},
-                     {"--chat", &o.chat},       {"--raw", &o.raw}};
-        int known = 0;
-        for (size_t f = 0; f < sizeof flags / sizeof *flags; f++)
-            if (strcmp(a, flags[f].name) == 0) *flags[f].flag = known = 1;
-        if (known) continue;
+        if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) print_help(name, command);
         if (*a != '-' || !a[1]) {
-            if (o.argument_count == 8) usage_error("too many arguments: %s", a);
-            o.arguments[o.argument_count++] = a;
+            if (o->argument_count == 8) usage_error("too many arguments: %s", a);
+            o->arguments[o->argument_count++] = a;
             continue;
         }
-        static const char *const valued[] = {
-            "-p", "-n", "-o", "--ids", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
-            "--stop", "--device", "--threads", "--max-context", "--max-batch", "--cache-tokens",
-            "--cache-bits", "--chunk", "--mode", "--trace", "--text", "--windows", "--context", "--prompt",
-            "--batch", "--gen"};
-        for (size_t v = 0; v < sizeof valued / sizeof *valued; v++) known |= !strcmp(a, valued[v]);
-        if (!known) usage_error("unknown option %s", a);
-        if (i + 1 == argc) usage_error("%s needs a value", a);
-        const char *v = argv[++i];
-        if (!strcmp(a, "-p")) o.prompt = v;
-        else if (!strcmp(a, "-n")) o.n = (int)whole(a, v, 0, 1 << 30);
-        else if (!strcmp(a, "-o")) o.output = v;
-        else if (!strcmp(a, "--ids")) o.ids = v;
-        else if (!strcmp(a, "--temperature")) o.temperature = number(a, v, 0, 100);
-        else if (!strcmp(a, "--top-k")) o.top_k = (int)whole(a, v, 0, 1 << 30);
-        else if (!strcmp(a, "--top-p")) o.top_p = number(a, v, 0, 1);
-        else if (!strcmp(a, "--min-p")) o.min_p = number(a, v, 0, 1);
-        else if (!strcmp(a, "--seed")) o.seed = (uint64_t)whole(a, v, 0, INT64_MAX), o.seed_given = 1;
-        else if (!strcmp(a, "--device")) parse_device(&o, v);
-        else if (!strcmp(a, "--threads")) o.threads = (int)whole(a, v, 1, 1024);
-        else if (!strcmp(a, "--max-context")) o.max_context = (int)whole(a, v, 1, 1 << 24);
-        else if (!strcmp(a, "--max-batch")) o.max_batch = (int)whole(a, v, 1, 1024);
-        else if (!strcmp(a, "--cache-tokens")) o.cache_tokens = (int)whole(a, v, 1, 1 << 30);
-        else if (!strcmp(a, "--cache-bits")) o.cache_bits = (int)whole(a, v, 16, 16);
-        else if (!strcmp(a, "--chunk")) o.chunk = (int)whole(a, v, 1, 1 << 16);
-        else if (!strcmp(a, "--mode")) parse_mode(&o, v);
-        else if (!strcmp(a, "--trace")) o.trace = v;
-        else if (!strcmp(a, "--text")) o.text = v;
-        else if (!strcmp(a, "--windows")) o.windows = (int)whole(a, v, 1, 1 << 30);
-        else if (!strcmp(a, "--prompt")) o.prompt_count = whole_list(a, v, 1, 1 << 24, o.prompts);
-        else if (!strcmp(a, "--batch")) o.batch_count = whole_list(a, v, 1, 1024, o.batches);
-        else if (!strcmp(a, "--gen")) o.gen = (int)whole(a, v, 1, 1 << 20);
-        else if (!strcmp(a, "--context")) {
-            o.context_count = whole_list(a, v, 0, 1 << 24, o.contexts);
-            o.context = o.contexts[0];
-        } else if (!strcmp(a, "--stop")) {
-            if (o.stop_count == 16) usage_error("more than 16 --stop");
-            if (!*v) usage_error("--stop needs a text");
-            o.stop[o.stop_count++] = v;
-        }
+        int row = 0;
+        while (row < ROWS && strcmp(rows[row].name, a) != 0) row++;
+        if (row == ROWS) usage_error("unknown option %s", a);
+        if (!(rows[row].commands & command)) usage_error("%s takes no %s", name, a);
+        if (rows[row].kind != FLAG && i + 1 == argc) usage_error("%s needs a value", a);
+        set_option(o, row, rows[row].kind == FLAG ? NULL : argv[++i]);
     }
+}
+
+Options parse_options(int argc, char **argv, int first, const char *name, Command command)
+{
+    const Options defaults = {.temperature = NAN,
+                              .top_p = NAN,
+                              .min_p = NAN,
+                              .top_k = -1,
+                              .n = -1,
+                              .gen = 64,
+                              .cache_bits = 16,
+                              .context = 512,
+                              .host = "127.0.0.1",
+                              .port = 8080,
+                              .drain = 5,
+                              .max_body = 8 << 20,
+                              .max_queue = 1024};
+    Options o = defaults;
+    parse_arguments(&o, argc, argv, first, name, command);
+    if (command != SERVE) return o;
+    // Again in the order of precedence, now that the file's name is known.
+    const char *variable = getenv("EXLC_CONFIG"), *config = o.config ? o.config : variable;
+    o = defaults;
+    if (config) read_config(&o, config);
+    for (int i = 0; i < ROWS; i++) {
+        char text[64];
+        if (!(rows[i].commands & SERVE) || rows[i].offset == AT(config)) continue;
+        environment_name(text, rows[i].name);
+        if (getenv(text) && *getenv(text)) set_from(&o, text, i, getenv(text));
+    }
+    parse_arguments(&o, argc, argv, first, name, command);
     return o;
 }
 
@@ -167,7 +385,11 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                     m->max_context);
     if (batch > m->max_batch)
         usage_error("--max-batch %d: this program was built for at most %d", batch, m->max_batch);
-    DeviceOptions d = {.cuda = cuda, .ordinal = o->ordinal, .threads = o->threads, .mode = o->mode, .trace = o->trace != NULL,
+    DeviceOptions d = {.cuda = cuda,
+                       .ordinal = o->ordinal,
+                       .threads = o->threads,
+                       .mode = o->mode,
+                       .trace = o->trace != NULL,
                        .keep_hidden = keep_hidden};
     d.max_context = context;
     d.pages_per_sequence = (context + PAGE - 1) / PAGE;
@@ -207,7 +429,8 @@ Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidde
     if (!o->device_given && model_info.images) {
         cuda = gpu_count(&err) > 0;
         if (!cuda && !model_info.cpu) fail("%s", err.text);
-        if (!cuda) fprintf(stderr, "%s: no usable NVIDIA GPU, running on the CPU\n", model_info.name);
+        if (!cuda)
+            fprintf(stderr, "%s: no usable NVIDIA GPU, running on the CPU\n", model_info.name);
     }
     if (o->mode_given && !cuda) usage_error("--mode goes with --device cuda");
     model.options = choose_sizes(o, cuda, max_rows, max_outputs, keep_hidden);

@@ -2,6 +2,20 @@
 #pragma once
 #include "device.h"
 
+typedef enum {
+    RUN = 1,
+    CHAT = 2,
+    SERVE = 4,
+    BENCH = 8,
+    INFO = 16,
+    TOKENIZE = 32,
+    LOGITS = 64,
+    EVAL = 128,
+    VERIFY = 256,
+    SELFTEST = 512,
+    TEMPLATE = 1024
+} Command;
+
 typedef struct {
     // where
     int cuda, ordinal, device_given, threads;
@@ -9,9 +23,9 @@ typedef struct {
     const char *trace; // file
     int mode_given;
     // limits
-    int max_context, max_batch, cache_tokens, cache_bits, chunk;
+    int max_context, max_batch, cache_tokens, cache_bits, chunk, deterministic;
     // text and sampling; NAN and -1 mean not given
-    const char *prompt, *ids, *output, *text;
+    const char *prompt, *ids, *output, *text, *system;
     const char *stop[16];
     int stop_count, n, chat, raw, top_k, seed_given;
     float temperature, top_p, min_p;
@@ -19,14 +33,20 @@ typedef struct {
     // forms
     int json, hidden, decode, no_special;
     int windows, context;
+    // serve
+    const char *config, *host, *api_key, *admin_key, *cors, *name;
+    int port, drain, max_body, max_queue, print_config, log_requests;
     // bench
     int prompts[32], prompt_count, batches[32], batch_count, contexts[32], context_count, gen;
     const char *arguments[8];
     int argument_count;
 } Options;
 
-// Parses what follows the command. Wrong usage prints one line and exits 2.
-Options parse_options(int argc, char **argv, int first);
+// Parses what follows the command; serve also reads the environment and its configuration file.
+// Wrong usage prints one line and exits 2; --help prints the command's options and exits 0.
+Options parse_options(int argc, char **argv, int first, const char *name, Command command);
+// Every option of serve with its value, as a configuration file.
+void print_config(const Options *o);
 
 _Noreturn void usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 // Prints "FILE: text" on stderr and exits 1.
@@ -54,9 +74,11 @@ void check_ids(const int32_t *ids, size_t count);
 // Commands; each returns the exit status.
 int command_run(const Options *o);
 int command_chat(const Options *o);
+int command_serve(const Options *o);
 int command_bench(const Options *o);
 int command_info(const Options *o);
 int command_tokenize(const Options *o);
+int command_template(const Options *o);
 int command_logits(const Options *o);
 int command_eval(const Options *o);
 int command_verify(const Options *o);

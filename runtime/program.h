@@ -20,6 +20,7 @@ typedef struct {
     void (*forward)(Worker *w, State *s, const Batch *b);
     size_t local_bytes;                                  // of Worker.local
     size_t (*work_bytes)(int max_rows, int max_outputs); // of State.work
+    int decode_rows; // up to so many rows are computed in one form; more in another, rounded differently
 } CpuTarget;
 
 // Device code for one compute capability; sm 0 is PTX.
@@ -60,6 +61,8 @@ typedef struct {
     int tensor_count;
     const void *tokenizer; // blob of runtime/tokens.h, or NULL
     size_t tokenizer_bytes;
+    const void *templates; // blob of runtime/template.h
+    size_t templates_bytes;
     const int32_t *eos;        // every id that ends a text
     int eos_count;
     int bos;                                // -1: none
@@ -74,6 +77,7 @@ typedef struct {
     // Draws a token for every output row from the logits; device memory too.
     void (*sample_gpu)(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampling,
                        int32_t *tokens);
+    int (*gpu_decode_rows)(const Gpu *gpu); // as CpuTarget.decode_rows
     size_t (*gpu_work_bytes)(int max_rows, int max_outputs); // of State.work
 } ModelInfo;
 

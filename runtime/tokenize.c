@@ -1,38 +1,11 @@
 // Text on standard input to token ids, or the other way.
 #include "tokenize.h"
+#include "input.h"
 #include "tokens.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-// All of standard input, ended by a zero; NULL when it cannot be read or held.
-static char *read_input(size_t *bytes, Error *err)
-{
-    char *data = NULL;
-    size_t room = 0;
-    *bytes = 0;
-    do {
-        if (*bytes + 65537 > room) {
-            room = room ? room * 2 : 1 << 17;
-            char *larger = realloc(data, room);
-            if (!larger) {
-                free(data);
-                error_set(err, "out of memory");
-                return NULL;
-            }
-            data = larger;
-        }
-        *bytes += fread(data + *bytes, 1, 65536, stdin);
-    } while (!feof(stdin) && !ferror(stdin));
-    if (ferror(stdin)) {
-        free(data);
-        error_set(err, "standard input: %s", strerror(errno));
-        return NULL;
-    }
-    data[*bytes] = 0;
-    return data;
-}
 
 static int parse_ids(const Tokens *t, const char *p, TokenList *ids, Error *err)
 {

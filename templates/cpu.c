@@ -24,4 +24,5 @@ static size_t work_bytes(int max_rows, int max_outputs)
     return CPU_WORK_BYTES(max_rows, max_outputs);
 }
 
-const CpuTarget JOIN(cpu_, TARGET) = {TEXT(TARGET), forward, CPU_LOCAL_BYTES, work_bytes};
+const CpuTarget JOIN(cpu_, TARGET) = {TEXT(TARGET), forward, CPU_LOCAL_BYTES, work_bytes,
+                                     FEW_ROWS};

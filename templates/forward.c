@@ -20,6 +20,11 @@ void sample_gpu(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampli
     launch_sample(gpu, s, b, sampling, tokens);
 }
 
+int forward_decode_rows(const Gpu *gpu)
+{
+    return gpu_decode_rows(gpu);
+}
+
 size_t forward_work_bytes(int max_rows, int max_outputs)
 {
     return gpu_work_bytes(max_rows, max_outputs);

@@ -53,6 +53,7 @@ static const TensorInfo tensors[] = {
 static const int32_t eos[] = {2};
 
 EMBED_FILE(tokenizer_tables, "tokenizer.bin");
+EMBED_FILE(template_tables, "templates.bin");
 
 extern const CpuTarget cpu_avx512, cpu_avx2, cpu_generic;
 static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, &cpu_generic, NULL};
@@ -60,6 +61,7 @@ static const CpuTarget *const cpu_targets[] = {&cpu_avx512, &cpu_avx2, &cpu_gene
 void forward_gpu(Gpu *gpu, const State *s, const Batch *b, int together);
 void sample_gpu(Gpu *gpu, const State *s, const Batch *b, const Sampling *sampling,
                 int32_t *tokens);
+int forward_decode_rows(const Gpu *gpu);
 size_t forward_work_bytes(int max_rows, int max_outputs);
 EMBED_FILE(image_90, "sm_90.cubin");
 EMBED_FILE(image_0, "sm_0.cubin");
@@ -85,10 +87,12 @@ const ModelInfo model_info = {
      .head = {0xd6400, 0xee400, 0xee600, 0x0}},
     .tensors = tensors, .tensor_count = 15,
     .tokenizer = tokenizer_tables, .tokenizer_bytes = 17624,
+    .templates = template_tables, .templates_bytes = 168,
     .eos = eos, .eos_count = 1, .bos = 1,
     .temperature = 0, .top_k = 50, .top_p = 1, .min_p = 0,
     .cpu = cpu_targets,
     .driver_min = "580", .images = images, .forward_gpu = forward_gpu,
-    .sample_gpu = sample_gpu, .gpu_work_bytes = forward_work_bytes,
+    .sample_gpu = sample_gpu, .gpu_decode_rows = forward_decode_rows,
+    .gpu_work_bytes = forward_work_bytes,
 };
 // exlc: end model

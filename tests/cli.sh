@@ -1,8 +1,8 @@
 #!/bin/sh
 # What a user meets at the command line: the compiler's and the program's answers, good and bad.
-#   tests/cli.sh BUILDDIR PROGRAM      PROGRAM: the bundled model, compiled
+#   tests/cli.sh BUILDDIR PROGRAM CHAT   the bundled model, compiled, without and with a chat template
 set -u
-build=$1 program=$2
+build=$1 program=$2 chatting=$3
 work=$build/tests/cli
 rm -rf "$work"
 mkdir -p "$work"
@@ -85,20 +85,50 @@ for signal in TERM KILL; do
     check "SIG$signal leaves nothing" sh -c "! ls -d $work/killed $work/.killed* 2>/dev/null"
 done
 
+# Chat templates: one that works, one that does not and is no reason to do without the model.
+mkdir "$work/model/additional_chat_templates"
+cp tests/data/templates/instruct.jinja "$work/model/chat_template.jinja"
+printf 'a\n{%% if %%}' >"$work/model/additional_chat_templates/broken.jinja"
+printf '{"messages": [{"role": "user", "content": " Hi "}]}' >"$work/request"
+printf '{"messages": [{"role": "assistant", "content": "Hi"}]}' >"$work/wrong"
+template() { # PROGRAM [DIR]: what it makes of the request
+    "$1" template ${2:+"$2"} <"$work/request" 2>/dev/null | head -n 1
+}
+check "exlc template" sh -c "echo '$(template $build/exlc "$work/model")' | grep -qF '<|begin_of_text|>[INST] Hi [/INST]Today is '"
+check "inspect lists templates" sh -c "$build/exlc inspect '$work/model' | grep -q 'templates    default, broken'"
+check "inspect names the line" sh -c "$build/exlc inspect '$work/model' | grep -q 'broken.jinja: line 2: '"
+check "what a template refuses" sh -c "! $build/exlc template '$work/model' <$work/wrong 2>&1 | grep -v ': Conversation roles must alternate'"
+check "a broken template" sh -c "! $build/exlc template '$work/model' --name broken <$work/request 2>&1 | grep -v 'broken.jinja: line 2'"
+refuses 1 "line 1" $build/exlc template "$work/model"
+refuses 1 "no chat template" sh -c "$build/exlc template examples/wikilm <$work/request"
+refuses 2 "needs a model directory" $build/exlc template
+
 # Same input, same bytes.
 $build/exlc build "$work/model" --target cpu --emit "$work/one" 2>"$work/err"
 $build/exlc build "$work/model" --target cpu --emit "$work/two" 2>>"$work/err"
+check "the broken template is named" sh -c "grep -q 'broken.jinja: line 2: ' $work/err && [ \$(wc -l <$work/err) -eq 2 ]"
 check "emitted programs are equal" diff -rq -x '*.o' -x program "$work/one" "$work/two"
 check "the stack is not executable" sh -c "readelf -lW $program | grep GNU_STACK | grep -q 'RW '"
 check "a full disk is told" sh -c "! $program --help >/dev/full 2>$work/err && ! $build/exlc --help >/dev/full 2>>$work/err"
 check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu11 -O1 -I.' >/dev/null 2>&1 && \
     $work/one/model run -p 'The city' -n 4 >/dev/null"
 
+check "the program renders alike" [ "$(template $work/one/model)" = "$(template $build/exlc "$work/model")" ]
+refuses 1 "Conversation roles must alternate" sh -c "$work/one/model template <$work/wrong"
+prompt=$($work/one/model template <"$work/request" | sed 's/<|begin_of_text|>//') # run adds it
+said=$($work/one/model run -p "$prompt" -n 8 --device cpu)
+check "run --chat continues its prompt" [ "$said" = "$($work/one/model run --chat -p ' Hi ' -n 8 --device cpu)" ]
+check "chat does too" [ "$said" = "$(echo ' Hi ' | $work/one/model chat -n 8 --device cpu 2>"$work/err")" ]
+
 # --- the program ----------------------------------------------------------------------------------
 check "needs libc, libm and the loader only" sh -c "[ -z \"\$(readelf -d $program | grep NEEDED |
     grep -vE 'libc\.so\.6|libm\.so\.6|ld-linux')\" ]"
 check "no command explains" sh -c "$program | grep -q LlamaForCausalLM"
-check "every command has help" sh -c "$program bench --help | grep -q -- --device"
+for command in run chat serve bench info tokenize template logits eval verify selftest; do
+    check "$command has help" sh -c "$program $command -h | grep -q '^wikilm $command'"
+done
+check "help lists a command's own options" sh -c "$program bench --help | grep -q -- --device && \
+    ! $program bench --help | grep -q -- --port"
 refuses 2 "unknown command" $program frobnicate
 refuses 2 "unknown option" $program run --wrong
 refuses 2 "needs -p" $program run
@@ -107,12 +137,29 @@ refuses 1 "do not fit" $program logits --ids 1,2,3 --max-context 2 -o "$work/o"
 refuses 1 "expected 0 to 4095" $program logits --ids 4096 -o "$work/o"
 refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
 refuses 1 "no-such" $program eval ppl --text "$work/no-such"
-refuses 1 "not there yet" $program serve
+refuses 2 "chat takes no --port" $program chat --port 1
+refuses 1 "no chat template" $program chat
+refuses 1 "no chat template" $program run --chat -p x
+refuses 1 "UTF-8" $chatting run --chat -p "$(printf 'a\377')"
+check "a chat's reasoning goes to stderr" sh -c "[ -z \"\$($chatting run --chat -p Hi -n 4 --device cpu 2>$work/err)\" ] && [ -s $work/err ]"
+check "and has a place of its own in JSON" sh -c "$chatting run --chat -p Hi -n 4 --json --device cpu |
+    grep -q '\"text\": \"\", \"reasoning_content\": \"..*\", \"ids\"'"
+check "a chat remembers" sh -c "printf 'Hi\nAnd?\n/save $work/saved\n' | $chatting chat -n 4 --device cpu >/dev/null 2>&1 &&
+    [ \$(grep -c '\"reasoning_content\"' $work/saved) -eq 2 ]"
 mkfifo "$work/pipe"
 refuses 1 "no regular file" $program logits --ids 1 -o "$work/pipe" --device cpu
 check "the program has a version" sh -c "$program --version | grep -q exlc"
 refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
 refuses 2 "from 16 to 16" $program bench --cache-bits 4
+printf 'port = 99\n[section]\n# nothing\ncors = "*"\nmax-queue = 7\n' >"$work/config"
+check "serve reads file, environment and options in turn" sh -c "EXLC_MAX_QUEUE=8 EXLC_PORT=98 \
+    $program serve --config $work/config --port 97 --print-config >$work/out && \
+    grep -q '^port = 97' $work/out && grep -q '^max-queue = 8' $work/out && grep -qF 'cors = \"*\"' $work/out"
+echo 'prot = 1' >"$work/config"
+refuses 2 "config:1: unknown option prot" $program serve --config "$work/config"
+refuses 1 "no-such" $program serve --config "$work/no-such"
+check "raw chat continues lines" sh -c "[ \"\$(printf 'The city of Paris\n' |
+    $program chat --raw -n 8 --device cpu 2>/dev/null)\" = \"\$($program run -p 'The city of Paris' -n 8 --device cpu)\" ]"
 printf '\377\376' >"$work/bad"
 check "invalid UTF-8 is refused" sh -c "! $program tokenize <$work/bad >/dev/null 2>$work/err"
 check "verify" sh -c "$program verify | grep -q 'as built'"
@@ -135,6 +182,14 @@ stop=$(printf '%s' "$greedy" | cut -d ' ' -f 5)
 check "a stop string ends the text before it" [ "$(printf '%s' "$greedy" | sed "s/$stop.*//")" = \
     "$($program run -p "$text" -n 24 --stop "$stop" --device cpu)" ]
 check "JSON output" sh -c "$program run -p '$text' -n 3 --json --device cpu | grep -q '\"stop_reason\": \"length\"'"
+check "a closed stdout is told" sh -c "! $program run -p '$text' -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"
+check "chat tells it too" sh -c "! echo x | $program chat --raw -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"
+$program serve --port 0 --device cpu <&- >&- 2>&- &
+pid=$!
+sleep 0.5
+check "serve lives without standard streams" kill -TERM $pid
+wait $pid
+check "and ends well" [ $? -eq 0 ]
 check "n 0 draws nothing" [ -z "$($program run -p "$text" -n 0 --device cpu)" ]
 printf 'Grüße, 世界! \360\237\230\200' >"$work/text"
 check "tokens and back" sh -c "$program tokenize --no-special <$work/text | $program tokenize --decode |

@@ -15,6 +15,7 @@ mkdir -p "$corpus"
 for d in examples/wikilm tests/models/converted/*; do
     n=$(basename "$d")
     case $name in
+    template) cp tests/data/templates/*.jinja "$corpus/" && split -l 4 tests/data/templates/cases.jinja "$corpus/case" ;;
     config) cp "$d/config.json" "$corpus/$n" ;;
     tokenizer) cp tests/data/tokenizers/llama3/tokenizer.json "$corpus/" ;;
     safetensors) head -c 6000 "$d/model.safetensors" >"$corpus/$n" ;;

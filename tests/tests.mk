@@ -16,22 +16,37 @@ $(B)/make_checkpoint $(B)/compare: $(B)/%: tests/models/%.c
 .PRECIOUS: $(B)/tests/%.o
 
 # Fuzzers need clang and its runtime; without them the test says so.
-FUZZ = safetensors config tokenizer
+FUZZ = safetensors config tokenizer template
 FUZZ_safetensors = compiler/checkpoint.c compiler/json.c compiler/util.c
 FUZZ_config = $(FUZZ_safetensors) compiler/arch.c compiler/graph.c compiler/fuse.c compiler/choose.c \
               compiler/embedded.c $(B)/embedded.o
 FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/tokens.c
+FUZZ_template = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
+                $(patsubst %,runtime/%.c,template value methods filters)
 FUZZ_WRAP = -Wl,--wrap=die,--wrap=arena_alloc,--wrap=arena_copy,--wrap=arena_format,--wrap=grow_array
-$(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c $(B)/embedded.o
+$(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c runtime/*.c $(B)/embedded.o
 	@mkdir -p $(@D)
 	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined \
 	    $(if $(filter tokenizer,$*),-Wl$(comma)--wrap=die$(comma)--wrap=arena_alloc,$(FUZZ_WRAP)) \
-	    -o $@ $< $(FUZZ_$*) -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -lm
+	    $(if $(filter template,$*),-DRENDER_MAX_STEPS=200000u) -o $@ $< $(FUZZ_$*) -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -l:libjansson.a -lm
 
 # The bundled model for the CPU alone.
 $(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
 	@mkdir -p $(@D)
 	$(B)/exlc build examples/wikilm -o $@ --target cpu
+
+# It again, with a chat template, and marks of replies among its special tokens.
+CHATLM = $(B)/tests/models/chatlm
+$(B)/tests/chatlm: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/chat_template.jinja
+	@mkdir -p $(CHATLM)
+	@cp examples/wikilm/* tests/server/chat_template.jinja $(CHATLM)
+	@sed -i 's|<.start_header_id.>|<tool_call>|; s|<.end_header_id.>|</tool_call>|; s|<.eot_id.>|</think>|' \
+	    $(CHATLM)/tokenizer.json
+	EXLC_OPTIMIZE=-O1 $(B)/exlc build $(CHATLM) -o $@ --target cpu
+
+$(B)/tests/serve: tests/server/run.c tests/server/client.h
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
 
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
@@ -42,12 +57,14 @@ CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep 
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
-TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run
+TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run \
+                $(B)/tests/serve $(B)/tests/chatlm
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(FUZZ_TESTS) \
-	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
+	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm' \
 	    'architectures: tests/architectures.sh'
 
 # The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
@@ -56,8 +73,10 @@ test-long: $(TEST_PROGRAMS)
 	    'kernels with sanitizers: SAN=address,undefined OPT=1 tests/kernels/run.sh full' \
 	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
 	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
-	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm' \
-	    'quality: tests/quality.sh $(B)/tests/wikilm cpu'
+	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
+	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
+	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
 	@$(MAKE) --no-print-directory SAN=1 test-units
 test-fuzz: $(B)/exlc
@@ -65,16 +84,26 @@ test-fuzz: $(B)/exlc
 test-units: $(UNIT) $(B)/tests/archs/run
 	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
 
-# Python peers, in a virtual environment of their own.
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/make_checkpoint
+# Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates;
+# SOAK is how many requests the server gets.
+SOAK = 400
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
-	build/venv/bin/pip install -q 'tokenizers<0.23' numpy
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai
+	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
+	build/venv-jinja/bin/pip install -q jinja2==3.1.6 transformers==5.23.0
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
+	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
+	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/wikilm tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
 	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -lpcre2-8 -lutf8proc -lm
+
+$(B)/template_driver: tests/template_driver.c $(patsubst %,$(B)/compiler/%.o,template lexer tokenizer util json) $(SHARED)
+	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -l:libjansson.a -lpcre2-8 -lutf8proc -lm
 
 # Every kernel and the whole program on the GPU that is here. build/exlc may come from elsewhere.
 GPU_SM = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
@@ -85,6 +114,7 @@ test-gpu: $(TEST_PROGRAMS)
 	    $(foreach m,graph steps,'models $m: tests/models/run.sh $(B) -d cuda -m $m $(CASES) $(CONVERTED:/=)') \
 	    'CPU and CUDA agree: tests/agree.sh $(B) $(B)/wikilm-gpu' \
 	    'quality: tests/quality.sh $(B)/wikilm-gpu cuda' \
+	    'server: DEVICE=cuda $(B)/tests/serve $(B)/wikilm-gpu tests/data/wiki.txt' \
 	    $(foreach t,memcheck racecheck,'$t: tests/sanitize.sh $(B) $t')
 
 # The list of architectures, from the comments and names in archs/.

@@ -81,6 +81,13 @@ static int decode_form(const Gpu *gpu, const State *s, const Batch *b)
            (b->rows <= ROW_GROUP || b->rows == b->segments);
 }
 
+// The most rows that the decode form takes here.
+static int gpu_decode_rows(const Gpu *gpu)
+{
+    int rows = decode_rows_that_fit(decode_shared_bytes(gpu)), all = (int)work_decode_rows(DECODE_ROWS);
+    return rows < all ? rows : all;
+}
+
 static int most(int a, int b)
 {
     return a > b ? a : b;

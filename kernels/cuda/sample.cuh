@@ -1,8 +1,8 @@
 // sample: the next token of every output row, one block of 1024 threads a row. Greedy rows take the
-// best of the maxima that head left. Otherwise tokens have an integer weight 2^40 * exp((logit -
-// largest) / temperature), so that every sum is exact in any order; top-k and top-p are thresholds
-// on the logit, found by radix selection on its ordered bits, ties going to lower ids; min-p is a
-// threshold on the weight. The draw walks the kept weights in the order of ids.
+// best of the maxima that head left. Otherwise tokens have integer weights (kernels/sampling.h), so
+// that every sum is exact in any order; top-k and top-p are thresholds on the logit, found by radix
+// selection on its ordered bits, ties going to lower ids; min-p is a threshold on the weight. The
+// draw walks the kept weights in the order of ids.
 #pragma once
 #include "kernels/cuda/head.cuh"
 #include "kernels/sampling.h"
@@ -32,14 +32,13 @@ typedef struct {
 
 typedef struct {
     float largest, inverse; // of the row; 1 / temperature
-    float least;            // smallest share of the largest probability, of min-p
+    uint64_t least;         // smallest weight that min-p keeps
 } Weighting;
 
-// The weight of a logit as an integer.
 DEVICE uint64_t token_weight(const Weighting *w, float logit)
 {
-    float share = expf((logit - w->largest) * w->inverse);
-    return share < w->least ? 0 : (uint64_t)(share * 1099511627776.0f);
+    uint64_t weight = sampling_weight(logit, w->largest, w->inverse);
+    return weight < w->least ? 0 : weight;
 }
 
 typedef struct {
@@ -130,7 +129,7 @@ DEVICE uint64_t warp_add64(uint64_t v)
 }
 
 // Draws among the kept tokens and stores the id.
-DEVICE void draw_token(const float *logits, const Weighting *w, Threshold kept, float uniform,
+DEVICE void draw_token(const float *logits, const Weighting *w, Threshold kept, uint32_t bits,
                        int32_t *token, SampleRoom *room)
 {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = warp * SAMPLE_CHUNK;
@@ -168,9 +167,7 @@ DEVICE void draw_token(const float *logits, const Weighting *w, Threshold kept, 
         if (round == 0) {
             total = sum_before(room->sum, warp_add64(mine));
             running = room->sum[warp];
-            // floor(total * uniform): uniform has 24 bits, total fewer than 58.
-            uint64_t u = (uint64_t)(uniform * 16777216.0f);
-            target = (total >> 24) * u + ((total & 0xffffff) * u >> 24);
+            target = sampling_target(total, bits);
         }
     }
 }
@@ -195,7 +192,7 @@ DEVICE void sample(const State &s, const Batch &, const Sampling *sampling, int3
         if (better(bests[i].logit, bests[i].id, best)) best = bests[i];
     if (threadIdx.x == 0) tokens[output] = best.id;
     bool finite = (float_bits(best.logit) & 0x7fffffffu) < 0x7f800000u;
-    if (how.temperature <= 0 || how.top_k == 1 || !finite) return;
+    if (how.temperature < SAMPLING_COLD || how.top_k == 1 || !finite) return;
     block_sync(); // the draw overwrites the token
     Weighting w = {best.logit, 1 / how.temperature, 0};
     Threshold kept = {0, VOCAB};
@@ -208,9 +205,9 @@ DEVICE void sample(const State &s, const Batch &, const Sampling *sampling, int3
             if (ordered_bits(logits[id]) > kept.key) mine += token_weight(&w, logits[id]);
         total = sum_before(room.sum, warp_add64(mine));
         if (kept.key) total += kept.ties * token_weight(&w, ordered_float(kept.key));
-        target = (uint64_t)((double)total * (how.top_p > 0 ? how.top_p : 0));
+        target = sampling_share(total, how.top_p);
         kept = select_tokens(logits, &w, true, target > 0 ? target : 1, kept, &room);
     }
-    w.least = how.min_p < 1 ? how.min_p : 1;
-    draw_token(logits, &w, kept, sampling_uniform(how.seed, how.draw), &tokens[output], &room);
+    w.least = sampling_share(SAMPLING_ONE, how.min_p);
+    draw_token(logits, &w, kept, sampling_bits(how.seed, how.draw), &tokens[output], &room);
 }

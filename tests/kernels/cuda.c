@@ -5,6 +5,7 @@
 // constants.h.
 #include "kernels/cuda/launch.h"
 #include "reference.h"
+#include "runtime/sample.h"
 #include <stdio.h>
 
 #define PAGES 24
@@ -691,7 +692,8 @@ static int by_logit(const void *x, const void *y)
     return a->logit != c->logit ? (a->logit < c->logit ? 1 : -1) : a->id - c->id;
 }
 
-// Draws many tokens from one row of logits and compares their frequencies with the probabilities.
+// Draws many tokens from one row of logits: the same ones as the CPU's chain draws, and as often as
+// the probabilities say.
 static void check_sample(float temperature, int top_k, float top_p, float min_p, int coarse)
 {
     enum { DRAWS = 64, ROUNDS = 12 };
@@ -721,6 +723,9 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
         for (int j = i * BLOCK; j < (i + 1) * BLOCK && j < VOCAB; j++)
             if (logits[j] > best[i].logit) best[i] = (Best){logits[j], j};
     }
+    static SampleRoom *room;
+    Error err;
+    if (!room && sample_open(&room, VOCAB, 1, &err) != 0) exit(1);
     Sampling how[DRAWS];
     for (int i = 0; i < DRAWS; i++) {
         memcpy(all + (size_t)i * VOCAB, logits, VOCAB * 4);
@@ -741,6 +746,14 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
         launch_sample(gpu, &s, &b, device_how, device_tokens);
         int32_t *tokens = get(device_tokens, DRAWS * 4);
         for (int i = 0; i < DRAWS; i++) {
+            int32_t same = sample_plain(room, logits, &how[i]);
+            if (tokens[i] != same) {
+                printf("sample(%g, %d, %g, %g): token %d, on the CPU %d\n", temperature, top_k,
+                       top_p, min_p, tokens[i], same);
+                failed++;
+                free(tokens);
+                goto done;
+            }
             if (tokens[i] < 0 || tokens[i] >= VOCAB || p[tokens[i]] == 0) {
                 printf("sample(%g, %d, %g, %g): token %d is not among the %d kept\n", temperature,
                        top_k, top_p, min_p, tokens[i], count);

@@ -72,9 +72,10 @@ int main(int argc, char **argv)
     BuildOptions options = {.cpu = 1, .cuda = 1, .sms = {90, 0}, .sm_count = 2,
                             .max_context = graph->facts.max_position, .max_batch = 16,
                             .embed_weights = 1, .driver_min = "580"};
-    Buffer tables = {0};
-    compile_tokenizer(ck->dir, &tables);
-    emit_program(plan, packed, &tables, &options, dir);
+    Buffer tokenizer = {0}, chat = {0};
+    compile_tokenizer(ck->dir, &tokenizer);
+    compile_templates(ck->dir, &chat);
+    emit_program(plan, packed, &tokenizer, &chat, &options, dir);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = arena_format("templates/%s", names[i]);
         Buffer template = read_file(path), emitted = read_file(arena_format("%s/%s", dir, names[i]));

@@ -18,10 +18,11 @@ for c in $configs; do
         c++ -w -O1 -std=c++17 -fno-strict-aliasing -ffp-contract=off -I$here/$c -I$here/emulated -I. \
             -DEMULATED_WGMMA=$wgmma -c $here/emulate.cc -o "$out/$c.o"
         cc $flags -c tests/kernels/cuda.c -o "$out/$c.test.o"
-        c++ -rdynamic -o "$out/$c" "$out/$c.test.o" "$out/$c.o" -ldl -lm
+        cc $flags -c runtime/sample.c -o "$out/$c.sample.o"
+        c++ -rdynamic -o "$out/$c" "$out/$c.test.o" "$out/$c.sample.o" "$out/$c.o" -ldl -lm
     else
         "$out/compile" $sm $here/$c "$out/$c.cubin"
-        cc $flags -o "$out/$c" tests/kernels/cuda.c runtime/gpu.c -ldl -lpthread -lm
+        cc $flags -o "$out/$c" tests/kernels/cuda.c runtime/sample.c runtime/gpu.c -ldl -lpthread -lm
     fi
 done
 cat > "$out/run" <<END

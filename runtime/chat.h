@@ -1,0 +1,34 @@
+// The model's chat templates at work: messages to prompts, and the format of the replies. Knows
+// nothing of HTTP or the terminal.
+#pragma once
+#include "error.h"
+#include "reply.h"
+#include "template.h"
+#include "tokens.h"
+
+typedef struct {
+    // Bits by id, for Job.hidden: special tokens that no format of a reply is made of.
+    uint32_t *hidden;
+    // private
+    Templates *templates;
+} Chat;
+
+// The templates of the program. A model without any opens too; only its prompts fail.
+int chat_open(Chat *c, const Tokens *t, Error *err);
+void chat_close(Chat *c);
+// 0, or why the model takes no messages.
+int chat_check(const Chat *c, Error *err);
+// The Jinja text for requests without tools, or NULL.
+const char *chat_template(const Chat *c);
+
+typedef struct {
+    char *text; // the caller's, to be freed
+    size_t bytes;
+    ReplyFormat format;
+    int in_reasoning; // the reply begins inside reasoning
+} ChatPrompt;
+
+// The prompt of a conversation. `values` are the template's variables: messages, tools,
+// add_generation_prompt, ... in the form of OpenAI's API. Special tokens are spelled out, the
+// beginning of text included.
+int chat_prompt(const Chat *c, const json_t *values, ChatPrompt *out, Error *err);

@@ -1,0 +1,592 @@
+// Connections: routes, keys, limits, event streams, leaving clients, the way down.
+#include "server.h"
+#include <arpa/inet.h>
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/keyvalq_struct.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define HEADER_BYTES 65536
+#define SILENCE 15             // seconds until a stream shows that it lives
+#define OUTPUT_BYTES (8 << 20) // that a client may leave unread
+
+extern const char page_text[], page_text_end[];
+
+typedef struct Exchange Exchange;
+
+typedef struct {
+    const Options *options;
+    Api *api;
+    struct event_base *base;
+    struct evhttp *http;
+    struct evhttp_bound_socket *bound;
+    struct event *news, *quiet, *deadline;
+    int news_fd;
+    Exchange *exchanges; // answers under way
+    int draining;
+} Server;
+
+// One request that the generator works on.
+struct Exchange {
+    Server *server;
+    Answer *answer;
+    struct evhttp_request *http; // NULL once the client has left
+    struct evhttp_connection *connection;
+    struct event *left; // fires when the client closes
+    int dirty;          // guarded by the generator's lock
+    double spoke;
+    Exchange *next;
+};
+
+// --- replies -------------------------------------------------------------------------------------
+
+static void header(struct evhttp_request *http, const char *name, const char *value)
+{
+    evhttp_add_header(evhttp_request_get_output_headers(http), name, value);
+}
+
+static void allow_origin(Server *server, struct evhttp_request *http)
+{
+    if (server->options->cors) header(http, "Access-Control-Allow-Origin", server->options->cors);
+}
+
+static void reply(Server *server, struct evhttp_request *http, int status, const char *type,
+                  const void *data, size_t bytes)
+{
+    struct evbuffer *body = evbuffer_new();
+    if (body) evbuffer_add(body, data, bytes);
+    header(http, "Content-Type", type);
+    allow_origin(server, http);
+    if (server->draining) header(http, "Connection", "close");
+    evhttp_send_reply(http, status, NULL, body);
+    if (body) evbuffer_free(body);
+}
+
+// Sends and releases a value.
+static void reply_json(Server *server, struct evhttp_request *http, int status, json_t *value)
+{
+    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(value);
+    if (!text) status = 500, text = strdup("{\"error\":{\"message\":\"out of memory\"}}");
+    reply(server, http, status, "application/json", text, text ? strlen(text) : 0);
+    free(text);
+}
+
+static void reply_refusal(Server *server, struct evhttp_request *http, const Refusal *r)
+{
+    if (r->status == 401) header(http, "WWW-Authenticate", "Bearer");
+    if (r->status == 503) header(http, "Retry-After", "1");
+    reply_json(server, http, r->status, api_error(r));
+}
+
+static void refuse(Server *server, struct evhttp_request *http, int status, const char *text)
+{
+    Refusal r = {.status = status,
+                 .type = status == 401   ? "authentication_error"
+                         : status >= 500 ? "server_error"
+                                         : "invalid_request_error",
+                 .code = status == 401 ? "invalid_api_key" : NULL};
+    error_set(&r.error, "%s", text);
+    reply_refusal(server, http, &r);
+}
+
+// --- exchanges -----------------------------------------------------------------------------------
+
+// Called by the generator's thread with its lock held.
+static void changed(Job *job)
+{
+    Exchange *x = job->owner;
+    uint64_t one = 1;
+    if (x->dirty) return;
+    x->dirty = 1;
+    if (write(x->server->news_fd, &one, sizeof one) < 0) return; // full: it is readable anyway
+}
+
+// When all is answered, the loop ends a moment later, for what is still being written.
+static void leave_if_drained(Server *server)
+{
+    static const struct timeval moment = {0, 200000};
+    if (server->draining && !server->exchanges) event_base_loopexit(server->base, &moment);
+}
+
+// Forgets the connection; returns its request for a last word.
+static struct evhttp_request *detach(Exchange *x)
+{
+    struct evhttp_request *http = x->http;
+    if (x->connection) evhttp_connection_set_closecb(x->connection, NULL, NULL);
+    x->connection = NULL;
+    if (x->left) event_free(x->left);
+    x->left = NULL;
+    x->http = NULL;
+    return http;
+}
+
+static void log_exchange(const Exchange *x)
+{
+    int prompt = 0, reused = 0, drawn = 0, cancelled = 0;
+    double begin = x->answer->jobs[0].submitted, end = begin;
+    for (int i = 0; i < x->answer->job_count; i++) {
+        const Job *job = &x->answer->jobs[i];
+        prompt += job->prompt_count, reused += job->reused, drawn += job->token_count;
+        cancelled |= job->reason == REASON_CANCELLED;
+        if (job->ended > end) end = job->ended;
+    }
+    fprintf(stderr, "%s: %d prompt tokens, %d of them cached, %d drawn, %.3f s%s\n", x->answer->id,
+            prompt, reused, drawn, end - begin, cancelled ? ", cancelled" : "");
+}
+
+static void end_exchange(Exchange *x)
+{
+    Server *server = x->server;
+    Exchange **at = &server->exchanges;
+    while (*at != x) at = &(*at)->next;
+    *at = x->next;
+    if (server->options->log_requests) log_exchange(x);
+    detach(x);
+    api_free(x->answer);
+    free(x);
+    leave_if_drained(server);
+}
+
+// The client is gone: what it asked for ends within one step of the generator.
+static void cancel(Exchange *x)
+{
+    detach(x);
+    for (int i = 0; i < x->answer->job_count; i++)
+        generator_cancel(x->server->api->generator, &x->answer->jobs[i]);
+}
+
+static void connection_closed(struct evhttp_connection *connection, void *argument)
+{
+    (void)connection;
+    Exchange *x = argument;
+    struct evhttp_request *http = x->http;
+    cancel(x);
+    // evhttp leaves a request to whoever answers it when its connection breaks meanwhile.
+    if (http && !evhttp_request_get_connection(http)) evhttp_request_free(http);
+}
+
+// Gives a client up.
+static void drop_client(Exchange *x)
+{
+    struct evhttp_connection *connection = x->connection;
+    cancel(x);
+    evhttp_connection_free(connection);
+}
+
+// The other side has closed. (evhttp itself does not read while an answer is under way, and must
+// not: it takes what it then reads for a fault of its own.)
+static void client_left(evutil_socket_t fd, short what, void *argument)
+{
+    (void)fd, (void)what;
+    drop_client(argument);
+}
+
+// Sends what is new; returns 1 when that was the end.
+static int speak(Exchange *x)
+{
+    Server *server = x->server;
+    Generator *g = server->api->generator;
+    TokenText text = {0};
+    Error err = {{0}};
+    Refusal r;
+    json_t *response = NULL;
+    pthread_mutex_lock(&g->lock);
+    x->dirty = 0;
+    int finished = api_finished(x->answer), failed = 0;
+    if (x->http && x->answer->stream)
+        failed = api_events(server->api, x->answer, &text, &err) != 0;
+    else if (x->http && finished)
+        response = api_response(server->api, x->answer, &r);
+    pthread_mutex_unlock(&g->lock);
+
+    if (x->http && x->answer->stream) {
+        struct bufferevent *socket = evhttp_connection_get_bufferevent(x->connection);
+        struct evbuffer *chunk = evbuffer_new();
+        if (failed || !chunk ||
+            evbuffer_get_length(bufferevent_get_output(socket)) > OUTPUT_BYTES) {
+            drop_client(x);
+        } else {
+            struct evhttp_request *http = finished ? detach(x) : x->http;
+            if (text.bytes) evbuffer_add(chunk, text.data, text.bytes);
+            if (finished) evbuffer_add_printf(chunk, "data: [DONE]\n\n");
+            if (evbuffer_get_length(chunk)) evhttp_send_reply_chunk(http, chunk);
+            if (finished) evhttp_send_reply_end(http);
+        }
+        if (chunk) evbuffer_free(chunk);
+        x->spoke = monotonic_seconds();
+    } else if (x->http && finished) {
+        struct evhttp_request *http = detach(x);
+        if (response)
+            reply_json(server, http, 200, response);
+        else
+            reply_refusal(server, http, &r);
+    }
+    free(text.data);
+    return finished;
+}
+
+static void on_news(evutil_socket_t fd, short what, void *argument)
+{
+    (void)what;
+    Server *server = argument;
+    Generator *g = server->api->generator;
+    uint64_t count;
+    if (read(fd, &count, sizeof count) < 0 && errno != EAGAIN) return;
+    for (Exchange *x = server->exchanges, *next; x; x = next) {
+        next = x->next;
+        pthread_mutex_lock(&g->lock);
+        int dirty = x->dirty;
+        pthread_mutex_unlock(&g->lock);
+        if (dirty && speak(x)) end_exchange(x);
+    }
+}
+
+// A comment now and then keeps proxies from giving up on a silent stream.
+static void on_quiet(evutil_socket_t fd, short what, void *argument)
+{
+    (void)fd, (void)what;
+    Server *server = argument;
+    double now = monotonic_seconds();
+    for (Exchange *x = server->exchanges; x; x = x->next) {
+        if (!x->http || !x->answer->stream || now - x->spoke < SILENCE) continue;
+        struct evbuffer *chunk = evbuffer_new();
+        if (!chunk) continue;
+        evbuffer_add_printf(chunk, ": ping\n\n");
+        evhttp_send_reply_chunk(x->http, chunk);
+        evbuffer_free(chunk);
+        x->spoke = now;
+    }
+}
+
+static void generate(Server *server, struct evhttp_request *http, json_t *body, int chat)
+{
+    Generator *g = server->api->generator;
+    Refusal r;
+    Answer *answer;
+    if (server->draining) {
+        refuse(server, http, 503, "the server is shutting down");
+        return;
+    }
+    Exchange *x = calloc(1, sizeof *x);
+    int status = api_request(server->api, body, chat, &answer, &r);
+    if (status == 0) {
+        pthread_mutex_lock(&g->lock);
+        int queued = g->stats.queued;
+        pthread_mutex_unlock(&g->lock);
+        if (queued + answer->job_count > server->options->max_queue) {
+            api_free(answer);
+            free(x);
+            refuse(server, http, 503, "too many requests are waiting");
+            return;
+        }
+    }
+    if (status != 0 || !x) {
+        if (status == 0)
+            refuse(server, http, 500, "out of memory");
+        else
+            reply_refusal(server, http, &r);
+        api_free(answer);
+        free(x);
+        return;
+    }
+    *x = (Exchange){.server = server,
+                    .answer = answer,
+                    .http = http,
+                    .next = server->exchanges,
+                    .spoke = monotonic_seconds()};
+    server->exchanges = x;
+    struct evhttp_connection *connection = evhttp_request_get_connection(http);
+    x->connection = connection;
+    evhttp_connection_set_closecb(connection, connection_closed, x);
+    int fd = bufferevent_getfd(evhttp_connection_get_bufferevent(connection));
+    x->left = event_new(server->base, fd, EV_CLOSED, client_left, x);
+    if (x->left) event_add(x->left, NULL);
+    if (answer->stream) {
+        header(http, "Content-Type", "text/event-stream");
+        header(http, "Cache-Control", "no-cache");
+        header(http, "X-Accel-Buffering", "no");
+        allow_origin(server, http);
+        evhttp_send_reply_start(http, 200, NULL);
+    }
+    for (int i = 0; i < answer->job_count; i++) {
+        Job *job = &answer->jobs[i];
+        job->changed = changed;
+        job->owner = x;
+        if (generator_submit(g, job, &job->error) == 0) continue;
+        pthread_mutex_lock(&g->lock);
+        job->reason = REASON_FAILED;
+        changed(job);
+        pthread_mutex_unlock(&g->lock);
+    }
+}
+
+// --- routes --------------------------------------------------------------------------------------
+
+static int same_key(const char *given, const char *key)
+{
+    size_t n = strlen(key), difference = strlen(given) ^ n;
+    for (size_t i = 0; i < n && given[i]; i++) difference |= (size_t)(given[i] ^ key[i]);
+    return difference == 0;
+}
+
+// 0: no valid key, 1: may use the model, 2: may look behind it.
+static int permission(const Server *server, struct evhttp_request *http)
+{
+    const Options *o = server->options;
+    struct evkeyvalq *headers = evhttp_request_get_input_headers(http);
+    const char *names[] = {"Authorization", "x-api-key", "x-admin-key"};
+    int granted = o->api_key ? 0 : o->admin_key ? 1 : 2;
+    for (int i = 0; i < 3; i++) {
+        const char *key = evhttp_find_header(headers, names[i]);
+        if (!key) continue;
+        if (i == 0 && strncasecmp(key, "Bearer ", 7) == 0) key += 7;
+        if (o->admin_key && same_key(key, o->admin_key)) return 2;
+        if (o->api_key && same_key(key, o->api_key)) granted = o->admin_key ? 1 : 2;
+    }
+    return granted;
+}
+
+// The body as JSON, or NULL after a refusal.
+static json_t *read_body(Server *server, struct evhttp_request *http)
+{
+    struct evbuffer *input = evhttp_request_get_input_buffer(http);
+    size_t bytes = evbuffer_get_length(input);
+    if (bytes > (size_t)server->options->max_body) {
+        refuse(server, http, 413, "the body is too large");
+        return NULL;
+    }
+    json_error_t err;
+    const char *text = bytes ? (const char *)evbuffer_pullup(input, -1) : "";
+    json_t *body = text ? json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &err) : NULL;
+    if (body) return body;
+    char line[256];
+    snprintf(line, sizeof line, "the body is no JSON: line %d, column %d: %s", err.line, err.column,
+             err.text);
+    refuse(server, http, 400, line);
+    return NULL;
+}
+
+enum {
+    PAGE_HTML,
+    HEALTH,
+    METRICS,
+    MODELS,
+    MODEL,
+    PROPS,
+    CACHE,
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    ENCODE,
+    DECODE,
+    ABSENT
+};
+static const struct {
+    const char *path;
+    enum evhttp_cmd_type method;
+    int permission, what;
+} routes[] = {
+    {"/", EVHTTP_REQ_GET, 0, PAGE_HTML},
+    {"/health", EVHTTP_REQ_GET, 0, HEALTH},
+    {"/metrics", EVHTTP_REQ_GET, 1, METRICS},
+    {"/v1/models", EVHTTP_REQ_GET, 1, MODELS},
+    {"/v1/model/list", EVHTTP_REQ_GET, 1, MODELS},
+    {"/v1/model", EVHTTP_REQ_GET, 1, MODEL},
+    {"/props", EVHTTP_REQ_GET, 1, PROPS},
+    {"/cache", EVHTTP_REQ_GET, 2, CACHE},
+    {"/v1/chat/completions", EVHTTP_REQ_POST, 1, CHAT_COMPLETIONS},
+    {"/v1/completions", EVHTTP_REQ_POST, 1, COMPLETIONS},
+    {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT},
+    {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE},
+    {"/detokenize", EVHTTP_REQ_POST, 1, DECODE},
+    {"/v1/token/encode", EVHTTP_REQ_POST, 1, ENCODE},
+    {"/v1/token/decode", EVHTTP_REQ_POST, 1, DECODE},
+};
+enum { ROUTES = sizeof routes / sizeof *routes };
+
+static void preflight(Server *server, struct evhttp_request *http)
+{
+    header(http, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    header(http, "Access-Control-Allow-Headers",
+           "Authorization, Content-Type, X-API-Key, X-Admin-Key");
+    reply(server, http, 204, "text/plain", "", 0);
+}
+
+static void post(Server *server, struct evhttp_request *http, int what)
+{
+    Refusal r;
+    json_t *body = read_body(server, http), *result = NULL;
+    if (!body) return;
+    if (what == CHAT_COMPLETIONS || what == COMPLETIONS) {
+        generate(server, http, body, what == CHAT_COMPLETIONS);
+        json_decref(body);
+        return;
+    }
+    result = what == ENCODE ? api_encode(server->api, body, &r) : api_decode(server->api, body, &r);
+    json_decref(body);
+    if (result)
+        reply_json(server, http, 200, result);
+    else
+        reply_refusal(server, http, &r);
+}
+
+static void get(Server *server, struct evhttp_request *http, int what)
+{
+    TokenText text = {0};
+    Error err;
+    if (what == PAGE_HTML) {
+        header(http, "Content-Security-Policy",
+               "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+               "connect-src 'self'");
+        reply(server, http, 200, "text/html; charset=utf-8", page_text,
+              (size_t)(page_text_end - page_text));
+    } else if (what == HEALTH) {
+        reply_json(
+            server, http, server->draining ? 503 : 200,
+            json_pack("{s:s, s:[]}", "status", server->draining ? "draining" : "ok", "issues"));
+    } else if (what == METRICS) {
+        if (api_metrics(server->api, &text, &err) != 0)
+            refuse(server, http, 500, err.text);
+        else
+            reply(server, http, 200, "text/plain; version=0.0.4", text.data, text.bytes);
+        free(text.data);
+    } else {
+        reply_json(server, http, 200,
+                   what == MODELS  ? api_models(server->api)
+                   : what == MODEL ? api_model(server->api)
+                   : what == PROPS ? api_props(server->api)
+                                   : api_cache(server->api));
+    }
+}
+
+static void on_request(struct evhttp_request *http, void *argument)
+{
+    Server *server = argument;
+    const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(http));
+    enum evhttp_cmd_type method = evhttp_request_get_command(http);
+    int known = 0;
+    for (int i = 0; i < ROUTES; i++) {
+        if (!path || strcmp(routes[i].path, *path ? path : "/") != 0) continue;
+        known = 1;
+        if (method == EVHTTP_REQ_OPTIONS && server->options->cors) {
+            preflight(server, http);
+            return;
+        }
+        if (routes[i].method != method &&
+            !(routes[i].method == EVHTTP_REQ_GET && method == EVHTTP_REQ_HEAD))
+            continue;
+        if (permission(server, http) < routes[i].permission)
+            refuse(server, http, 401, "an API key is missing or wrong");
+        else if (routes[i].what == ABSENT)
+            refuse(server, http, 501, "this model is not made for embeddings");
+        else if (method == EVHTTP_REQ_POST)
+            post(server, http, routes[i].what);
+        else
+            get(server, http, routes[i].what);
+        return;
+    }
+    refuse(server, http, known ? 405 : 404,
+           known ? "the method is not allowed here" : "there is no such path");
+}
+
+// --- up and down ---------------------------------------------------------------------------------
+
+static void on_deadline(evutil_socket_t fd, short what, void *argument)
+{
+    (void)fd, (void)what;
+    Server *server = argument;
+    static const struct timeval moment = {0, 250000};
+    for (Exchange *x = server->exchanges; x; x = x->next)
+        for (int i = 0; i < x->answer->job_count; i++)
+            generator_cancel(server->api->generator, &x->answer->jobs[i]);
+    event_base_loopexit(server->base, &moment); // for what the answers then say
+}
+
+// No new connections; what runs may finish until shortly before the time that was promised.
+static void on_signal(evutil_socket_t signal, short what, void *argument)
+{
+    (void)signal, (void)what;
+    Server *server = argument;
+    if (server->draining++) { // twice: at once
+        event_base_loopbreak(server->base);
+        return;
+    }
+    evhttp_del_accept_socket(server->http, server->bound);
+    int64_t ms = 1000 * (int64_t)server->options->drain - 500;
+    struct timeval time = {ms > 0 ? ms / 1000 : 0, ms > 0 ? ms % 1000 * 1000 : 0};
+    evtimer_add(server->deadline, &time);
+    leave_if_drained(server);
+}
+
+// Returns the port, which port 0 leaves to the system.
+static int listen_on(Server *server)
+{
+    const Options *o = server->options;
+    server->bound = evhttp_bind_socket_with_handle(server->http, o->host, (uint16_t)o->port);
+    if (!server->bound) fail("%s:%d: %s", o->host, o->port, strerror(errno));
+    struct sockaddr_storage address;
+    socklen_t bytes = sizeof address;
+    int port = o->port;
+    if (getsockname(evhttp_bound_socket_get_fd(server->bound), (struct sockaddr *)&address,
+                    &bytes) == 0)
+        port = ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                                   : ((struct sockaddr_in *)&address)->sin_port);
+    return port;
+}
+
+int server_run(const Options *o, Api *api)
+{
+    Server server = {.options = o, .api = api};
+    Generator *g = api->generator;
+    Error err;
+    signal(SIGPIPE, SIG_IGN);
+    struct event_config *config = event_config_new();
+    // Only epoll tells of clients that close while nothing is read.
+    if (config) event_config_require_features(config, EV_FEATURE_EARLY_CLOSE);
+    server.base = config ? event_base_new_with_config(config) : NULL;
+    if (config) event_config_free(config);
+    server.http = server.base ? evhttp_new(server.base) : NULL;
+    server.news_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (!server.http || server.news_fd < 0) fail("cannot start the event loop");
+    evhttp_set_allowed_methods(server.http, EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_HEAD |
+                                                EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PUT |
+                                                EVHTTP_REQ_DELETE | EVHTTP_REQ_PATCH);
+    evhttp_set_max_headers_size(server.http, HEADER_BYTES);
+    evhttp_set_max_body_size(server.http, (ev_ssize_t)o->max_body + (1 << 20));
+    evhttp_set_timeout(server.http, 120);
+    evhttp_set_gencb(server.http, on_request, &server);
+    int port = listen_on(&server);
+
+    struct timeval second = {1, 0};
+    server.news = event_new(server.base, server.news_fd, EV_READ | EV_PERSIST, on_news, &server);
+    server.quiet = event_new(server.base, -1, EV_PERSIST, on_quiet, &server);
+    server.deadline = evtimer_new(server.base, on_deadline, &server);
+    struct event *term = evsignal_new(server.base, SIGTERM, on_signal, &server);
+    struct event *interrupt = evsignal_new(server.base, SIGINT, on_signal, &server);
+    if (!server.news || !server.quiet || !server.deadline || !term || !interrupt ||
+        event_add(server.news, NULL) != 0 || event_add(server.quiet, &second) != 0 ||
+        event_add(term, NULL) != 0 || event_add(interrupt, NULL) != 0)
+        fail("cannot start the event loop");
+    if (generator_start(g, &err) != 0) fail("%s", err.text);
+    fprintf(stderr, "%s: listening on http://%s:%d\n", model_info.name, o->host, port);
+    event_base_dispatch(server.base);
+
+    generator_stop(g);
+    while (server.exchanges) end_exchange(server.exchanges);
+    event_free(term);
+    event_free(interrupt);
+    event_free(server.deadline);
+    event_free(server.quiet);
+    event_free(server.news);
+    evhttp_free(server.http);
+    event_base_free(server.base);
+    close(server.news_fd);
+    return 0;
+}

@@ -1,0 +1,35 @@
+// What the commands that make text share.
+#pragma once
+#include "chat.h"
+#include "generate.h"
+#include "options.h"
+
+typedef struct {
+    Model model;
+    Tokens *tokens;
+    Generator generator;
+} Writer;
+
+// Model and generator as the options ask; takes the tokens over. Exits on failure.
+void open_writer(Writer *w, const Options *o, Tokens *tokens);
+void close_writer(Writer *w);
+
+SamplerOptions choose_sampler(const Options *o);
+// What a job says: printed as it comes, content on stdout, reasoning on stderr, and kept.
+typedef struct {
+    TokenText content, reasoning;
+    // private
+    Reply reply;
+    size_t read; // of the job's text
+    int quiet;
+} Speech;
+
+// Makes *s the job's listener until it is closed, before the job is submitted. `prompt` is what the
+// job answers, NULL for raw text; `quiet` prints nothing.
+void speech_open(Speech *s, Job *job, const Chat *chat, const ChatPrompt *prompt, int quiet);
+void speech_close(Speech *s);
+
+// Exits when there is no memory.
+void append_text(TokenText *text, const char *data, size_t bytes);
+// Runs a job to its end on this thread; exits when it fails.
+void write_job(Writer *w, Job *job);

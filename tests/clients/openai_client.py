@@ -1,0 +1,181 @@
+"""Drives a compiled model with the official openai package.
+
+    python tests/clients/openai_client.py PROGRAM CHAT
+
+CHAT is the same model with tests/server/chat_template.jinja.
+
+Ends in "N passed, N failed, N skipped".
+"""
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import openai
+
+passed = failed = 0
+
+
+def check(condition, what):
+    global passed, failed
+    if condition:
+        passed += 1
+    else:
+        failed += 1
+        print("FAILED:", what)
+
+
+class Server:
+    def __init__(self, program, *options):
+        self.process = subprocess.Popen([program, "serve", "--port", "0", "--device", "cpu", *options],
+                                        stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if found := re.search(r"http://127.0.0.1:(\d+)", line):
+                self.url = found[0]
+                break
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key="key", max_retries=0)
+
+    def metric(self, name):
+        request = urllib.request.Request(self.url + "/metrics", headers={"Authorization": "Bearer key"})
+        text = urllib.request.urlopen(request).read().decode()
+        return float(re.search(rf"^exlc:{name} (\S+)", text, re.M)[1])
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=20)
+
+
+def test_plain(c, model):
+    a = c.completions.create(model=model, prompt="The city of Paris", max_tokens=16, temperature=0)
+    check(a.usage.completion_tokens == 16 and a.choices[0].finish_reason == "length", a)
+    b = c.completions.create(model=model, prompt="The city of Paris", max_tokens=16, temperature=0, stream=True,
+                             stream_options={"include_usage": True})
+    events = list(b)
+    text = "".join(e.choices[0].text for e in events if e.choices)
+    check(text == a.choices[0].text, (text, a.choices[0].text))
+    check(events[-1].usage.total_tokens == a.usage.total_tokens, events[-1])
+    n = c.completions.create(model=model, prompt=["In", "On"], n=2, max_tokens=6, temperature=1, seed=3)
+    check([x.index for x in n.choices] == [0, 1, 2, 3], n)
+    again = c.completions.create(model=model, prompt=["In", "On"], n=2, max_tokens=6, temperature=1, seed=3)
+    check([x.text for x in n.choices] == [x.text for x in again.choices], "a seed repeats")
+    l = c.completions.create(model=model, prompt="The", max_tokens=3, logprobs=2, temperature=0).choices[0].logprobs
+    check(len(l.tokens) == 3 and all(len(t) == 2 for t in l.top_logprobs), l)
+    check(all(abs(max(t.values()) - p) < 1e-6 for t, p in zip(l.top_logprobs, l.token_logprobs)), l)
+    check([m.id for m in c.models.list()] == ["wikilm"], "the list of models")
+    x = c.completions.create(model=model, prompt="The", max_tokens=8, temperature=1,
+                             extra_body={"min_p": 0.1, "dry_multiplier": 0.8, "xtc_probability": 0.3})
+    check(x.usage.completion_tokens == 8, x)
+
+
+def refused(kind, what, call):
+    try:
+        call()
+        check(False, f"not refused: {what}")
+    except kind as e:
+        check(what in str(e), e)
+
+
+def test_errors(server, model):
+    c = server.client
+    refused(openai.BadRequestError, "temperature",
+            lambda: c.completions.create(model=model, prompt="x", temperature=-1))
+    refused(openai.BadRequestError, "Unrecognized request argument",
+            lambda: c.completions.create(model=model, prompt="x", extra_body={"wrong": 1}))
+    try:
+        c.completions.create(model=model, prompt="x", max_tokens=10000)
+    except openai.BadRequestError as e:
+        check(e.code == "context_length_exceeded", e)
+    refused(openai.BadRequestError, "no chat template",
+            lambda: c.chat.completions.create(model=model, messages=[{"role": "user", "content": "x"}]))
+    refused(openai.InternalServerError, "embeddings", lambda: c.embeddings.create(model=model, input="x"))
+    refused(openai.AuthenticationError, "API key", openai.OpenAI(
+        base_url=server.url + "/v1", api_key="wrong", max_retries=0).models.list)
+
+
+def test_leaving(server, model):
+    before = server.metric("requests_cancelled_total")
+    stream = server.client.completions.create(model=model, prompt="The", max_tokens=2000, stream=True,
+                                              extra_body={"ignore_eos": True})
+    for _ in zip(range(3), stream):
+        pass
+    stream.close()
+    deadline = time.time() + 2
+    while server.metric("requests_running") and time.time() < deadline:
+        time.sleep(0.01)
+    check(server.metric("requests_cancelled_total") == before + 1, "a client that leaves is noticed")
+
+
+def test_crowd(server, model):
+    """64 clients at once get what each gets alone."""
+    def ask(i):
+        r = server.client.completions.create(model=model, prompt=f"Number {i} of the city of", max_tokens=5 + i % 20,
+                                             temperature=i % 2, seed=i, stream=False)
+        return r.choices[0].text
+
+    alone = [ask(i) for i in range(64)]
+    crowd = [None] * 64
+
+    def work(i):
+        crowd[i] = ask(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(64)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    check(crowd == alone, [i for i in range(64) if crowd[i] != alone[i]])
+
+
+# Its answer is what this says, token by token: see tests/server/run.c.
+DICTATED = {"temperature": 0, "presence_penalty": 100, "frequency_penalty": 100,
+            "logit_bias": {"3163": 900, "4": 876, "1066": 852, "0": 828, "2": 804, "1364": 780, "3": 756, "1": 732}}
+TOOLS = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def test_chat(c):
+    messages = [{"role": "user", "content": "Hi"}]
+    a = c.chat.completions.create(model="chatlm", messages=messages, tools=TOOLS, **DICTATED).choices[0]
+    call = a.message.tool_calls[0]
+    check(a.finish_reason == "tool_calls" and a.message.content == "city", a)
+    check(a.message.reasoning_content == "Paris", a)
+    check(call.function.name == "now" and call.function.arguments == "{}" and call.type == "function", a)
+    # The call goes back with its result.
+    messages += [a.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "noon"}]
+    b = c.chat.completions.create(model="chatlm", messages=messages, tools=TOOLS, max_tokens=4)
+    check(b.usage.completion_tokens == 4 and b.choices[0].finish_reason == "length", b)
+    content, reasoning, calls, reasons = "", "", [], []
+    for event in c.chat.completions.create(model="chatlm", messages=messages[:1], tools=TOOLS, stream=True, **DICTATED):
+        delta = event.choices[0].delta
+        content += delta.content or ""
+        reasoning += getattr(delta, "reasoning_content", None) or ""
+        calls += delta.tool_calls or []
+        reasons.append(event.choices[0].finish_reason)
+    check((content, reasoning) == ("city", "Paris"), (content, reasoning))
+    check([(x.index, x.function.name, x.function.arguments) for x in calls] == [(0, "now", "{}")], calls)
+    check(reasons[-1] == "tool_calls" and not any(reasons[:-1]), reasons)
+    with c.chat.completions.stream(model="chatlm", messages=messages[:1], tools=TOOLS, **DICTATED) as stream:
+        final = stream.get_final_completion().choices[0].message
+    check(final.content == "city" and final.tool_calls[0].function.name == "now", final)
+    refused(openai.BadRequestError, "tool_choice", lambda: c.chat.completions.create(
+        model="chatlm", messages=messages[:1], tools=TOOLS, tool_choice="required"))
+
+
+def main():
+    server = Server(sys.argv[1], "--api-key", "key")
+    test_plain(server.client, "wikilm")
+    test_errors(server, "wikilm")
+    test_leaving(server, "wikilm")
+    test_crowd(server, "wikilm")
+    check(server.stop() == 0, "SIGTERM ends it with status 0")
+    server = Server(sys.argv[2])
+    test_chat(server.client)
+    server.stop()
+    print(f"{passed} passed, {failed} failed, 0 skipped")
+    sys.exit(failed != 0)
+
+
+main()

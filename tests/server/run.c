@@ -1,0 +1,690 @@
+// The server as its clients see it: tests/server/run PROGRAM TEXT [CHAT], the bundled model, a
+// text, and the bundled model with chat_template.jinja.
+#include "../check.h"
+#include "client.h"
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <time.h>
+
+static const char *program;
+static char *words; // a long text
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+// The greedy completion of the command line; the caller frees.
+static char *run_program(const char *prompt, int n)
+{
+    char *command = format("%s run -p '%s' -n %d --temperature 0 --device %s", program, prompt, n,
+                           device_name());
+    char *text = calloc(1, 1 << 16);
+    FILE *f = popen(command, "r");
+    size_t bytes = fread(text, 1, (1 << 16) - 1, f);
+    if (bytes && text[bytes - 1] == '\n') text[bytes - 1] = 0;
+    pclose(f);
+    free(command);
+    return text;
+}
+
+// A request body whose prompt is `bytes` of the text from `from` on.
+static char *body_about(size_t from, size_t bytes, const char *more)
+{
+    json_t *prompt = json_stringn(words + from, bytes);
+    char *quoted = json_dumps(prompt, JSON_ENCODE_ANY);
+    char *body = format("{\"prompt\": %s, %s}", quoted, more);
+    free(quoted);
+    json_decref(prompt);
+    return body;
+}
+
+// A request is refused with a status and a message that contains `text`.
+static void refused(int port, const char *method, const char *path, const char *body, int want,
+                    const char *text)
+{
+    int status;
+    char *answer = request(port, method, path, "", body, &status);
+    json_t *error = json_loads(answer, 0, NULL);
+    const char *message =
+        json_string_value(json_object_get(json_object_get(error, "error"), "message"));
+    CHECK_MSG(status == want && message && strstr(message, text), "%s %s %.60s: %d %s", method,
+              path, body, status, answer);
+    json_decref(error);
+    free(answer);
+}
+
+static void test_refusals(int port)
+{
+    const char *completions = "/v1/completions";
+    refused(port, "GET", "/nowhere", "", 404, "no such path");
+    refused(port, "GET", completions, "", 405, "not allowed");
+    refused(port, "POST", completions, "{", 400, "no JSON");
+    refused(port, "POST", completions, "", 400, "no JSON");
+    refused(port, "POST", completions, "[]", 400, "expected a JSON object");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"prompt\": \"b\"}", 400, "no JSON");
+    refused(port, "POST", completions, "{}", 400, "prompt is missing");
+    refused(port, "POST", completions, "{\"prompt\": 5}", 400, "prompt");
+    refused(port, "POST", completions, "{\"prompt\": [4096]}", 400, "0 to 4095");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"temprature\": 1}", 400, "temprature");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"temperature\": \"1\"}", 400,
+            "number");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"top_p\": 1.5}", 400, "top_p");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"n\": 0}", 400, "n: expected");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"stop\": [\"\"]}", 400, "stop");
+    refused(port, "POST", completions,
+            "{\"prompt\": \"a\", \"temperature\": 1, \"mirostat\": 2, \"adaptive_target\": 0.5}",
+            400, "exclude");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"sampler_order\": [\"best\"]}", 400,
+            "best");
+    refused(port, "POST", completions,
+            "{\"prompt\": \"a\", \"response_format\": {\"type\": \"json_object\"}}", 400,
+            "response_format");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"max_tokens\": 5000}", 400,
+            "maximum context length is 2048");
+    refused(port, "POST", "/v1/chat/completions",
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", 400, "no chat template");
+    refused(port, "POST", "/v1/embeddings", "{}", 501, "embeddings");
+    char *large = malloc(3000);
+    memset(large, ' ', 2999);
+    large[2999] = 0;
+    refused(port, "POST", completions, large, 413, "too large");
+    free(large);
+
+    // What is no HTTP at all does not stop it.
+    int fd = connect_to(port);
+    send_all(fd, "\x16\x03\x01\x02garbage\r\n\r\n", 14);
+    free(read_all(fd));
+    fd = connect_to(port);
+    send_all(fd, "POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", 55);
+    close(fd);
+    int status;
+    free(request(port, "GET", "/health", "", "", &status));
+    CHECK(status == 200);
+}
+
+static void test_answers(int port)
+{
+    int status;
+    char *greedy = run_program("The city of Paris", 24);
+    json_t *a = complete(port, "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24}", &status);
+    CHECK_MSG(strcmp(text_of(a), greedy) == 0, "'%s', expected '%s'", text_of(a), greedy);
+    CHECK(strcmp(reason_of(a), "length") == 0 && usage_of(a, "completion_tokens") == 24);
+    json_decref(a);
+
+    // The same by ids, through the tokenizer's own endpoint.
+    char *text =
+        request(port, "POST", "/tokenize", "", "{\"content\": \"The city of Paris\"}", &status);
+    json_t *ids = json_loads(text, 0, NULL);
+    char *list = json_dumps(json_object_get(ids, "tokens"), 0);
+    char *body =
+        format("{\"prompt\": %s, \"max_tokens\": 24, \"echo\": true, \"model\": \"any\"}", list);
+    a = complete(port, body, &status);
+    CHECK_MSG(strncmp(text_of(a), "The city of Paris", 17) == 0 &&
+                  strcmp(text_of(a) + 17, greedy) == 0,
+              "'%s'", text_of(a));
+    json_decref(a);
+    free(body);
+    free(text);
+    body = format("{\"tokens\": %s}", list);
+    text = request(port, "POST", "/v1/token/decode", "", body, &status);
+    CHECK_MSG(strstr(text, "\"The city of Paris\""), "%s", text);
+    free(text);
+    free(body);
+    free(list);
+    json_decref(ids);
+
+    // Streamed: the pieces make the same text, and the last word is [DONE].
+    text = request(port, "POST", "/v1/completions", "",
+                   "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stream\": true, "
+                   "\"stream_options\": {\"include_usage\": true}}",
+                   &status);
+    char joined[4096] = "";
+    int tokens = 0, done = 0, ended = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        if (strcmp(line, "data: [DONE]") == 0) done++;
+        json_t *event = json_loads(line + 6, 0, NULL);
+        if (!event) continue;
+        if (choice(event, 0)) strcat(joined, text_of(event));
+        ended += strcmp(reason_of(event), "length") == 0;
+        tokens += usage_of(event, "completion_tokens");
+        json_decref(event);
+    }
+    CHECK_MSG(strcmp(joined, greedy) == 0 && done == 1 && ended == 1 && tokens == 24,
+              "'%s', %d, %d, %d", joined, done, ended, tokens);
+    free(text);
+
+    // Several prompts, several choices: each as if alone.
+    a = complete(port, "{\"prompt\": [\"The city of Paris\", \"A\"], \"n\": 2, \"max_tokens\": 24}",
+                 &status);
+    CHECK(json_array_size(json_object_get(a, "choices")) == 4);
+    CHECK(strcmp(text_of(a), greedy) == 0);
+    json_decref(a);
+    json_t *three = complete(port,
+                             "{\"prompt\": \"In\", \"n\": 3, \"max_tokens\": 12, "
+                             "\"temperature\": 1, \"seed\": 5}",
+                             &status);
+    for (int i = 0; i < 3; i++) {
+        body = format("{\"prompt\": \"In\", \"max_tokens\": 12, \"temperature\": 1, \"seed\": %d}",
+                      5 + i);
+        a = complete(port, body, &status);
+        const char *same = json_string_value(json_object_get(choice(three, (size_t)i), "text"));
+        CHECK_MSG(same && strcmp(text_of(a), same) == 0, "seed %d: '%s', '%s'", 5 + i, text_of(a),
+                  same);
+        json_decref(a);
+        free(body);
+    }
+    json_decref(three);
+    free(greedy);
+}
+
+static void test_endings(int port)
+{
+    int status;
+    // A stop string in the middle of a token, seen only when the next token is there.
+    json_t *a = complete(port,
+                         "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stop\": "
+                         "[\"pulous c\", \"xyz\"]}",
+                         &status);
+    CHECK_MSG(strcmp(text_of(a), " is the most po") == 0, "'%s'", text_of(a));
+    CHECK(strcmp(reason_of(a), "stop") == 0);
+    json_decref(a);
+    char *text = request(port, "POST", "/v1/completions", "",
+                         "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stop\": "
+                         "\"pulous c\", \"stream\": true}",
+                         &status);
+    CHECK_MSG(!strstr(text, "popul") && !strstr(text, "ulous\"") && !strstr(text, "\"text\":\"pul"),
+              "%s", text);
+    free(text);
+    a = complete(port, "{\"prompt\": \"The city of Paris\", \"max_tokens\": 3, \"stop\": \"zzz\"}",
+                 &status);
+    CHECK(strcmp(reason_of(a), "length") == 0);
+    json_decref(a);
+
+    // A banned string never appears, whatever its case, and the text goes on without it.
+    a = complete(port,
+                 "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"banned_strings\": "
+                 "[\"POPULOUS\", \"france\", \"capital\"]}",
+                 &status);
+    CHECK_MSG(!strcasestr(text_of(a), "populous") && !strcasestr(text_of(a), "france") &&
+                  !strcasestr(text_of(a), "capital"),
+              "'%s'", text_of(a));
+    CHECK_MSG(strncmp(text_of(a), " is the most", 12) == 0 &&
+                  usage_of(a, "completion_tokens") == 24,
+              "'%s'", text_of(a));
+    json_decref(a);
+
+    a = complete(port,
+                 "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"banned_strings\": "
+                 "[\" \", \"e\"]}",
+                 &status);
+    CHECK_MSG(status == 200 && !strpbrk(text_of(a), " eE"), "%d '%s'", status, text_of(a));
+    json_decref(a);
+
+    // The end of text: drawn at once when it is by far the likeliest, not before min_tokens, never
+    // when it is ignored.
+    a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 9, \"logit_bias\": {\"1\": 99}}",
+                 &status);
+    CHECK(usage_of(a, "completion_tokens") == 0 && strcmp(reason_of(a), "stop") == 0);
+    json_decref(a);
+    a = complete(
+        port,
+        "{\"prompt\": \"The\", \"max_tokens\": 9, \"min_tokens\": 4, \"logit_bias\": {\"1\": 99}}",
+        &status);
+    CHECK(usage_of(a, "completion_tokens") == 4 && strcmp(reason_of(a), "stop") == 0);
+    json_decref(a);
+    a = complete(port,
+                 "{\"prompt\": \"The\", \"max_tokens\": 9, \"ignore_eos\": true, \"logit_bias\": "
+                 "{\"1\": 99}}",
+                 &status);
+    CHECK(usage_of(a, "completion_tokens") == 9 && strcmp(reason_of(a), "length") == 0);
+    json_decref(a);
+    a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 0}", &status);
+    CHECK(usage_of(a, "completion_tokens") == 0 && strcmp(reason_of(a), "length") == 0);
+    json_decref(a);
+
+    // One allowed token is a loop.
+    a = complete(port,
+                 "{\"prompt\": \"The\", \"max_tokens\": 500, \"allowed_tokens\": [300], "
+                 "\"loop_detect_window\": 64}",
+                 &status);
+    const char *why = json_string_value(json_object_get(choice(a, 0), "eos_reason"));
+    CHECK(why && strcmp(why, "loop_detected") == 0 && usage_of(a, "completion_tokens") == 64);
+    json_decref(a);
+
+    // Healing: a prompt cut inside a word is continued as if it were not.
+    a = complete(port,
+                 "{\"prompt\": \"The city of Paris is the most popul\", \"max_tokens\": 3, "
+                 "\"token_healing\": true}",
+                 &status);
+    CHECK_MSG(strncmp(text_of(a), "ous city", 8) == 0, "'%s'", text_of(a));
+    json_decref(a);
+}
+
+// Log-probabilities against those of the logits command's row.
+static void test_logprobs(int port)
+{
+    int status;
+    json_t *a = complete(
+        port, "{\"prompt\": [0, 44, 496, 83, 950], \"max_tokens\": 1, \"logprobs\": 5}", &status);
+    const json_t *l = json_object_get(choice(a, 0), "logprobs");
+    double drawn = json_number_value(json_array_get(json_object_get(l, "token_logprobs"), 0));
+    const json_t *top = json_array_get(json_object_get(l, "top_logprobs"), 0);
+    const char *path = "build/tests/serve.logits";
+    char *command =
+        format("%s logits --ids 0,44,496,83,950 --device %s -o %s", program, device_name(), path);
+    CHECK(system(command) == 0);
+    free(command);
+    FILE *f = fopen(path, "rb");
+    uint64_t header = 0;
+    static float row[4096];
+    int read = f && fread(&header, 8, 1, f) == 1 &&
+               fseek(f, (long)(8 + header + 4 * 4096 * sizeof(float)), SEEK_SET) == 0 &&
+               fread(row, sizeof row, 1, f) == 1;
+    CHECK(read);
+    if (f) fclose(f);
+    double sum = 0, best = -1e30;
+    for (int i = 0; i < 4096; i++) sum += exp(row[i]), best = fmax(best, row[i]);
+    CHECK_MSG(fabs(best - log(sum) - drawn) < 1e-3, "%g, expected %g", drawn, best - log(sum));
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)top, key, value)
+    {
+        double nearest = 1;
+        for (int i = 0; i < 4096; i++)
+            nearest = fmin(nearest, fabs(row[i] - log(sum) - json_number_value(value)));
+        CHECK_MSG(nearest < 1e-3, "'%s' %g", key, json_number_value(value));
+    }
+    CHECK(json_object_size(top) == 5);
+    json_decref(a);
+}
+
+// --- many at once --------------------------------------------------------------------------------
+
+typedef struct {
+    int port, ok;
+    char *body, *text;
+} Call;
+
+static void *call(void *argument)
+{
+    Call *c = argument;
+    int status;
+    json_t *a = complete(c->port, c->body, &status);
+    c->ok = status == 200;
+    c->text = strdup(text_of(a));
+    json_decref(a);
+    return NULL;
+}
+
+// Equal requests give equal answers whoever else is there; half of them share long beginnings.
+static void test_crowd(int port, int calls)
+{
+    Call alone[64], crowd[64];
+    pthread_t thread[64];
+    for (int i = 0; i < calls; i++) {
+        char more[128];
+        snprintf(more, sizeof more,
+                 "\"max_tokens\": %d, \"temperature\": %d, \"seed\": %d, \"top_p\": 0.95",
+                 8 + i % 7, i % 2, i);
+        char *body = body_about(i % 2 ? 0 : (size_t)(1500 * i),
+                                (size_t)(i % 4 == 3 ? 40 : 900 + 50 * (i % 5)), more);
+        alone[i] = crowd[i] = (Call){.port = port, .body = body};
+        call(&alone[i]);
+    }
+    for (int i = 0; i < calls; i++) pthread_create(&thread[i], NULL, call, &crowd[i]);
+    int same = 0;
+    for (int i = 0; i < calls; i++) {
+        pthread_join(thread[i], NULL);
+        same += alone[i].ok && crowd[i].ok && strcmp(alone[i].text, crowd[i].text) == 0;
+        free(alone[i].text);
+        free(crowd[i].text);
+        free(alone[i].body);
+    }
+    CHECK_MSG(same == calls, "%d of %d answers are the same in company", same, calls);
+}
+
+static void test_cache(int port)
+{
+    int status;
+    char *body = body_about(20000, 2500, "\"max_tokens\": 4");
+    json_t *first = complete(port, body, &status), *second = complete(port, body, &status);
+    CHECK_MSG(cached_of(first) == 0 && cached_of(second) == usage_of(second, "prompt_tokens") - 1,
+              "%d, %d of %d", cached_of(first), cached_of(second),
+              usage_of(second, "prompt_tokens"));
+    CHECK(strcmp(text_of(first), text_of(second)) == 0);
+    json_decref(first);
+    json_decref(second);
+    free(body);
+    body = body_about(20000, 2600, "\"max_tokens\": 4"); // the same beginning, then more
+    first = complete(port, body, &status);
+    CHECK_MSG(cached_of(first) > 700, "%d", cached_of(first));
+    json_decref(first);
+    free(body);
+}
+
+// --- chats ---------------------------------------------------------------------------------------
+
+// Answers of the chatting model are what a request says: each of these tokens outweighs the next by
+// far and is penalized once it is there.
+//   " Paris" "</think>" " city" "<|begin_of_text|>" "<tool_call>" " now" "</tool_call>" and the end
+#define DICTATED                                                                                   \
+    "\"temperature\": 0, \"presence_penalty\": 100, \"frequency_penalty\": 100, \"logit_bias\": "  \
+    "{\"3163\": 900, \"4\": 876, \"1066\": 852, \"0\": 828, \"2\": 804, \"1364\": 780, \"3\": "    \
+    "756, "                                                                                        \
+    "\"1\": 732}"
+#define TOOLS "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"clock\"}}]"
+// Long enough for the cache to be looked at.
+#define HELLO_TEXT "How did they do it when they were there at the end of the war?"
+#define HELLO "\"messages\": [{\"role\": \"user\", \"content\": \"" HELLO_TEXT "\"}]"
+
+static json_t *chat(int port, const char *body, int *status)
+{
+    char *text = request(port, "POST", "/v1/chat/completions", "", body, status);
+    json_t *answer = json_loads(text, 0, NULL);
+    free(text);
+    return answer ? answer : json_null();
+}
+
+// The prompt of a request is exactly `text`: a completion of that text, asked for next, finds all
+// of its tokens in the cache, and there are as many.
+static void check_prompt(int port, const char *members, const char *text)
+{
+    int status;
+    char *body = format("{%s, \"max_tokens\": 1}", members);
+    json_t *asked = chat(port, body, &status);
+    free(body);
+    json_t *prompt = json_string(text);
+    char *quoted = json_dumps(prompt, JSON_ENCODE_ANY);
+    body = format("{\"prompt\": %s, \"add_bos_token\": false, \"max_tokens\": 1}", quoted);
+    json_t *same = complete(port, body, &status);
+    int tokens = usage_of(asked, "prompt_tokens");
+    CHECK_MSG(tokens > 0 && usage_of(same, "prompt_tokens") == tokens &&
+                  cached_of(same) == tokens - 1,
+              "%s: %d tokens, %d expected, %d of them the same", members, tokens,
+              usage_of(same, "prompt_tokens"), cached_of(same));
+    free(quoted);
+    free(body);
+    json_decref(prompt);
+    json_decref(asked);
+    json_decref(same);
+}
+
+static void test_prompts(int port)
+{
+    check_prompt(port, HELLO, "user: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", \"enable_thinking\": false",
+                 "user: " HELLO_TEXT "\nassistant: <think></think>");
+    check_prompt(port, HELLO ", \"chat_template_kwargs\": {\"enable_thinking\": false}",
+                 "user: " HELLO_TEXT "\nassistant: <think></think>");
+    check_prompt(port, HELLO ", \"add_generation_prompt\": false", "user: " HELLO_TEXT "\n");
+    check_prompt(port, HELLO ", \"continue_final_message\": true", "user: " HELLO_TEXT);
+    check_prompt(port, HELLO ", " TOOLS, "tool clock\nuser: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", " TOOLS ", \"tool_choice\": \"auto\"",
+                 "tool clock\nuser: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", " TOOLS ", \"tool_choice\": \"none\"",
+                 "user: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt(port, HELLO ", \"documents\": [{\"title\": \"D\"}]",
+                 "document D\nuser: " HELLO_TEXT "\nassistant: <think>\n");
+    // Arguments come as text and reach the template as what they say; content may come in parts.
+    check_prompt(
+        port,
+        "\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": "
+        "\"On\"}, {\"type\": \"text\", \"text\": \"ce\"}]}, {\"role\": \"assistant\", "
+        "\"content\": null, \"tool_calls\": [{\"id\": \"x\", \"type\": \"function\", "
+        "\"function\": {\"name\": \"now\", \"arguments\": \"{\\\"a\\\": 41}\"}}, {\"function\": "
+        "{\"name\": \"then\", \"arguments\": \"\"}}]}]",
+        "user: Once\nassistant: <tool_call>now a=42</tool_call><tool_call>then</tool_call>\n"
+        "assistant: <think>\n");
+}
+
+static const char *part_of(const json_t *message, const char *name)
+{
+    const char *text = json_string_value(json_object_get(message, name));
+    return text ? text : "(none)";
+}
+
+// reasoning_content|content|name(arguments) of a message.
+static char *parts_of(const json_t *message)
+{
+    const json_t *call = json_array_get(json_object_get(message, "tool_calls"), 0);
+    const json_t *function = json_object_get(call, "function");
+    CHECK(!call ||
+          (strlen(part_of(call, "id")) == 9 && strcmp(part_of(call, "type"), "function") == 0));
+    return format("%s|%s|%s(%s)", part_of(message, "reasoning_content"),
+                  part_of(message, "content"), part_of(function, "name"),
+                  part_of(function, "arguments"));
+}
+
+static void check_reply(int port, const char *members, const char *parts, const char *reason)
+{
+    int status;
+    char *body = format("{%s}", members);
+    json_t *a = chat(port, body, &status);
+    char *found = parts_of(json_object_get(choice(a, 0), "message"));
+    CHECK_MSG(strcmp(found, parts) == 0 && strcmp(reason_of(a), reason) == 0, "%s: %s, %s", members,
+              found, reason_of(a));
+    free(found);
+    free(body);
+    json_decref(a);
+}
+
+static void test_replies(int port)
+{
+    check_reply(port, HELLO ", " TOOLS ", " DICTATED, "Paris|city|now({})", "tool_calls");
+    // Without tools the tags of a call are text.
+    check_reply(port, HELLO ", " DICTATED, "Paris|city<tool_call> now</tool_call>|(none)((none))",
+                "stop");
+    check_reply(port, HELLO ", " TOOLS ", \"max_tokens\": 1, " DICTATED, "Paris||(none)((none))",
+                "length");
+    check_reply(port, HELLO ", " TOOLS ", \"stop\": \" city\", " DICTATED, "Paris||(none)((none))",
+                "stop");
+    check_reply(port, HELLO ", \"skip_special_tokens\": false, \"max_tokens\": 4, " DICTATED,
+                "Paris|city<|begin_of_text|>|(none)((none))", "length");
+    check_reply(port,
+                HELLO ", " TOOLS
+                      ", \"banned_tokens\": [3163, 1066], \"enable_thinking\": false, " DICTATED,
+                "(none)|(none)|now({})", "tool_calls");
+
+    // Streamed, twice over: the role, the parts in their order, the reason with an empty delta.
+    int status;
+    char *text =
+        request(port, "POST", "/v1/chat/completions", "",
+                "{\"stream\": true, \"n\": 2, " HELLO ", " TOOLS ", " DICTATED "}", &status);
+    char said[2][256] = {"", ""};
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *event = json_loads(line + 6, 0, NULL);
+        const json_t *c = choice(event, 0), *delta = json_object_get(c, "delta");
+        if (delta) {
+            const json_t *call = json_array_get(json_object_get(delta, "tool_calls"), 0);
+            char *parts = parts_of(delta),
+                 *out = said[json_integer_value(json_object_get(c, "index"))];
+            strcat(out, json_object_get(delta, "role") ? "role"
+                        : json_object_size(delta)      ? parts
+                                                       : reason_of(event));
+            strcat(out, ";");
+            CHECK(!call || json_is_integer(json_object_get(call, "index")));
+            free(parts);
+        }
+        json_decref(event);
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK_MSG(strcmp(said[i], "role;Paris|(none)|(none)((none));(none)|city|(none)((none));"
+                                  "(none)|(none)|now({});tool_calls;") == 0,
+                  "%s", said[i]);
+    free(text);
+}
+
+static void test_chat_refusals(int port)
+{
+    static const char *const cases[][2] = {
+        {"{}", "messages"},
+        {"{\"messages\": []}", "at least one"},
+        {"{\"messages\": [{\"content\": \"x\"}]}", "no role"},
+        {"{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}", "A tool cannot begin."},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image_url\"}]}]}",
+         "'image_url'"},
+        {"{" HELLO ", \"tools\": {}}", "tools: expected"},
+        {"{" HELLO ", \"tools\": [{\"type\": \"function\"}]}", "tools: number 0"},
+        {"{" HELLO ", " TOOLS ", \"tool_choice\": \"required\"}", "tool_choice"},
+        {"{" HELLO ", " TOOLS
+         ", \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": "
+         "\"clock\"}}}",
+         "tool_choice"},
+        {"{" HELLO ", " TOOLS ", \"parallel_tool_calls\": false}", "parallel_tool_calls"},
+        {"{" HELLO ", \"chat_template_kwargs\": []}", "expected an object"},
+        {"{" HELLO ", \"add_generation_prompt\": true, \"continue_final_message\": true}",
+         "exclude each other"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        refused(port, "POST", "/v1/chat/completions", cases[i][0], 400, cases[i][1]);
+    int status;
+    char *text = request(port, "GET", "/props", "", "", &status);
+    CHECK_MSG(strstr(text, "A tool cannot begin."), "%s", text);
+    free(text);
+    text = request(port, "GET", "/v1/model", "", "", &status);
+    CHECK_MSG(strstr(text, "\"prompt_template\":true"), "%s", text);
+    free(text);
+}
+
+static void test_chat(const char *chatting)
+{
+    Server s = start_server(chatting, (const char *[]){NULL});
+    test_prompts(s.port);
+    test_replies(s.port);
+    test_chat_refusals(s.port);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+}
+
+// --- coming and going ----------------------------------------------------------------------------
+
+static double metric(int port, const char *name)
+{
+    int status;
+    char *text = request(port, "GET", "/metrics", "", "", &status);
+    char *line = format("\nexlc:%s ", name), *at = strstr(text, line);
+    double value = at ? atof(at + strlen(line)) : -1;
+    free(line);
+    free(text);
+    return value;
+}
+
+static const char *const endless =
+    "{\"prompt\": \"The\", \"max_tokens\": 2000, \"stream\": true, \"ignore_eos\": true}";
+
+static void test_leaving(int port)
+{
+    double before = metric(port, "requests_cancelled_total");
+    int fd[3];
+    for (int i = 0; i < 3; i++) fd[i] = send_request(port, "POST", "/v1/completions", "", endless);
+    char part[64];
+    for (int i = 0; i < 3; i++) CHECK(recv(fd[i], part, sizeof part, 0) > 0);
+    double start = seconds();
+    while (metric(port, "requests_running") < 3 && seconds() - start < 5) usleep(1000);
+    CHECK(metric(port, "requests_running") == 3);
+    for (int i = 0; i < 3; i++) close(fd[i]);
+    start = seconds();
+    while (metric(port, "requests_running") > 0 && seconds() - start < 5) usleep(1000);
+    CHECK_MSG(seconds() - start < 0.3, "%g s", seconds() - start);
+    CHECK(metric(port, "requests_cancelled_total") == before + 3);
+    CHECK(metric(port, "cache_usage_ratio") == 0);
+}
+
+static void test_keys(void)
+{
+    Server s = start_server(
+        program, (const char *[]){"--api-key", "one", "--admin-key", "two", "--cors", "*", NULL});
+    const struct {
+        const char *path, *headers;
+        int status;
+    } cases[] = {
+        {"/v1/models", "", 401},
+        {"/v1/models", "Authorization: Bearer on\r\n", 401},
+        {"/v1/models", "Authorization: Bearer one\r\n", 200},
+        {"/v1/models", "x-api-key: one\r\n", 200},
+        {"/v1/models", "x-admin-key: two\r\n", 200},
+        {"/cache", "x-api-key: one\r\n", 401},
+        {"/cache", "Authorization: Bearer two\r\n", 200},
+        {"/health", "", 200},
+        {"/", "", 200},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int status;
+        free(request(s.port, "GET", cases[i].path, cases[i].headers, "", &status));
+        CHECK_MSG(status == cases[i].status, "%s %s: %d", cases[i].path, cases[i].headers, status);
+    }
+    char *all = read_all(send_request(s.port, "OPTIONS", "/v1/models", "", ""));
+    CHECK(strstr(all, "204") && strstr(all, "Access-Control-Allow-Origin: *"));
+    free(all);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+}
+
+// SIGTERM: a short answer is finished, a long one is cut off in time, the status is 0.
+static void test_drain(void)
+{
+    Server s = start_server(program, (const char *[]){"--drain", "5", NULL});
+    int fd = send_request(s.port, "POST", "/v1/completions", "",
+                          "{\"prompt\": \"The\", \"max_tokens\": 200, \"stream\": true}");
+    char part[64];
+    CHECK(recv(fd, part, sizeof part, 0) > 0);
+    double start = seconds();
+    int status = stop_server(&s, SIGTERM);
+    CHECK_MSG(status == 0 && seconds() - start < 5, "%d after %g s", status, seconds() - start);
+    char *text = read_all(fd);
+    CHECK_MSG(strstr(text, "\"length\"") && strstr(text, "[DONE]"), "%s",
+              text + strlen(text) / 10 * 9);
+    free(text);
+
+    s = start_server(program, (const char *[]){"--drain", "1", NULL});
+    int many[16];
+    for (int i = 0; i < 16; i++)
+        many[i] = send_request(s.port, "POST", "/v1/completions", "", endless);
+    CHECK(recv(many[0], part, sizeof part, 0) > 0);
+    start = seconds();
+    status = stop_server(&s, SIGTERM);
+    CHECK_MSG(status == 0 && seconds() - start < 1.3, "%d after %g s", status, seconds() - start);
+    text = read_all(many[0]);
+    CHECK_MSG(strstr(text, "shutting down") && strstr(text, "[DONE]"), "%s",
+              text + strlen(text) - 100);
+    free(text);
+    for (int i = 1; i < 16; i++) close(many[i]);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 3) return 2;
+    program = argv[1];
+    int fd = open(argv[2], O_RDONLY);
+    words = calloc(1, 1 << 17);
+    if (fd < 0 || read(fd, words, (1 << 17) - 1) < 50000) return 1;
+    for (char *p = words; *p; p++)
+        if ((unsigned char)*p >= 128) *p = '-'; // any byte may be a border
+    close(fd);
+    signal(SIGPIPE, SIG_IGN);
+
+    Server s = start_server(program, (const char *[]){"--max-body", "2500", NULL});
+    test_refusals(s.port);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+    s = start_server(program, (const char *[]){NULL});
+    test_answers(s.port);
+    test_endings(s.port);
+    test_logprobs(s.port);
+    test_cache(s.port);
+    test_leaving(s.port);
+    CHECK(stop_server(&s, SIGINT) == 0);
+    s = start_server(program, (const char *[]){"--deterministic", "--chunk", "256", NULL});
+    test_crowd(s.port, 24);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+    // A cache that holds three of them: they wait for each other, or go on later.
+    s = start_server(program,
+                     (const char *[]){"--cache-tokens", "1280", "--max-context", "512", NULL});
+    test_crowd(s.port, 16);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+    test_keys();
+    test_drain();
+    if (argc > 3) test_chat(argv[3]);
+    free(words);
+    return check_done();
+}
