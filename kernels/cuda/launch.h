@@ -82,7 +82,7 @@ static int decode_form(const Gpu *gpu, const State *s, const Batch *b)
 }
 
 // The most rows that the decode form takes here.
-static int gpu_decode_rows(const Gpu *gpu)
+static inline int gpu_decode_rows(const Gpu *gpu)
 {
     int rows = decode_rows_that_fit(decode_shared_bytes(gpu)), all = (int)work_decode_rows(DECODE_ROWS);
     return rows < all ? rows : all;
