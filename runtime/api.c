@@ -981,9 +981,10 @@ static int add_deltas(Api *api, Answer *a, int i, TokenText *out, Error *err)
     }
     said->begun = 1;
     if (read_reply(job, said, err) != 0) return -1;
-    json_array_foreach(said->deltas, k,
-                       delta) if (add_choice(api, a, i, "delta", json_incref(delta), 0, out, err) !=
-                                  0) return -1;
+    json_array_foreach(said->deltas, k, delta)
+    {
+        if (add_choice(api, a, i, "delta", json_incref(delta), 0, out, err) != 0) return -1;
+    }
     json_array_clear(said->deltas);
     if (job->reason == REASON_NONE) return 0;
     return add_choice(api, a, i, "delta", json_object(), 1, out, err);

@@ -439,6 +439,13 @@ static void test_prompts(int port)
         "{\"name\": \"then\", \"arguments\": \"\"}}]}]",
         "user: Once\nassistant: <tool_call>now a=42</tool_call><tool_call>then</tool_call>\n"
         "assistant: <think>\n");
+    // A template that takes them for text gets the text.
+    check_prompt(port,
+                 "\"messages\": [{\"role\": \"user\", \"content\": \"Once\"}, {\"role\": "
+                 "\"assistant\", \"tool_calls\": [{\"function\": {\"name\": \"raw\", "
+                 "\"arguments\": \"{\\\"a\\\":1.50}\"}}]}]",
+                 "user: Once\nassistant: <tool_call>raw {\"a\":1.50}</tool_call>\n"
+                 "assistant: <think>\n");
 }
 
 static const char *part_of(const json_t *message, const char *name)
