@@ -55,7 +55,7 @@ static const CallFormat call_formats[] = {
     {.name = "tool_call", // Hermes, Qwen, GLM
      .needles = {"<tool_call>"},
      .tags = {{"<tool_call>", CALL_BEGIN}, {"</tool_call>", CALL_END}}},
-    {.name = "mistral", .needles = {"[TOOL_CALLS]"}, .tags = {{"[TOOL_CALLS]", CALL_BEGIN}}},
+    {.name = "bracketed", .needles = {"[TOOL_CALLS]"}, .tags = {{"[TOOL_CALLS]", CALL_BEGIN}}},
     {.name = "command",
      .needles = {"<|START_ACTION|>"},
      .tags = {{"<|START_ACTION|>", CALL_BEGIN},
@@ -65,11 +65,11 @@ static const CallFormat call_formats[] = {
     {.name = "command-r",
      .needles = {"Action:", "tool_name"},
      .tags = {{"Action: ```json", CALL_BEGIN}, {"Action:```json", CALL_BEGIN}, {"```", CALL_END}}},
-    {.name = "llama",
+    {.name = "python_tag",
      .needles = {"<|python_tag|>"},
      .tags = {{"<|python_tag|>", CALL_BEGIN}, {"<|eom_id|>", DROP}},
      .bare = 1},
-    {.name = "llama",
+    {.name = "python_tag",
      .needles = {"\"parameters\": dictionary of argument name"},
      .tags = {{"<|python_tag|>", CALL_BEGIN}, {"<|eom_id|>", DROP}},
      .bare = 1},
@@ -395,7 +395,7 @@ static int give_marked(Reply *r, Span s, const char *mark)
 // The calls between two tags, whose shape tells how to read them; 0 when there are none.
 static int give_calls(Reply *r, Span s)
 {
-    static const Elements qwen = {
+    static const Elements functions = {
         "<function=", ">", "</function>", "<parameter=", ">", "", "</parameter>"};
     static const Elements minimax = {
         "<invoke name=\"", "\">", "</invoke>", "<parameter name=\"", "\">", "", "</parameter>"};
@@ -406,7 +406,7 @@ static int give_calls(Reply *r, Span s)
         return 1;
     }
     if (*s.at == '{' || *s.at == '[') return give_json(r, s);
-    if (memmem(s.at, bytes, "<function=", 10)) return give_elements(r, s, &qwen);
+    if (memmem(s.at, bytes, "<function=", 10)) return give_elements(r, s, &functions);
     if (memmem(s.at, bytes, "<invoke name=", 13)) return give_elements(r, s, &minimax);
     if (memmem(s.at, bytes, "<｜tool▁sep｜>", strlen("<｜tool▁sep｜>")))
         return give_marked(r, s, "<｜tool▁sep｜>");

@@ -185,7 +185,7 @@ static void check_begin(void)
     CHECK(
         strcmp(reply_format("{\"name\": function name, \"parameters\": dictionary of argument name")
                    .name,
-               "llama") == 0);
+               "python_tag") == 0);
 }
 
 static void check_marks(void)
