@@ -2,10 +2,10 @@
 //
 // Decode form: an item is one row, one key head and one split of the keys; its query heads share
 // the reads. Blocks take equal ranges of the items, which are found from the positions on the
-// device. Where every row is a sequence of its own, a block first finishes the queries of its items,
-// and with the last split the new key and value. Scores: keys are the A operand, query heads the 8
-// columns; outputs: channels of the values are A, the weights of the heads B. Splits are counted in
-// tokens; the next step adds them in their order.
+// device. Where every row is a sequence of its own, a block first finishes the queries of its
+// items, and with the last split the new key and value. Scores: keys are the A operand, query heads
+// the 8 columns; outputs: channels of the values are A, the weights of the heads B. Splits are
+// counted in tokens; the next step adds them in their order.
 #pragma once
 #include "kernels/cuda/qkv.cuh"
 
@@ -68,7 +68,7 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     float *scores = (float *)(values + SPLIT * VALUE_STRIDE); // (heads, SCORE_STRIDE)
     uint16_t *weights =
-        (uint16_t *)(scores + HEAD_TILES * 8 * SCORE_STRIDE); // (heads, WEIGHT_STRIDE)
+        (uint16_t *)(scores + HEAD_TILES * 8 * SCORE_STRIDE);           // (heads, WEIGHT_STRIDE)
     float *total = (float *)(weights + HEAD_TILES * 8 * WEIGHT_STRIDE); // (heads)
     float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
@@ -186,8 +186,7 @@ DEVICE void add_splits(const State &s, const Layer *layer, int row, int channel,
     const float *most = partial + GROUP * HEAD_DIM + head;
     partial += channel % (GROUP * HEAD_DIM);
 #pragma unroll 8
-    for (int j = 0; j < splits; j++)
-        largest = fmaxf(largest, load_fresh1(most + j * SPLIT_FLOATS));
+    for (int j = 0; j < splits; j++) largest = fmaxf(largest, load_fresh1(most + j * SPLIT_FLOATS));
 #pragma unroll 8
     for (int j = 0; j < splits; j++) {
         float factor = exp2f(load_fresh1(most + j * SPLIT_FLOATS) - largest);

@@ -335,17 +335,17 @@ DEVICE void barrier_wait(uint64_t *barrier, int parity)
                  : "memory");
 }
 
-// Copies of weights to shared memory by a whole warp, in multiples of 16 bytes. Between begin, with the
-// bytes of all, and end they are COPY_ARRIVALS arrivals at the barrier.
+// Copies of weights to shared memory by a whole warp, in multiples of 16 bytes. Between begin, with
+// the bytes of all, and end they are COPY_ARRIVALS arrivals at the barrier.
 #if __CUDA_ARCH__ >= 900
 #define COPY_ARRIVALS 1
 DEVICE void copy_weights_begin(int bytes, uint64_t *barrier)
 {
     if (threadIdx.x % WARP == 0)
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                         shared_address(barrier)),
-                     "r"(bytes)
-                     : "memory");
+        asm volatile(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+            "r"(bytes)
+            : "memory");
 }
 
 DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *barrier)
@@ -364,7 +364,8 @@ DEVICE void copy_weights_begin(int, uint64_t *) {}
 
 DEVICE void copy_weights(uint8_t *to, const uint8_t *from, int bytes, uint64_t *)
 {
-    for (int i = threadIdx.x % WARP * 16; i < bytes; i += WARP * 16) copy_start(to + i, from + i, 1);
+    for (int i = threadIdx.x % WARP * 16; i < bytes; i += WARP * 16)
+        copy_start(to + i, from + i, 1);
 }
 
 DEVICE void copy_weights_end(uint64_t *barrier)
@@ -374,7 +375,8 @@ DEVICE void copy_weights_end(uint64_t *barrier)
 }
 #endif
 
-// --- blocks of one launch that meet ---------------------------------------------------------------
+// --- blocks of one launch that meet
+// ---------------------------------------------------------------
 
 // One more at *count; what this block's threads wrote before they met is visible to who sees it.
 DEVICE void count_release(int32_t *count)
@@ -387,8 +389,7 @@ DEVICE void wait_count(const int32_t *count, int most)
 {
     // An acquiring load would empty the first-level cache every time.
     int32_t v;
-    do
-        asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(count) : "memory");
+    do asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(count) : "memory");
     while (v < most);
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }

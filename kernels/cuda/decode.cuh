@@ -24,26 +24,26 @@ typedef struct {
     int ring_at;                // end of the last chunk
     uint32_t chunk;             // number of the next chunk in this launch
     uint32_t oldest;            // copying warp: number of the oldest chunk whose place is taken
-    int steps, meetings; // that are over
+    int steps, meetings;        // that are over
 } Decoder;
 
 // A step of a pass: what, where, of which weight formats.
 typedef struct {
     int kind, layer;
     int format[3];
-    int pending; // products of the step before are still to be added to x
+    int pending; // head, logits: what the last `down` left is still to be added to x
 } Step;
 
 // A linear layer of a step, and what of it this block of threads multiplies.
 typedef struct {
     Linear linear;
-    int format, blocks, column;  // column blocks, and where they begin in the sums of a row
-    int slices, group_slices;    // slices of k, and of a whole group
-    int a_group;                 // chunks of a whole group
-    int from, to;                // chunks of this block of threads
-    int first_group, last_group; // that they belong to
+    int format, blocks, column;   // column blocks, and where they begin in the sums of a row
+    int slices, group_slices;     // slices of k, and of a whole group
+    int a_group;                  // chunks of a whole group
+    int from, to;                 // chunks of this block of threads
+    int first_group, last_group;  // that they belong to
     int begin_block, begin_slice; // of the first one, in its group
-    int last_steps;              // k-steps of the last slice
+    int last_steps;               // k-steps of the last slice
 } Part;
 
 // A step as planned by each block of threads, ahead of its inputs.
@@ -69,8 +69,8 @@ typedef struct {
     Batch b;
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     int32_t begin[RING_CHUNKS], end[RING_CHUNKS];   // their places in the ring
-    uint64_t planned[PLANS], done[PLANS];                     // barriers of plans
-    Plan plan[PLANS];                                         // of step n, n + PLANS, ...
+    uint64_t planned[PLANS], done[PLANS];           // barriers of plans
+    Plan plan[PLANS];                               // of step n, n + PLANS, ...
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
@@ -174,13 +174,14 @@ DEVICE void plan_done(Decoder &d)
 }
 
 // --- meetings ------------------------------------------------------------------------------------
-// A step's multiplying warps call step_start before they read what earlier steps wrote, and step_end
-// after they have written.
+// A step's multiplying warps call step_start before they read what earlier steps wrote, and
+// step_end after they have written.
 
 DEVICE void stamp(const Decoder &d, int word, uint64_t value)
 {
     if (d.together && decode_state().trace && threadIdx.x == 0)
-        decode_state().trace[((uint64_t)d.meetings * gridDim.x + blockIdx.x) * TRACE_WORDS + word] = value;
+        decode_state().trace[((uint64_t)d.meetings * gridDim.x + blockIdx.x) * TRACE_WORDS + word] =
+            value;
 }
 
 DEVICE void step_start(Decoder &d, int kind)
@@ -190,7 +191,8 @@ DEVICE void step_start(Decoder &d, int kind)
     if (d.meetings == 0)
         grid_wait();
     else if (threadIdx.x == 0)
-        wait_count(work_at<int32_t>(decode_state(), work_of(decode_state()).counters), d.meetings * gridDim.x);
+        wait_count(work_at<int32_t>(decode_state(), work_of(decode_state()).counters),
+                   d.meetings * gridDim.x);
     multipliers_sync();
     stamp(d, 2, nanoseconds());
 }
@@ -200,7 +202,8 @@ DEVICE void step_end(Decoder &d)
     plan_done(d);
     if (!d.together) return;
     stamp(d, 4, nanoseconds());
-    if (threadIdx.x == 0) count_release(work_at<int32_t>(decode_state(), work_of(decode_state()).counters));
+    if (threadIdx.x == 0)
+        count_release(work_at<int32_t>(decode_state(), work_of(decode_state()).counters));
     d.meetings++;
 }
 
@@ -264,7 +267,8 @@ DEVICE void copy_part(Decoder &d, const Part &p, int in)
     int whole = SLICE_ROWS(p.format) / PASS_ROWS;
 #pragma unroll 1
     for (int i = p.from; i < p.to; i++) {
-        int first = group * p.group_slices + slice, steps = first == p.slices - 1 ? p.last_steps : whole;
+        int first = group * p.group_slices + slice,
+            steps = first == p.slices - 1 ? p.last_steps : whole;
         copy_chunk(d,
                    weights + block * COLUMN_BLOCK_BYTES(bits, in) +
                        (uint64_t)first * CHUNK_BYTES(p.format),
@@ -296,14 +300,14 @@ template <int IN> DEVICE void expect_floats(const State &s, uint64_t place, int 
 // Has the constants of a block of a step's input come nearer. By a whole warp.
 DEVICE void expect_block(const Plan &p, int block);
 
-// By the copying warp, which is ahead of the others: what the channels that a part's chunks multiply
-// will be prepared with.
+// By the copying warp, which is ahead of the others: what the channels that a part's chunks
+// multiply will be prepared with.
 DEVICE void expect_part(const Plan &plan, const Part &p)
 {
     int end = (p.last_group + 1) * plan.units * UNIT_BLOCKS;
 #pragma unroll 1
-    for (int block = p.first_group * plan.units * UNIT_BLOCKS; block < end && block < BLOCKS(plan.in);
-         block++) {
+    for (int block = p.first_group * plan.units * UNIT_BLOCKS;
+         block < end && block < BLOCKS(plan.in); block++) {
         expect_halves(decode_state(), p.linear.suh, block);
         expect_block(plan, block);
     }
@@ -311,15 +315,15 @@ DEVICE void expect_part(const Plan &plan, const Part &p)
 
 // --- activations ---------------------------------------------------------------------------------
 
-// Sums are fixed-point numbers of 2^-26. A slice whose activations are too large for them, infinite or
-// no numbers makes every sum of it NOT_FIXED or more, and that becomes NaN; others stay below it,
-// since weights are below 4 in magnitude.
+// Sums are fixed-point numbers of 2^-26. A slice whose activations are too large for them, infinite
+// or no numbers makes every sum of it NOT_FIXED or more, and that becomes NaN; others stay below
+// it, since weights are below 4 in magnitude.
 #define FIXED_ONE 67108864.0f
 #define NOT_FIXED ((int64_t)1 << 55)
 #define MOST_ACTIVATION 0x49000000u // bits of 2^19
 
-// Of the largest magnitude of a slice, its bits: scale and reciprocal. Bytes: 32512 steps, which two
-// planes of signed bytes hold; fp16: the power of two that brings it into [512, 1024).
+// Of the largest magnitude of a slice, its bits: scale and reciprocal. Bytes: 32512 steps, which
+// two planes of signed bytes hold; fp16: the power of two that brings it into [512, 1024).
 template <int FORMAT> DEVICE float activation_scale(uint32_t most)
 {
     if (PLANES(FORMAT) == 2) return most < 0x0da24260u ? 0 : bits_float(most) * (1.0f / 32512);
@@ -350,7 +354,8 @@ static_assert(sizeof(Facts) == FACTS_BYTES, "room of Facts");
 // Facts lie at its end.
 DEVICE uint8_t *unit_columns(int format, int place, int units, int unit, int rows, int row)
 {
-    return room() + place * units * rows * MOST_UNIT_BYTES + (unit * rows + row) * UNIT_BYTES(format);
+    return room() + place * units * rows * MOST_UNIT_BYTES +
+           (unit * rows + row) * UNIT_BYTES(format);
 }
 
 DEVICE Facts *unit_facts(const Decoder &d, int place, int units, int unit, int rows, int row)
@@ -371,9 +376,9 @@ DEVICE uint32_t largest_bits(const float v[4])
 }
 
 // Block `block` of a unit of one row, channels 4 l .. in lane l, as activations in the room, in the
-// order in which lanes load them: of a column, for k-step s and k-tile c, register r is word r % 4 of
-// the 16 bytes at 256 s + 64 (r / 4) + 16 c (128 s for exact fp16). `most` is of the whole slice. By a
-// whole warp.
+// order in which lanes load them: of a column, for k-step s and k-tile c, register r is word r % 4
+// of the 16 bytes at 256 s + 64 (r / 4) + 16 c (128 s for exact fp16). `most` is of the whole
+// slice. By a whole warp.
 template <int FORMAT>
 DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t *columns,
                              Facts *facts)
@@ -384,8 +389,8 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
     float offset = most < MOST_ACTIVATION ? 0 : 2.0f * NOT_FIXED;
     uint8_t *to = columns + c * 16;
     if (PLANES(FORMAT) == 2) {
-        // Rounding to an integer by adding 1.5 * 2^23; 128 more makes byte 1 the balanced high plane
-        // and byte 0 the low plane with its sign bit flipped.
+        // Rounding to an integer by adding 1.5 * 2^23; 128 more makes byte 1 the balanced high
+        // plane and byte 0 the low plane with its sign bit flipped.
         uint32_t u[4];
         int32_t sum = 0;
 #pragma unroll
@@ -416,8 +421,7 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
 #pragma unroll
         for (int i = 0; i < 2; i++)
             *(uint32_t *)(to + 8 * i) = pack_half(v[2 * i] * inverse, v[2 * i + 1] * inverse);
-        if (lane % 16 == 0)
-            facts->plain[step].scale = scale, facts->plain[step].offset = offset;
+        if (lane % 16 == 0) facts->plain[step].scale = scale, facts->plain[step].offset = offset;
         return;
     }
     if (lane == 0) {
@@ -483,8 +487,8 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4]);
 
 // Activations of one task, by four warps.
-DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Constants &c, int first,
-                    int parity)
+DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Constants &c,
+                    int first, int parity)
 {
     const Part &p = plan.part[t.part];
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4;
@@ -534,11 +538,14 @@ DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3
         mma_half((float *)c, a0, a1, a2, a3, b0, b1);
 }
 
+// The inner loop: on sm_90 3.0 instructions a weight for MUL1 at 4 bits, 3.7 at 6; what surrounds
+// it adds about 0.6.
+//
 // One k-step of 64 rows times 16 columns, tile `tile` of the half `pass`, and up to 8 columns of
 // activations at column0, with WIDE 8 more at column1.
 template <int FORMAT, bool WIDE>
 DEVICE void multiply_run(const uint8_t *pass, int tile, const uint8_t *column0,
-                          const uint8_t *column1, int32_t (*sums)[4])
+                         const uint8_t *column1, int32_t (*sums)[4])
 {
     constexpr int K = FORMAT_BITS(FORMAT);
     constexpr int WORDS = FORMAT_IS_EXL3(FORMAT) ? 16 : 8;
@@ -566,19 +573,20 @@ DEVICE void multiply_run(const uint8_t *pass, int tile, const uint8_t *column0,
             mma<FORMAT>(sums[0], product[j], product[j - 4], product[j - 1], product[j - 5],
                         b0[2 * m], b0[2 * m + 1]);
             if (WIDE)
-                mma<FORMAT>(sums[1], product[j], product[j - 4], product[j - 1], product[j - 5], b1[2 * m], b1[2 * m + 1]);
+                mma<FORMAT>(sums[1], product[j], product[j - 4], product[j - 1], product[j - 5],
+                            b1[2 * m], b1[2 * m + 1]);
         }
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            mma<FORMAT>(sums[0], plain_pair<FORMAT>(run[4 * i]),
-                        plain_pair<FORMAT>(run[4 * i + 2]), plain_pair<FORMAT>(run[4 * i + 1]),
-                        plain_pair<FORMAT>(run[4 * i + 3]), b0[2 * i], b0[2 * i + 1]);
+            mma<FORMAT>(sums[0], plain_pair<FORMAT>(run[4 * i]), plain_pair<FORMAT>(run[4 * i + 2]),
+                        plain_pair<FORMAT>(run[4 * i + 1]), plain_pair<FORMAT>(run[4 * i + 3]),
+                        b0[2 * i], b0[2 * i + 1]);
     }
 }
 
-// A lane's results of a chunk, two without WIDE, else four: of row result_row(i) of its group of rows
-// and column g + 8 (i % 2) of the tile, lane = 4 g + c.
+// A lane's results of a chunk, two without WIDE, else four: of row result_row(i) of its group of
+// rows and column g + 8 (i % 2) of the tile, lane = 4 g + c.
 template <int FORMAT> DEVICE int result_row(int i)
 {
     int c = threadIdx.x % 4;
@@ -596,9 +604,9 @@ DEVICE float from_fixed(uint64_t sum)
                                              : (float)v * (1.0f / FIXED_ONE);
 }
 
-// The products of one slice with a group of at most ROW_GROUP rows, of this warp's 16 columns, added
-// to total. The activations of row 0 of the group are at `columns`, its facts at `facts`, those of
-// the rows after it below.
+// The products of one slice with a group of at most ROW_GROUP rows, of this warp's 16 columns,
+// added to total. The activations of row 0 of the group are at `columns`, its facts at `facts`,
+// those of the rows after it below.
 template <int FORMAT, bool WIDE>
 DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *columns, int rows,
                            const Facts *facts, int slice_of_unit, uint64_t total[4])
@@ -621,7 +629,8 @@ DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *col
 #pragma unroll 1
         for (int step = 0; step < steps; step += 2) { // an even number of them
             multiply_run<FORMAT, WIDE>(weights, tile, column0, column1, sums);
-            multiply_run<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256, sums + 2);
+            multiply_run<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256,
+                                       sums + 2);
             weights += 2 * STEP, column0 += 512, column1 += 512;
         }
     } else {
@@ -658,13 +667,14 @@ DEVICE void flush(uint64_t *sums, int width, int rows, uint64_t total[4])
 #pragma unroll
     for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
         int row = result_row<FORMAT>(i);
-        if (row < rows) atomic_add64(sums + (uint64_t)row * width + 16 * tile + g + 8 * (i % 2), total[i]);
+        if (row < rows)
+            atomic_add64(sums + (uint64_t)row * width + 16 * tile + g + 8 * (i % 2), total[i]);
         total[i] = 0;
     }
 }
 
-// The products of the chunks of group `group` of a part, whose activations are in place `place` of the
-// room.
+// The products of the chunks of group `group` of a part, whose activations are in place `place` of
+// the room.
 template <int FORMAT, bool WIDE>
 DEVICE void multiply_group(Decoder &d, const Plan &plan, const Part &p, int group, int place)
 {
@@ -703,7 +713,8 @@ DEVICE void multiply_group(Decoder &d, const Plan &plan, const Part &p, int grou
 #pragma unroll 1
                 for (int row = 0; row < rows; row += ROW_GROUP) {
                     int n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
-                    multiply_chunk<FORMAT, WIDE>(ring + at, steps, column + row * UNIT_BYTES(FORMAT), n,
+                    multiply_chunk<FORMAT, WIDE>(ring + at, steps,
+                                                 column + row * UNIT_BYTES(FORMAT), n,
                                                  facts - unit * rows - row, slice_of_unit, total);
                     flush<FORMAT, WIDE>(own + (uint64_t)row * width, width, n, total);
                 }
@@ -732,7 +743,8 @@ DEVICE int clip(int v, int most)
     return v < 0 ? 0 : v > most ? most : v;
 }
 
-// Clears sums that the step before read: it is complete, and nobody adds to them before a later one.
+// Clears sums that the step before read: it is complete, and nobody adds to them before a later
+// one.
 DEVICE void clear_sums(uint64_t place, uint64_t count)
 {
     uint4 *sums = work_at<uint4>(decode_state(), place);
@@ -821,7 +833,8 @@ template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
             parity ^= 1;
             for (int i = 0; i < MULTIPLIERS / WARP / 4; i++) task_next(plan, &t);
             if (t.part < plan.count)
-                load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
+                load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block,
+                               &constants);
         }
         multipliers_sync();
         if (first == 0) stamp(d, 3, nanoseconds());

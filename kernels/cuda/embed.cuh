@@ -40,8 +40,8 @@ template <int FORMAT> DEVICE void embed(const State &s, const Batch &b)
     embed_row<FORMAT>(s, b, blockIdx.x, PREFILL_THREADS);
 }
 
-// hidden[l] = x before layer l, or the normed x after the last. pending: x as the decode form leaves
-// it, with the products of the layer before still to be added. Grid: rows; 256 threads.
+// hidden[l] = x before layer l, or the normed x after the last. pending: x as the decode form
+// leaves it, with the products of the layer before still to be added. Grid: rows; 256 threads.
 DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
 {
     grid_release();

@@ -53,8 +53,8 @@ DEVICE void decode_logits(void)
          task += MULTIPLIERS / WARP * gridDim.x) {
         int output = task / BLOCKS(VOCAB), block = task % BLOCKS(VOCAB);
         uint64_t *sums = sums_at(s, work_of(s).sums_head) + (uint64_t)output * PADDED(VOCAB);
-        float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares),
-                                        b.output[output], lane);
+        float factor =
+            norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), b.output[output], lane);
         float v[4];
         read_sums(sums, block, factor, v);
         uint4 *place = (uint4 *)(sums + block * BLOCK + 4 * lane);

@@ -84,7 +84,8 @@ static int decode_form(const Gpu *gpu, const State *s, const Batch *b)
 // The most rows that the decode form takes here.
 static inline int gpu_decode_rows(const Gpu *gpu)
 {
-    int rows = decode_rows_that_fit(decode_shared_bytes(gpu)), all = (int)work_decode_rows(DECODE_ROWS);
+    int rows = decode_rows_that_fit(decode_shared_bytes(gpu)),
+        all = (int)work_decode_rows(DECODE_ROWS);
     return rows < all ? rows : all;
 }
 
@@ -96,8 +97,7 @@ static int most(int a, int b)
 // Bytes of shared memory for the activations of `rows` rows in the decode form.
 static int activation_room(const Gpu *gpu, int rows)
 {
-    return held_units(rows, decode_shared_bytes(gpu)) * rows *
-           (MOST_UNIT_BYTES + FACTS_BYTES);
+    return held_units(rows, decode_shared_bytes(gpu)) * rows * (MOST_UNIT_BYTES + FACTS_BYTES);
 }
 
 // The first parameter of decode_step after state and batch (decode.cuh).
@@ -105,17 +105,17 @@ typedef struct {
     int32_t kind, layer, format[3], pending;
 } DecodeStep;
 
-// A decode step as a launch of its own: as many blocks as multiprocessors, all shared memory. `room` is
-// for what lies there besides the ring.
-static void launch_decode(Gpu *gpu, int kind, const State *s, const Batch *b, const Layer *layer, int x,
-                          int y, int z, int pending, int room)
+// A decode step as a launch of its own: as many blocks as multiprocessors, all shared memory.
+// `room` is for what lies there besides the ring.
+static void launch_decode(Gpu *gpu, int kind, const State *s, const Batch *b, const Layer *layer,
+                          int x, int y, int z, int pending, int room)
 {
     State placed = with_places(s);
     DecodeStep step = {kind, layer ? (int)(layer - s->layers) : 0, {x, y, z}, pending};
     void *arguments[] = {&placed, (void *)b, &step, &room};
     int rows = kind == STEP_HEAD ? b->outputs : b->rows;
-    gpu_launch(gpu, step_kernel(gpu, "decode_step", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""), gpu->sm_count, 1, DECODE_THREADS,
-               decode_shared_bytes(gpu), GPU_OVERLAP, arguments);
+    gpu_launch(gpu, step_kernel(gpu, "decode_step", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""),
+               gpu->sm_count, 1, DECODE_THREADS, decode_shared_bytes(gpu), GPU_OVERLAP, arguments);
 }
 
 // The wide prefill form: clusters of two blocks for `pairs` pairs of column blocks, which they take
@@ -165,8 +165,9 @@ static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
         return 0;
     State placed = with_places(s);
     void *arguments[] = {&placed, (void *)b, &room};
-    return gpu_launch_together(gpu, step_kernel(gpu, "decode_pass", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""), DECODE_THREADS,
-                               bytes, arguments);
+    return gpu_launch_together(
+        gpu, step_kernel(gpu, "decode_pass", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""),
+        DECODE_THREADS, bytes, arguments);
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -181,8 +182,8 @@ static inline void launch_keep(Gpu *gpu, const State *s, const Batch *b, int l)
 {
     if (s->hidden)
         launch_step(gpu,
-                    step_kernel(gpu, decode_form(gpu, s, b) ? "keep_pending_kernel" : "keep_kernel", 0, 0,
-                                0, ""),
+                    step_kernel(gpu, decode_form(gpu, s, b) ? "keep_pending_kernel" : "keep_kernel",
+                                0, 0, 0, ""),
                     s, b, NULL, l, b->rows, 1, PREFILL_THREADS, 0);
 }
 
@@ -190,8 +191,7 @@ static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, i
                               const Layer *layer)
 {
     if (decode_form(gpu, s, b))
-        launch_decode(gpu, STEP_QKV, s, b, layer, q, k, v, layer != s->layers,
-                      activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_QKV, s, b, layer, q, k, v, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
                        PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM), b->rows);
@@ -239,7 +239,7 @@ static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate,
                              const Layer *layer)
 {
     if (decode_form(gpu, s, b))
-        launch_decode(gpu, STEP_UP, s, b, layer, gate, up, 0, 1, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_UP, s, b, layer, gate, up, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "up", s, b, layer, gate, up, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
                        b->rows);
@@ -249,7 +249,7 @@ static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int
                                    const Layer *layer)
 {
     if (decode_form(gpu, s, b))
-        launch_decode(gpu, STEP_UP_ALONE, s, b, layer, up, 0, 0, 1, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_UP_ALONE, s, b, layer, up, 0, 0, 0, activation_room(gpu, b->rows));
     else
         launch_prefill(gpu, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
                        b->rows);

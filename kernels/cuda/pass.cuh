@@ -6,10 +6,10 @@
 #include "kernels/cuda/up.cuh"
 
 // --- inputs --------------------------------------------------------------------------------------
-// `qkv`, `up` and `head` read the residual stream: x, to which products of the step before are still to
-// be added. x lies in s.x before attention and in `middle` after it. They multiply with the norm's
-// weights but not with its factor, which is applied to their products: the sums of squares are
-// complete only then. Who owns a block stores the new x and its square.
+// `qkv`, `up` and `head` read the residual stream: x, to which products of the step before are
+// still to be added. x lies in s.x before attention and in `middle` after it. They multiply with
+// the norm's weights but not with its factor, which is applied to their products: the sums of
+// squares are complete only then. Who owns a block stores the new x and its square.
 
 DEVICE bool reads_stream(const Plan &p)
 {
@@ -45,15 +45,15 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 }
 
 // Outputs of a pending layer from its sums, whose svh is known.
-DEVICE void finish_pending(const State &s, const Linear &w, uint2 svh, const uint64_t *sums, int block,
-                           float factor, float v[4])
+DEVICE void finish_pending(const State &s, const Linear &w, uint2 svh, const uint64_t *sums,
+                           int block, float factor, float v[4])
 {
     int lane = threadIdx.x % WARP;
     read_sums(sums, block, factor, v);
     if (w.svh) {
         hadamard(v, lane);
-        float scale[4] = {half_float(svh.x & 0xffff), half_float(svh.x >> 16), half_float(svh.y & 0xffff),
-                          half_float(svh.y >> 16)};
+        float scale[4] = {half_float(svh.x & 0xffff), half_float(svh.x >> 16),
+                          half_float(svh.y & 0xffff), half_float(svh.y >> 16)};
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * scale[i];
     }
@@ -208,7 +208,14 @@ DEVICE void expect_heads(const Plan &p)
     const State &s = decode_state();
     for (int block = blockIdx.x; block < RAW_DIM / BLOCK; block += gridDim.x) {
         int k = block - BLOCKS(Q_DIM), v = k - BLOCKS(KV_DIM);
-        expect_halves(s, p.part[k < 0 ? 0 : v < 0 ? 1 : 2].linear.svh, k < 0 ? block : v < 0 ? k : v);
+        expect_halves(s,
+                      p.part[k < 0   ? 0
+                             : v < 0 ? 1
+                                     : 2]
+                          .linear.svh,
+                      k < 0   ? block
+                      : v < 0 ? k
+                              : v);
     }
 }
 
@@ -302,16 +309,14 @@ typedef struct {
 
 #define TABLE_embed(f) t.step[t.count++] = Step{STEP_EMBED, 0, {f}, 0};
 #define TABLE_keep(l)
-#define TABLE_qkv(q, k, v, l) t.step[t.count++] = Step{STEP_QKV, l, {q, k, v}, l > 0};
+#define TABLE_qkv(q, k, v, l) t.step[t.count++] = Step{STEP_QKV, l, {q, k, v}, 0};
 #define TABLE_attend(l) t.step[t.count++] = Step{STEP_ATTEND, l, {}, 0};
 #define TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT, l, {f}, 0};
-#define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 1};
-#define TABLE_out_norm(f, l)                                                                       \
-    TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT_POST, l, {}, 0};
-#define TABLE_up_alone(u, l) t.step[t.count++] = Step{STEP_UP_ALONE, l, {u}, 1};
+#define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 0};
+#define TABLE_out_norm(f, l) TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT_POST, l, {}, 0};
+#define TABLE_up_alone(u, l) t.step[t.count++] = Step{STEP_UP_ALONE, l, {u}, 0};
 #define TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN, l, {f}, 0};
-#define TABLE_down_norm(f, l)                                                                      \
-    TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN_POST, l, {}, 0};
+#define TABLE_down_norm(f, l) TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN_POST, l, {}, 0};
 #define TABLE_head(f)                                                                              \
     t.step[t.count++] = Step{STEP_HEAD, 0, {f}, 1};                                                \
     t.step[t.count++] = Step{STEP_LOGITS, 0, {}, 1};

@@ -42,8 +42,8 @@ DEVICE const Linear *qkv_linear(const Layer *layer, int which)
 }
 
 // Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
-// values to the cache. `c` is its channels in shared memory; head counts through q, k and v. `all` is
-// the factor of a norm over all heads.
+// values to the cache. `c` is its channels in shared memory; head counts through q, k and v. `all`
+// is the factor of a norm over all heads.
 DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
                         float all, float *c, float *query)
 {
@@ -113,8 +113,8 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     warp_sync();
 }
 
-// The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums that
-// decode_qkv left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
+// The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums
+// that decode_qkv left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
 // multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
 DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int row, int kv_head,
                          bool keys, float *queries, float *raw)
@@ -127,7 +127,8 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
                        : 1;
     float all[3] = {1, 1, 1};
     if (HEAD_NORMS == HEAD_NORM_ALL) {
-        float *squares = raw + COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM); // of the blocks of q, then k
+        float *squares =
+            raw + COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM); // of the blocks of q, then k
         for (int i = warp; i < BLOCKS(Q_DIM) + BLOCKS(KV_DIM); i += MULTIPLIERS / WARP) {
             int which = i >= BLOCKS(Q_DIM), block = which ? i - BLOCKS(Q_DIM) : i;
             float v[4], sum = 0;
@@ -346,8 +347,10 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int 
         for (int item = first_item(); item < items; item = next_item(item)) {
             Tile t = qkv_item(item, b.rows, tile_rows, &which);
             ring_fill<BITS, DIM>(&ring, s, qkv_linear(layer, which)->weights,
-                                 FORMAT_BITS(which == 0 ? Q : which == 1 ? K : V), t,
-                                 prepared<DIM>(s, which, b.rows), b.rows);
+                                 FORMAT_BITS(which == 0   ? Q
+                                             : which == 1 ? K
+                                                          : V),
+                                 t, prepared<DIM>(s, which, b.rows), b.rows);
         }
     } else {
         begin_multiplying();

@@ -116,8 +116,7 @@ DEVICE void ring_fill(Ring *r, const State &s, uint64_t weights, int bits, const
     if (threadIdx.x != PREFILL_THREADS) return;
     int groups = ROWS_UP(t.rows) / 8, half = (groups + 1) / 2;
     int own = cluster_rank() ? groups - half : half, skip = cluster_rank() ? half * 1024 : 0;
-    const uint8_t *weight =
-        s.weights + weights + (uint64_t)t.block * COLUMN_BLOCK_BYTES(bits, IN);
+    const uint8_t *weight = s.weights + weights + (uint64_t)t.block * COLUMN_BLOCK_BYTES(bits, IN);
     const uint8_t *activation = (const uint8_t *)activations + t.first * 128 + skip;
     uint64_t step_bytes = (uint64_t)ROWS_UP(rows) * 128;
 #pragma unroll 1

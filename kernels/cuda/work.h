@@ -17,9 +17,9 @@
 #define BLOCKS(n) (PADDED(n) / BLOCK)
 #define PAIRS(n) ((BLOCKS(n) + 1) / 2)
 
-// The decode form takes at most DECODE_ROWS rows; its matrix instructions take them by ROW_GROUP. Sums
-// over k are cut into slices, each with activations of one scale; a unit is 512 channels, one slice of
-// trellis weights or eight of 16-bit ones.
+// The decode form takes at most DECODE_ROWS rows; its matrix instructions take them by ROW_GROUP.
+// Sums over k are cut into slices, each with activations of one scale; a unit is 512 channels, one
+// slice of trellis weights or eight of 16-bit ones.
 #define DECODE_ROWS 32
 #define ROW_GROUP 8
 #define NARROW_ROWS 4 // that fit one matrix instruction in any format
@@ -53,13 +53,14 @@ typedef struct {
 typedef struct {
     uint64_t counters; // int32 (COUNTERS): arrivals of the blocks of a launch; left at zero
     uint64_t squares;  // f32 (rows, BLOCKS(DIM)): sums of squares of x
-    // Decode form. Sums of linear layers in fixed point (linear.cuh), left at zero; x after attention.
+    // Decode form. Sums of linear layers in fixed point (linear.cuh), left at zero; x after
+    // attention.
     uint64_t sums_qkv, sums_out, sums_up, sums_down, sums_head;
     uint64_t middle; // f32 (rows, DIM)
-    uint64_t best;     // Best (outputs, BLOCKS(VOCAB))
-    uint64_t scales;   // f32 (3, rows): of the prefill form's fp16 activations
-    uint64_t raw;      // f32 (rows, RAW_DIM): q, k, v before norm and rope
-    uint64_t large;    // one of: attention partials, fp16 activations
+    uint64_t best;   // Best (outputs, BLOCKS(VOCAB))
+    uint64_t scales; // f32 (3, rows): of the prefill form's fp16 activations
+    uint64_t raw;    // f32 (rows, RAW_DIM): q, k, v before norm and rope
+    uint64_t large;  // one of: attention partials, fp16 activations
     uint64_t bytes;
 } Work;
 
@@ -122,19 +123,19 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define MOST_UNIT_BYTES 4224 // of all formats
 #define FACTS_BYTES 64       // of a unit of one row: scales and offsets of its slices
 
-// Shared memory of the decode form: DecodeShared, the room of activations or of attention, the ring of
-// weights. A chunk of the ring is one slice of one column block.
-#define CHUNK_BYTES(format)                                                                        \
-    (SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)))
+// Shared memory of the decode form: DecodeShared, the room of activations or of attention, the ring
+// of weights. A chunk of the ring is one slice of one column block.
+#define CHUNK_BYTES(format) (SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)))
 #define MOST_CHUNK_BYTES 65536
-#define RING_CHUNKS 16 // under way at a time
-#define PLANS 4        // steps planned ahead
+#define RING_CHUNKS 16           // under way at a time
+#define PLANS 4                  // steps planned ahead
 #define DECODE_SHARED_BYTES 4096 // DecodeShared of decode.cuh
-#define UNITS_ROOM (72 * 1024) // what activations may take where it is enough for one unit
+#define UNITS_ROOM (72 * 1024)   // what activations may take where it is enough for one unit
 // Rows whose activations and a chunk of weights fit.
 WORK_INLINE int decode_rows_that_fit(int shared_bytes)
 {
-    int rows = (shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES) / (MOST_UNIT_BYTES + FACTS_BYTES);
+    int rows =
+        (shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES) / (MOST_UNIT_BYTES + FACTS_BYTES);
     return rows < DECODE_ROWS ? rows : DECODE_ROWS;
 }
 
@@ -178,11 +179,13 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define VALUE_STRIDE (HEAD_DIM * 2 + 16) // bytes of a row, padded against conflicts
 #define HEAD_TILES ((GROUP + 7) / 8)     // query heads go by 8
 #define QUERY_FLOATS (GROUP * HEAD_DIM)
-#define COVER(n) (((n) + 2 * (BLOCK - 1)) / BLOCK * BLOCK) // blocks that hold any n columns in a row
+#define COVER(n)                                                                                   \
+    (((n) + 2 * (BLOCK - 1)) / BLOCK * BLOCK) // blocks that hold any n columns in a row
 #define HEADS_ROOM                                                                                 \
-    (COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM) + (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
+    (COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM) +                                                   \
+     (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
 #define ATTEND_SHARED_BYTES                                                                        \
-    ((QUERY_FLOATS + HEADS_ROOM) * 4 + SPLIT * VALUE_STRIDE +                                 \
+    ((QUERY_FLOATS + HEADS_ROOM) * 4 + SPLIT * VALUE_STRIDE +                                      \
      HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
 
 #define ATTEND_ROOM WORK_UP(ATTEND_SHARED_BYTES)

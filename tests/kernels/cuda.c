@@ -265,7 +265,8 @@ static double *normed_x(uint64_t norm, const int32_t *map, int rows)
     return y;
 }
 
-// --- the decode form's sums -----------------------------------------------------------------------
+// --- the decode form's sums
+// -----------------------------------------------------------------------
 
 static Work places(void)
 {
@@ -286,7 +287,8 @@ static void clear_all_sums(void)
     free(zeros);
 }
 
-// Outputs of a linear layer, `rows` rows of `out`, from its columns `column` .. of sums (rows, width).
+// Outputs of a linear layer, `rows` rows of `out`, from its columns `column` .. of sums (rows,
+// width).
 static double *finished(uint64_t sums, int rows, int width, int column, const Linear *l, int out,
                         double factor)
 {
@@ -457,8 +459,10 @@ static void put_partials(int l, const float *a)
                 for (int i = 0; j == 0 && i < GROUP * HEAD_DIM; i++) {
                     // A sink weighs as much as exp2(its score - 3) of the total.
                     int head = kv * GROUP + i / HEAD_DIM;
-                    double sink = ATTN_SINKS ? exp2(((float *)(weights + layers[l].sinks))[head] *
-                                                        M_LOG2E - 3) : 0;
+                    double sink =
+                        ATTN_SINKS
+                            ? exp2(((float *)(weights + layers[l].sinks))[head] * M_LOG2E - 3)
+                            : 0;
                     q[i] = (2 + sink) * a[(size_t)r * Q_DIM + kv * GROUP * HEAD_DIM + i];
                 }
                 for (int h = 0; h < GROUP; h++) {
@@ -522,7 +526,8 @@ static void check_post_norm(int down, int format, int l, const char *name)
     put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
     if (decode) put_partials(l, input), set_middle();
     (down ? launch_down_norm : launch_out_norm)(gpu, &s, &b, format, s.layers + l);
-    float *got = get(decode ? work_place(places().middle) : s.x, (size_t)b.rows * DIM * 4), product[DIM];
+    float *got = get(decode ? work_place(places().middle) : s.x, (size_t)b.rows * DIM * 4),
+          product[DIM];
     double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
     for (int r = 0; r < b.rows; r++) {
@@ -822,8 +827,8 @@ static void check_nan(void)
 #define TEST_LAUNCH_UP(g, u, layer) launch_up(gpu, &plain, &b, g, u, layer)
 #endif
 
-// All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys and
-// values, and sums that are clear.
+// All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys
+// and values, and sums that are clear.
 static void check_together(void)
 {
     if (!decode_form(gpu, &s, &b) || b.rows != b.segments) return;
@@ -876,7 +881,8 @@ static void check_together(void)
         uint64_t *sums = get(work_place(places().sums_qkv), bytes);
         for (size_t i = 0; i < bytes / 8; i++)
             if (sums[i]) {
-                printf("%d rows, %s: sum %zu is left\n", b.rows, together ? "together" : "steps", i);
+                printf("%d rows, %s: sum %zu is left\n", b.rows, together ? "together" : "steps",
+                       i);
                 failed++;
                 break;
             }
@@ -921,7 +927,7 @@ static void check_batch(int segments, const int *rows)
     check_residual(0, f, 1, #f);                                                                   \
     weights_used = start;
 #define CHECK_DOWN(f)                                                                              \
-    if (!decode_form(gpu, &s, &b)) {                                                                    \
+    if (!decode_form(gpu, &s, &b)) {                                                               \
         layers[1].down = random_linear(f, FFN_DIM, DIM, 0);                                        \
         put_weights();                                                                             \
         check_residual(1, f, 1, #f);                                                               \
