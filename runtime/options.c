@@ -307,8 +307,10 @@ void print_config(const Options *o)
             printf("%s = %s\n", name, *(const int *)at ? "true" : "false");
         else if (rows[i].kind == WHOLE && (*(const int *)at || rows[i].low == 0))
             printf("%s = %d\n", name, *(const int *)at);
+        else if (rows[i].kind == TEXT && *(const char *const *)at && strstr(name, "key"))
+            printf("# %s is set, and not printed\n", name);
         else if (rows[i].kind == TEXT && *(const char *const *)at)
-            printf("%s = \"%s\"\n", name, strstr(name, "key") ? "***" : *(const char *const *)at);
+            printf("%s = \"%s\"\n", name, *(const char *const *)at);
         else if (rows[i].parse == parse_device && o->device_given && o->cuda)
             printf("%s = cuda:%d\n", name, o->ordinal);
         else if (rows[i].parse == parse_device && o->device_given)
@@ -398,7 +400,10 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                                     : (int64_t)d.pages_per_sequence * batch;
     d.pages = pages > INT32_MAX ? INT32_MAX : (int)pages;
     d.max_rows = max_rows ? max_rows : o->chunk ? o->chunk : cuda ? 2048 : 512;
+    if (o->deterministic && d.max_rows % PAGE)
+        usage_error("--chunk %d: with --deterministic a multiple of %d", d.max_rows, PAGE);
     if (d.max_rows > context) d.max_rows = context;
+    if (o->deterministic && d.max_rows > PAGE) d.max_rows -= d.max_rows % PAGE;
     if (d.max_rows < batch) d.max_rows = batch;
     d.max_outputs = max_outputs ? max_outputs : batch;
     return d;

@@ -10,6 +10,18 @@ static int render_text(const Templates *t, const char *name, const char *input, 
     json_error_t where;
     json_t *request = json_loadb(input, length, JSON_ALLOW_NUL, &where);
     if (!request) return error_set(err, "standard input, line %d: %s", where.line, where.text);
+    const json_t *messages = json_object_get(request, "messages");
+    int fine = json_array_size(messages) > 0;
+    for (size_t i = 0; fine && i < json_array_size(messages); i++)
+        fine = json_is_object(json_array_get(messages, i));
+    if (!fine) {
+        json_decref(request);
+        return error_set(err, "standard input: messages: expected a list of at least one message");
+    }
+    // As the server does.
+    if (!json_object_get(request, "add_generation_prompt") &&
+        !json_is_true(json_object_get(request, "continue_final_message")))
+        json_object_set_new(request, "add_generation_prompt", json_true());
     char *text = NULL;
     size_t bytes;
     int has_tools =

@@ -17,8 +17,8 @@ static int parse_ids(const Tokens *t, const char *p, TokenList *ids, Error *err)
         long id = strtol(p, &end, 10);
         if (end == p) return error_set(err, "standard input: '%.20s' is no token id", p);
         if (errno || id < 0 || id >= tokens_count(t))
-            return error_set(err, "standard input: id %.20s, expected 0 to %d", p,
-                             tokens_count(t) - 1);
+            return error_set(err, "standard input: id %.*s, expected 0 to %d",
+                             (int)strcspn(p, " \t\r\n,"), p, tokens_count(t) - 1);
         if (ids->count == ids->room) {
             ids->room = ids->room ? ids->room * 2 : 1024;
             int32_t *larger = realloc(ids->id, 4 * ids->room);

@@ -139,6 +139,8 @@ refuses 1 "no-such" $program logits --ids 1 -o "$work/no-such/o"
 refuses 1 "no-such" $program eval ppl --text "$work/no-such"
 refuses 2 "chat takes no --port" $program chat --port 1
 refuses 1 "no chat template" $program chat
+check "keys are not printed" sh -c "$program serve --api-key secret --print-config | grep key | grep -c '^#' | grep -qx 2"
+refuses 2 "a multiple of 256" $program run -p Hi --chunk 100 --deterministic
 refuses 1 "no chat template" $program run --chat -p x
 refuses 1 "UTF-8" $chatting run --chat -p "$(printf 'a\377')"
 check "a chat's reasoning goes to stderr" sh -c "[ -z \"\$($chatting run --chat -p Hi -n 4 --device cpu 2>$work/err)\" ] && [ -s $work/err ]"
