@@ -652,15 +652,15 @@ void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t b
 int gpu_launch_together(Gpu *gpu, int kernel, uint32_t block, uint32_t shared_bytes,
                         void **arguments)
 {
+    if (!gpu->cooperative) return 0;
     struct GpuKernel *k = launched(gpu, kernel, shared_bytes);
     int resident = 0;
-    if (!gpu->cooperative) return 0;
     GPU_CHECK(gpu, cuOccupancyMaxActiveBlocksPerMultiprocessor(&resident, k->function, (int)block,
                                                                shared_bytes));
     if (resident == 0) return 0;
     LaunchAttribute attribute = {.id = COOPERATIVE, .value.allowed = 1};
-    LaunchConfig config = {(uint32_t)gpu->sm_count, 1,          1, block, 1, 1, shared_bytes,
-                           gpu->stream,             &attribute, 1};
+    LaunchConfig config = {
+        (uint32_t)gpu->sm_count, 1, 1, block, 1, 1, shared_bytes, gpu->stream, &attribute, 1};
     GPU_CHECK(gpu, cuLaunchKernelEx(&config, k->function, arguments, NULL));
     return 1;
 }

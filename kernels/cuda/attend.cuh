@@ -250,7 +250,7 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
                     load_fresh1(s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i);
             multipliers_sync();
         }
-        if (item == from_item) stamp(d, 3, nanoseconds());
+        if (item == from_item) stamp(d, 3, 0);
         attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
                     to < SPLIT ? to : SPLIT - 1, queries, values,
                     split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS);

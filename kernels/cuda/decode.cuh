@@ -177,31 +177,31 @@ DEVICE void plan_done(Decoder &d)
 // A step's multiplying warps call step_start before they read what earlier steps wrote, and
 // step_end after they have written.
 
-DEVICE void stamp(const Decoder &d, int word, uint64_t value)
+DEVICE void stamp(const Decoder &d, int word, int kind)
 {
     if (d.together && decode_state().trace && threadIdx.x == 0)
         decode_state().trace[((uint64_t)d.meetings * gridDim.x + blockIdx.x) * TRACE_WORDS + word] =
-            value;
+            word == 0 ? (uint64_t)kind : nanoseconds();
 }
 
 DEVICE void step_start(Decoder &d, int kind)
 {
     stamp(d, 0, kind);
-    stamp(d, 1, nanoseconds());
+    stamp(d, 1, 0);
     if (d.meetings == 0)
         grid_wait();
     else if (threadIdx.x == 0)
         wait_count(work_at<int32_t>(decode_state(), work_of(decode_state()).counters),
                    d.meetings * gridDim.x);
     multipliers_sync();
-    stamp(d, 2, nanoseconds());
+    stamp(d, 2, 0);
 }
 
 DEVICE void step_end(Decoder &d)
 {
     plan_done(d);
     if (!d.together) return;
-    stamp(d, 4, nanoseconds());
+    stamp(d, 4, 0);
     if (threadIdx.x == 0)
         count_release(work_at<int32_t>(decode_state(), work_of(decode_state()).counters));
     d.meetings++;
@@ -212,7 +212,10 @@ DEVICE void decoder_close(Decoder &d)
 {
     if (threadIdx.x != 0) return;
     int32_t *counters = work_at<int32_t>(decode_state(), work_of(decode_state()).counters);
-    if (atomic_add(counters + 1, 1) == (int)gridDim.x - 1) counters[0] = counters[1] = 0;
+    memory_fence(); // between the last wait, which the zero below would undo, and the arrival
+    if (atomic_add(counters + 1, 1) != (int)gridDim.x - 1) return;
+    memory_fence();
+    counters[0] = counters[1] = 0;
 }
 
 // --- the ring ------------------------------------------------------------------------------------
@@ -315,12 +318,13 @@ DEVICE void expect_part(const Plan &plan, const Part &p)
 
 // --- activations ---------------------------------------------------------------------------------
 
-// Sums are fixed-point numbers of 2^-26. A slice whose activations are too large for them, infinite
-// or no numbers makes every sum of it NOT_FIXED or more, and that becomes NaN; others stay below
-// it, since weights are below 4 in magnitude.
-#define FIXED_ONE 67108864.0f
-#define NOT_FIXED ((int64_t)1 << 55)
-#define MOST_ACTIVATION 0x49000000u // bits of 2^19
+// Sums are fixed-point numbers of 2^-22. A slice whose activations are too large for them, infinite
+// or no numbers adds NOT_A_SUM once; a sum beyond MOST_SUM, such as that makes of it, becomes NaN.
+// So many of 512 slices that are all so cannot wrap.
+#define FIXED_ONE 4194304.0f
+#define NOT_A_SUM 18014398509481984.0f // 2^54
+#define MOST_SUM ((int64_t)1 << 53)    // 2^31
+#define MOST_ACTIVATION 0x4c000000u    // bits of 2^25
 
 // Of the largest magnitude of a slice, its bits: scale and reciprocal. Bytes: 32512 steps, which
 // two planes of signed bytes hold; fp16: the power of two that brings it into [512, 1024).
@@ -384,9 +388,10 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
                              Facts *facts)
 {
     int lane = threadIdx.x % WARP, step = 2 * block + lane / 16, c = lane >> 2 & 3, a = lane & 3;
+    bool fits = most < MOST_ACTIVATION;
     float inverse = activation_inverse<FORMAT>(most);
-    float scale = most < MOST_ACTIVATION ? activation_scale<FORMAT>(most) * FIXED_ONE : 0;
-    float offset = most < MOST_ACTIVATION ? 0 : 2.0f * NOT_FIXED;
+    float scale = fits ? activation_scale<FORMAT>(most) * FIXED_ONE : 0;
+    float offset = fits || (FORMAT_IS_EXL3(FORMAT) && block > 0) ? 0 : NOT_A_SUM;
     uint8_t *to = columns + c * 16;
     if (PLANES(FORMAT) == 2) {
         // Rounding to an integer by adding 1.5 * 2^23; 128 more makes byte 1 the balanced high
@@ -413,14 +418,15 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
         to += step * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float v0 = v[2 * i] * inverse, v1 = v[2 * i + 1] * inverse;
+            float v0 = fits ? v[2 * i] * inverse : 0, v1 = fits ? v[2 * i + 1] * inverse : 0;
             *(uint2 *)(to + 64 * i) = make_uint2(pack_half(v0, v0), pack_half(v1, v1));
         }
     } else {
         to += step * COLUMN_BYTES(FORMAT) + (a & 1) * 64 + (a >> 1) * 4;
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            *(uint32_t *)(to + 8 * i) = pack_half(v[2 * i] * inverse, v[2 * i + 1] * inverse);
+            *(uint32_t *)(to + 8 * i) =
+                pack_half(fits ? v[2 * i] * inverse : 0, fits ? v[2 * i + 1] * inverse : 0);
         if (lane % 16 == 0) facts->plain[step].scale = scale, facts->plain[step].offset = offset;
         return;
     }
@@ -555,7 +561,7 @@ DEVICE void multiply_run(const uint8_t *pass, int tile, const uint8_t *column0,
     for (int i = 0; i < WORDS / 4; i++) {
         uint4 v = *(const uint4 *)(column0 + 64 * i);
         b0[4 * i] = v.x, b0[4 * i + 1] = v.y, b0[4 * i + 2] = v.z, b0[4 * i + 3] = v.w;
-        if (WIDE) {
+        if (WIDE && PLANES(FORMAT) == 2) {
             v = *(const uint4 *)(column1 + 64 * i);
             b1[4 * i] = v.x, b1[4 * i + 1] = v.y, b1[4 * i + 2] = v.z, b1[4 * i + 3] = v.w;
         }
@@ -572,7 +578,7 @@ DEVICE void multiply_run(const uint8_t *pass, int tile, const uint8_t *column0,
             int j = 31 - (8 * (m / 2) + 2 * (m % 2));
             mma<FORMAT>(sums[0], product[j], product[j - 4], product[j - 1], product[j - 5],
                         b0[2 * m], b0[2 * m + 1]);
-            if (WIDE)
+            if (WIDE && PLANES(FORMAT) == 2)
                 mma<FORMAT>(sums[1], product[j], product[j - 4], product[j - 1], product[j - 5],
                             b1[2 * m], b1[2 * m + 1]);
         }
@@ -600,8 +606,8 @@ template <int FORMAT, bool WIDE> DEVICE constexpr int result_count(void)
 DEVICE float from_fixed(uint64_t sum)
 {
     int64_t v = (int64_t)sum;
-    return v >= NOT_FIXED || v <= -NOT_FIXED ? bits_float(0x7fc00000u)
-                                             : (float)v * (1.0f / FIXED_ONE);
+    return v >= MOST_SUM || v <= -MOST_SUM ? bits_float(0x7fc00000u)
+                                           : (float)v * (1.0f / FIXED_ONE);
 }
 
 // The products of one slice with a group of at most ROW_GROUP rows, of this warp's 16 columns,
@@ -830,14 +836,15 @@ template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
 #pragma unroll 1
         while (t.part < plan.count && t.number < first + plan.held) {
             prepare(d, plan, t, constants, first, parity);
-            parity ^= 1;
+            // Only these exchange what the parity tells apart.
+            if (FORMAT_IS_EXL3(plan.part[t.part].format)) parity ^= 1;
             for (int i = 0; i < MULTIPLIERS / WARP / 4; i++) task_next(plan, &t);
             if (t.part < plan.count)
                 load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block,
                                &constants);
         }
         multipliers_sync();
-        if (first == 0) stamp(d, 3, nanoseconds());
+        if (first == 0) stamp(d, 3, 0);
 #pragma unroll 1
         for (int i = 0; i < plan.count; i++) {
             const Part &p = plan.part[i];

@@ -73,20 +73,26 @@ static int decode_shared_bytes(const Gpu *gpu)
     return (int)gpu->shared_bytes_per_block - 2048;
 }
 
+// The rows of the decode form for which this GPU has room, 0 where attention has none.
+static int decode_rows_here(const Gpu *gpu)
+{
+    int bytes = decode_shared_bytes(gpu);
+    return DECODE_SHARED_BYTES + ATTEND_ROOM > bytes ? 0 : decode_rows_that_fit(bytes);
+}
+
 // Few rows, or one row a sequence: the decode form. Its rows come out the same in any batch.
 static int decode_form(const Gpu *gpu, const State *s, const Batch *b)
 {
-    int rows = decode_rows_that_fit(decode_shared_bytes(gpu));
+    int rows = decode_rows_here(gpu);
     return b->rows <= (int)work_decode_rows(s->max_rows) && b->rows <= rows &&
            (b->rows <= ROW_GROUP || b->rows == b->segments);
 }
 
-// The most rows that the decode form takes here.
+// The most rows that the decode form takes here; at least 1, which then takes the prefill form.
 static inline int gpu_decode_rows(const Gpu *gpu)
 {
-    int rows = decode_rows_that_fit(decode_shared_bytes(gpu)),
-        all = (int)work_decode_rows(DECODE_ROWS);
-    return rows < all ? rows : all;
+    int rows = decode_rows_here(gpu), all = (int)work_decode_rows(DECODE_ROWS);
+    return rows < 1 ? 1 : rows < all ? rows : all;
 }
 
 static int most(int a, int b)
@@ -282,7 +288,7 @@ static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int for
     int pending = decode_form(gpu, s, b); // the last layer's products
     launch_keep(gpu, s, b, LAYERS);
     if (b->outputs == 0) return;
-    if (b->outputs <= decode_rows_that_fit(decode_shared_bytes(gpu))) {
+    if (b->outputs <= decode_rows_here(gpu)) {
         launch_decode(gpu, STEP_HEAD, s, b, NULL, format, 0, 0, pending,
                       activation_room(gpu, b->outputs));
         launch_decode(gpu, STEP_LOGITS, s, b, NULL, 0, 0, 0, pending, 0);

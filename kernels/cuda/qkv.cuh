@@ -6,8 +6,6 @@
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/wide.cuh"
 
-#define QKV_BLOCKS (BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM))
-
 // The cosines and sines of a row for a layer, (ROPE_DIM / 2, 2).
 DEVICE const float *turns_of(const State &s, const Layer *layer, int row)
 {
@@ -114,7 +112,7 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
 }
 
 // The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums
-// that decode_qkv left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
+// that STEP_QKV left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
 // multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
 DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int row, int kv_head,
                          bool keys, float *queries, float *raw)

@@ -53,7 +53,7 @@ typedef struct {
 typedef struct {
     uint64_t counters; // int32 (COUNTERS): arrivals of the blocks of a launch; left at zero
     uint64_t squares;  // f32 (rows, BLOCKS(DIM)): sums of squares of x
-    // Decode form. Sums of linear layers in fixed point (linear.cuh), left at zero; x after
+    // Decode form. Sums of linear layers in fixed point (decode.cuh), left at zero; x after
     // attention.
     uint64_t sums_qkv, sums_out, sums_up, sums_down, sums_head;
     uint64_t middle; // f32 (rows, DIM)

@@ -296,7 +296,7 @@ static double *finished(uint64_t sums, int rows, int width, int column, const Li
     double *y = malloc((size_t)rows * out * sizeof *y), *t = malloc(PADDED(out) * sizeof *t);
     for (int r = 0; r < rows; r++) {
         for (int n = 0; n < PADDED(out); n++)
-            t[n] = v[(size_t)r * width + column + n] / 67108864.0 * factor;
+            t[n] = v[(size_t)r * width + column + n] / 4194304.0 * factor;
         for (int n = 0; l->svh && n < PADDED(out); n += BLOCK) reference_hadamard(t + n);
         for (int n = 0; n < out; n++)
             y[(size_t)r * out + n] =
