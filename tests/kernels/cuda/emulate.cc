@@ -10,34 +10,7 @@ extern "C" {
 #include "runtime/gpu.h"
 }
 
-TEST_KERNELS
-
-#if POST_NORMS
-#define TABLE_OUT TABLE_out_norm
-#define TABLE_DOWN TABLE_down_norm
-#else
-#define TABLE_OUT TABLE_out
-#define TABLE_DOWN TABLE_down
-#endif
-#ifdef TEST_UP_ALONE
-#define TABLE_UP(g, u, l) TABLE_up_alone(u, l)
-#else
-#define TABLE_UP TABLE_up
-#endif
-#define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
-    TABLE_embed(EMBED_FORMAT)                                                                      \
-    for (int l = 0; l < LAYERS; l++) {                                                             \
-        TABLE_qkv(q, k, v, l) TABLE_attend(l) TABLE_OUT(o, l) TABLE_UP(g, u, l) TABLE_DOWN(d, l)   \
-    }                                                                                              \
-    TABLE_head(h)
-DEVICE constexpr StepTable make_steps(void)
-{
-    StepTable t = {};
-    TEST_STEP_FORMATS(ALL_STEPS)
-    return t;
-}
-__constant__ StepTable STEP_TABLE = make_steps();
-DECODE()
+#include "tests/kernels/cuda/kernels.h"
 
 enum { STACK = 96 * 1024, MOST_BLOCKS = 7, MOST_THREADS = MOST_BLOCKS * 1024 };
 
