@@ -110,34 +110,44 @@ static void bench_prompt(Bench *b, int prompt)
     free(tokens);
 }
 
+// A pass, whose draws are fine; returns how many.
+static int bench_step(Bench *b, Drawn *drawn)
+{
+    int n = batch_step(&b->batcher, drawn);
+    if (n < 0) fail("the sequences have no room for another token");
+    for (int i = 0; i < n; i++)
+        if (drawn[i].token < 0) fail("the logits are not numbers");
+    return n;
+}
+
+// Passes, at most, in which `batch` prompts are read `rows` tokens at a time. In all but its own the
+// first sequence draws already.
+static int passes_to_read(int batch, int prompt, int rows)
+{
+    return batch * (prompt / rows + 2);
+}
+
 static void bench_decode(Bench *b, int batch, int context, int gen)
 {
     Drawn *drawn = calloc((size_t)batch, sizeof *drawn);
     double *times = calloc((size_t)gen, sizeof *times);
     if (!drawn || !times) fail("out of memory");
     int prompt = context > 0 ? context : 1, warm = 3;
+    int reading = passes_to_read(batch, prompt, b->model.options.max_rows);
     SamplerOptions sampler = greedy();
     for (int i = 0; i < batch; i++) {
         int32_t *tokens = made_up_tokens(prompt, i);
-        if (batch_admit(&b->batcher, tokens, prompt, gen + warm, &sampler, 0) < 0)
+        if (batch_admit(&b->batcher, tokens, prompt, gen + warm + reading, &sampler, 0) < 0)
             fail("--batch %d --context %d does not fit the cache", batch, context);
         free(tokens);
     }
-    for (int drawing = 0; drawing < batch;) {
-        int n = batch_step(&b->batcher, drawn);
-        for (int j = 0; j < n; j++)
-            if (drawn[j].token < 0) fail("the logits are not numbers");
-        drawing += n;
-    }
+    for (int waiting = batch; waiting > 0;)
+        for (int i = bench_step(b, drawn) - 1; i >= 0; i--)
+            if (b->batcher.sequences[drawn[i].sequence].draws == 1) waiting--;
     for (int i = -warm; i < gen; i++) {
         double start = seconds();
         // One token for everybody, in as many passes as that takes.
-        for (int n = 0; n < batch;) {
-            int more = batch_step(&b->batcher, drawn);
-            for (int j = 0; j < more; j++)
-                if (drawn[j].token < 0) fail("the logits are not numbers");
-            n += more;
-        }
+        for (int n = 0; n < batch;) n += bench_step(b, drawn);
         if (i >= 0) times[i] = seconds() - start;
     }
     double t = median(times, gen);
@@ -193,10 +203,11 @@ int command_bench(const Options *o)
         if (s.contexts[i] + s.gen + 4 > longest) longest = s.contexts[i] + s.gen + 4;
     for (int i = 0; i < s.batch_count; i++)
         if (s.batches[i] > widest) widest = s.batches[i];
-    if (!s.max_context) s.max_context = longest;
-    if (!s.max_batch) s.max_batch = widest;
+    if (widest > 1) longest += passes_to_read(widest, longest, s.chunk ? s.chunk : 512);
     if (longest > model_info.max_context)
         fail("%d tokens do not fit the context of %d", longest, model_info.max_context);
+    if (!s.max_context) s.max_context = longest;
+    if (!s.max_batch) s.max_batch = widest;
 
     Bench b = {.json = s.json};
     Error err;

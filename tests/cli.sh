@@ -153,6 +153,8 @@ refuses 1 "no regular file" $program logits --ids 1 -o "$work/pipe" --device cpu
 check "the program has a version" sh -c "$program --version | grep -q exlc"
 refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
 refuses 2 "from 16 to 16" $program bench --cache-bits 4
+check "bench reads several prompts before it decodes" sh -c "timeout 60 $program bench --prompt 8 --batch 3 \
+    --context 90 --gen 2 --chunk 16 --device cpu | grep -q '^decode.*batch   3  context     90'"
 printf 'port = 99\n[section]\n# nothing\ncors = "*"\nmax-queue = 7\n' >"$work/config"
 check "serve reads file, environment and options in turn" sh -c "EXLC_MAX_QUEUE=8 EXLC_PORT=98 \
     $program serve --config $work/config --port 97 --print-config >$work/out && \
