@@ -22,7 +22,7 @@ DEVICE float score_of(float product)
 DEVICE float sink_weight(const State &s, const Layer *layer, int head, float largest)
 {
     if (!ATTN_SINKS) return 0;
-    return exp2f(((const float *)(s.weights + layer->sinks))[head] * LOG2_E - largest);
+    return exp2f(weights_at<float>(s, layer->sinks)[head] * LOG2_E - largest);
 }
 
 // First key a query at `position` sees.
@@ -73,7 +73,8 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
     const uint16_t *keys =
-        s.cache + key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
+        global(s.cache) +
+        key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
     int first_tile = from / 16, last_tile = to / 16;
 
     for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16 * (HEAD_DIM / 8);
@@ -155,8 +156,8 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
                 int head = h * 8 + 2 * c + i % 2, channel = d + g + i / 2 * 8;
                 if (head >= GROUP) continue;
                 if (splits == 1)
-                    s.a[(uint64_t)row * Q_DIM + (kv_head * GROUP + head) * HEAD_DIM + channel] =
-                        sums[h][i] / total[head];
+                    global(s.a)[(uint64_t)row * Q_DIM + (kv_head * GROUP + head) * HEAD_DIM +
+                                channel] = sums[h][i] / total[head];
                 else
                     partial[head * HEAD_DIM + channel] = sums[h][i];
             }
@@ -250,7 +251,7 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
                     load_fresh1(s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i);
             multipliers_sync();
         }
-        if (item == from_item) stamp(d, 3, 0);
+        if (item == from_item && threadIdx.x < WARP) stamp(d, 3, 0);
         attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
                     to < SPLIT ? to : SPLIT - 1, queries, values,
                     split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS);
