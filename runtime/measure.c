@@ -67,8 +67,9 @@ static void print_row(Bench *b, const char *kind, int batch, int context, double
                "\"bytes_per_s\": %.4g, \"share_of_read_rate\": %.4f}",
                b->rows ? ", " : "", kind, batch, context, tokens_per_s, bytes_per_s, share);
     else
-        printf("%-8s batch %3d  context %6d  %10.1f tokens/s  %8.2f GB/s  %3.0f %% of the read rate\n",
-               kind, batch, context, tokens_per_s, bytes_per_s / 1e9, 100 * share);
+        printf(
+            "%-8s batch %3d  context %6d  %10.1f tokens/s  %8.2f GB/s  %3.0f %% of the read rate\n",
+            kind, batch, context, tokens_per_s, bytes_per_s / 1e9, 100 * share);
     fflush(stdout);
     b->rows++;
 }
@@ -78,7 +79,8 @@ static int32_t *made_up_tokens(int count, int salt)
     int32_t *tokens = malloc(4 * (size_t)count);
     if (!tokens) fail("out of memory");
     for (int i = 0; i < count; i++)
-        tokens[i] = (int32_t)((104729ULL * (uint64_t)(i + 31 * salt + 1)) % (uint64_t)model_info.vocab);
+        tokens[i] =
+            (int32_t)((104729ULL * (uint64_t)(i + 31 * salt + 1)) % (uint64_t)model_info.vocab);
     return tokens;
 }
 
@@ -120,8 +122,8 @@ static int bench_step(Bench *b, Drawn *drawn)
     return n;
 }
 
-// Passes, at most, in which `batch` prompts are read `rows` tokens at a time. In all but its own the
-// first sequence draws already.
+// Passes, at most, in which `batch` prompts are read `rows` tokens at a time. In all but its own
+// the first sequence draws already.
 static int passes_to_read(int batch, int prompt, int rows)
 {
     return batch * (prompt / rows + 2);
@@ -163,9 +165,12 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
 static void write_trace(Bench *b, const char *path)
 {
     static const char *const names[STEP_KINDS] = {
-        [STEP_EMBED] = "embed", [STEP_QKV] = "qkv",   [STEP_HEADS] = "heads",
-        [STEP_ATTEND] = "attend", [STEP_OUT] = "out", [STEP_OUT_POST] = "out_post", [STEP_UP] = "up", [STEP_UP_ALONE] = "up_alone",
-        [STEP_DOWN] = "down", [STEP_DOWN_POST] = "down_post",   [STEP_HEAD] = "head", [STEP_LOGITS] = "logits"};
+        [STEP_EMBED] = "embed", [STEP_QKV] = "qkv",
+        [STEP_HEADS] = "heads", [STEP_ATTEND] = "attend",
+        [STEP_OUT] = "out",     [STEP_OUT_POST] = "out_post",
+        [STEP_UP] = "up",       [STEP_UP_ALONE] = "up_alone",
+        [STEP_DOWN] = "down",   [STEP_DOWN_POST] = "down_post",
+        [STEP_HEAD] = "head",   [STEP_LOGITS] = "logits"};
     static const char *const parts[] = {"waits", "prepares", "works"};
     int steps, blocks, first = 1;
     const uint64_t *trace = device_trace(b->model.device, &steps, &blocks);
@@ -203,7 +208,7 @@ int command_bench(const Options *o)
         if (s.contexts[i] + s.gen + 4 > longest) longest = s.contexts[i] + s.gen + 4;
     for (int i = 0; i < s.batch_count; i++)
         if (s.batches[i] > widest) widest = s.batches[i];
-    if (widest > 1) longest += passes_to_read(widest, longest, s.chunk ? s.chunk : 512);
+    longest += passes_to_read(widest, longest, s.chunk ? s.chunk : 512);
     if (longest > model_info.max_context)
         fail("%d tokens do not fit the context of %d", longest, model_info.max_context);
     if (!s.max_context) s.max_context = longest;

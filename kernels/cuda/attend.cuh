@@ -73,8 +73,7 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
     const uint16_t *keys =
-        global(s.cache) +
-        key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
+        global(s.cache) + key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
     int first_tile = from / 16, last_tile = to / 16;
 
     for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16 * (HEAD_DIM / 8);

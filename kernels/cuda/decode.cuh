@@ -4,8 +4,8 @@
 // A step is a list of linear layers with one input. Its work is cut into chunks: a slice of k by a
 // block of 128 columns, contiguous in memory. Every block of threads takes an equal, contiguous
 // range of the step's chunks. One warp copies them, in order, through a ring in shared memory; it
-// runs ahead of everything else, across steps and layers, since weights wait for nothing. Sixteen
-// warps
+// runs ahead of everything else, across steps and layers, since weights wait for nothing, and leaves
+// with each chunk a note of where its activations and sums are. Sixteen warps
 //   1. finish what the step before left as sums, for the slices of k they need, and make
 //      activations of it: suh, Hadamard, one scale a slice;
 //   2. multiply on matrix units, weights as the A operand, up to 8 columns of activations B: eight
@@ -14,7 +14,7 @@
 // Nothing else is exchanged between blocks: the next step finishes the columns. Fixed-point sums
 // are the same in any order, so the result depends neither on the number of blocks nor on the other
 // rows, and a step is the same whether it is a launch of its own or a part of one launch a token,
-// where the blocks meet between steps.
+// where the blocks meet between steps; one warp of each does nothing else.
 #pragma once
 #include "kernels/cuda/linear.cuh"
 
@@ -78,8 +78,8 @@ typedef struct {
     Batch b;
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     Chunk chunk[RING_CHUNKS];
-    uint64_t planned[PLANS], done[PLANS];           // barriers of plans
-    Plan plan[PLANS];                               // of step n, n + PLANS, ...
+    uint64_t planned[PLANS], done[PLANS];                     // barriers of plans
+    Plan plan[PLANS];                                         // of step n, n + PLANS, ...
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
@@ -715,8 +715,7 @@ DEVICE void copy_part(Decoder &d, const Plan &plan, const Part &p, int units)
         const uint8_t *facts = (const uint8_t *)unit_facts(d, place, plan.rows, 0);
         Chunk chunk;
         chunk.unit = units + unit - p.first_unit;
-        chunk.steps =
-            number == p.slices - 1 ? p.last_steps : SLICE_ROWS(p.format) / PASS_ROWS;
+        chunk.steps = number == p.slices - 1 ? p.last_steps : SLICE_ROWS(p.format) / PASS_ROWS;
         chunk.format = p.format;
         chunk.columns = unit_columns(p.format, place, plan.rows, 0) +
                         slice * PLANES(p.format) * COLUMN_BYTES(p.format) - room();

@@ -10,8 +10,7 @@ __constant__ float ROPE_FACTORS[ROPES] = {ROPE_FACTOR};
 template <int FORMAT> DEVICE void embed_row(const State &s, const Batch &b, int row, int threads)
 {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const uint16_t *from =
-        weights_at<uint16_t>(s, s.ends.embed) + (uint64_t)b.token[row] * DIM;
+    const uint16_t *from = weights_at<uint16_t>(s, s.ends.embed) + (uint64_t)b.token[row] * DIM;
     for (int block = warp; block < BLOCKS(DIM); block += threads / WARP) {
         float v[4];
         for (int i = 0; i < 4; i++) {

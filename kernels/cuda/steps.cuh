@@ -84,8 +84,8 @@
     }
 // clang-format on
 
-// The decode form: one step, or all of STEP_TABLE; for up to NARROW_ROWS rows, and for more. `room` is
-// shared memory besides the ring's.
+// The decode form: one step, or all of STEP_TABLE; for up to NARROW_ROWS rows, and for more. `room`
+// is shared memory besides the ring's.
 #define DECODE_FORM(ending, wide)                                                                  \
     KERNEL __launch_bounds__(DECODE_THREADS, 1)                                                    \
         decode_step##ending(const __grid_constant__ State s, const __grid_constant__ Batch b,      \
@@ -93,9 +93,8 @@
     {                                                                                              \
         run_steps<wide>(s, b, &step, 1, 0, room);                                                  \
     }                                                                                              \
-    KERNEL __launch_bounds__(DECODE_THREADS, 1)                                                    \
-        decode_pass##ending(const __grid_constant__ State s, const __grid_constant__ Batch b,      \
-                            int room)                                                              \
+    KERNEL __launch_bounds__(DECODE_THREADS, 1) decode_pass##ending(                               \
+        const __grid_constant__ State s, const __grid_constant__ Batch b, int room)                \
     {                                                                                              \
         run_steps<wide>(s, b, STEP_TABLE.step, STEP_TABLE.count, 1, room);                         \
     }
