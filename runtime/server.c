@@ -1,5 +1,7 @@
 // Connections: routes, keys, limits, event streams, leaving clients, the way down.
 #include "server.h"
+#include "answer.h"
+#include "completions.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/buffer.h>
@@ -79,21 +81,22 @@ static void reply_json(Server *server, struct evhttp_request *http, int status, 
     free(text);
 }
 
+static const Family *family_of(struct evhttp_request *http);
+
+// In the form that clients of the path expect.
 static void reply_refusal(Server *server, struct evhttp_request *http, const Refusal *r)
 {
+    const Family *family = family_of(http);
     if (r->status == 401) header(http, "WWW-Authenticate", "Bearer");
     if (r->status == 503) header(http, "Retry-After", "1");
-    reply_json(server, http, r->status, api_error(r));
+    reply_json(server, http, r->status, (family ? family->error : completions_error)(r));
 }
 
 static void refuse(Server *server, struct evhttp_request *http, int status, const char *text)
 {
-    Refusal r = {.status = status,
-                 .type = status == 401   ? "authentication_error"
-                         : status >= 500 ? "server_error"
-                                         : "invalid_request_error",
-                 .code = status == 401 ? "invalid_api_key" : NULL};
-    error_set(&r.error, "%s", text);
+    Refusal r;
+    refusal_set(&r, status, "", "%s", text);
+    if (status == 401) r.code = "invalid_api_key";
     reply_refusal(server, http, &r);
 }
 
@@ -150,7 +153,7 @@ static void end_exchange(Exchange *x)
     *at = x->next;
     if (server->options->log_requests) log_exchange(x);
     detach(x);
-    api_free(x->answer);
+    answer_free(x->answer);
     free(x);
     leave_if_drained(server);
 }
@@ -194,17 +197,18 @@ static int speak(Exchange *x)
 {
     Server *server = x->server;
     Generator *g = server->api->generator;
+    const Family *family = x->answer->family;
     TokenText text = {0};
     Error err = {{0}};
     Refusal r;
     json_t *response = NULL;
     pthread_mutex_lock(&g->lock);
     x->dirty = 0;
-    int finished = api_finished(x->answer), failed = 0;
+    int finished = answer_finished(x->answer), failed = 0;
     if (x->http && x->answer->stream)
-        failed = api_events(server->api, x->answer, &text, &err) != 0;
+        failed = family->events(server->api, x->answer, &text, &err) != 0;
     else if (x->http && finished)
-        response = api_response(server->api, x->answer, &r);
+        response = family->response(server->api, x->answer, &r);
     pthread_mutex_unlock(&g->lock);
 
     if (x->http && x->answer->stream) {
@@ -216,7 +220,7 @@ static int speak(Exchange *x)
         } else {
             struct evhttp_request *http = finished ? detach(x) : x->http;
             if (text.bytes) evbuffer_add(chunk, text.data, text.bytes);
-            if (finished) evbuffer_add_printf(chunk, "data: [DONE]\n\n");
+            if (finished) evbuffer_add_printf(chunk, "%s", family->end);
             if (evbuffer_get_length(chunk)) evhttp_send_reply_chunk(http, chunk);
             if (finished) evhttp_send_reply_end(http);
         }
@@ -266,7 +270,8 @@ static void on_quiet(evutil_socket_t fd, short what, void *argument)
     }
 }
 
-static void generate(Server *server, struct evhttp_request *http, json_t *body, int chat)
+static void generate(Server *server, struct evhttp_request *http, json_t *body,
+                     const Family *family)
 {
     Generator *g = server->api->generator;
     Refusal r;
@@ -276,13 +281,13 @@ static void generate(Server *server, struct evhttp_request *http, json_t *body, 
         return;
     }
     Exchange *x = calloc(1, sizeof *x);
-    int status = api_request(server->api, body, chat, &answer, &r);
+    int status = family->request(server->api, body, &answer, &r);
     if (status == 0) {
         pthread_mutex_lock(&g->lock);
         int queued = g->stats.queued;
         pthread_mutex_unlock(&g->lock);
         if (queued + answer->job_count > server->options->max_queue) {
-            api_free(answer);
+            answer_free(answer);
             free(x);
             refuse(server, http, 503, "too many requests are waiting");
             return;
@@ -293,7 +298,7 @@ static void generate(Server *server, struct evhttp_request *http, json_t *body, 
             refuse(server, http, 500, "out of memory");
         else
             reply_refusal(server, http, &r);
-        api_free(answer);
+        answer_free(answer);
         free(x);
         return;
     }
@@ -374,40 +379,28 @@ static json_t *read_body(Server *server, struct evhttp_request *http)
     return NULL;
 }
 
-enum {
-    PAGE_HTML,
-    HEALTH,
-    METRICS,
-    MODELS,
-    MODEL,
-    PROPS,
-    CACHE,
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
-    ENCODE,
-    DECODE,
-    ABSENT
-};
+enum { PAGE_HTML, HEALTH, METRICS, MODELS, MODEL, PROPS, CACHE, GENERATE, ENCODE, DECODE, ABSENT };
 static const struct {
     const char *path;
     enum evhttp_cmd_type method;
     int permission, what;
+    const Family *family; // of GENERATE; or whose form errors have
 } routes[] = {
-    {"/", EVHTTP_REQ_GET, 0, PAGE_HTML},
-    {"/health", EVHTTP_REQ_GET, 0, HEALTH},
-    {"/metrics", EVHTTP_REQ_GET, 1, METRICS},
-    {"/v1/models", EVHTTP_REQ_GET, 1, MODELS},
-    {"/v1/model/list", EVHTTP_REQ_GET, 1, MODELS},
-    {"/v1/model", EVHTTP_REQ_GET, 1, MODEL},
-    {"/props", EVHTTP_REQ_GET, 1, PROPS},
-    {"/cache", EVHTTP_REQ_GET, 2, CACHE},
-    {"/v1/chat/completions", EVHTTP_REQ_POST, 1, CHAT_COMPLETIONS},
-    {"/v1/completions", EVHTTP_REQ_POST, 1, COMPLETIONS},
-    {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT},
-    {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE},
-    {"/detokenize", EVHTTP_REQ_POST, 1, DECODE},
-    {"/v1/token/encode", EVHTTP_REQ_POST, 1, ENCODE},
-    {"/v1/token/decode", EVHTTP_REQ_POST, 1, DECODE},
+    {"/", EVHTTP_REQ_GET, 0, PAGE_HTML, NULL},
+    {"/health", EVHTTP_REQ_GET, 0, HEALTH, NULL},
+    {"/metrics", EVHTTP_REQ_GET, 1, METRICS, NULL},
+    {"/v1/models", EVHTTP_REQ_GET, 1, MODELS, NULL},
+    {"/v1/model/list", EVHTTP_REQ_GET, 1, MODELS, NULL},
+    {"/v1/model", EVHTTP_REQ_GET, 1, MODEL, NULL},
+    {"/props", EVHTTP_REQ_GET, 1, PROPS, NULL},
+    {"/cache", EVHTTP_REQ_GET, 2, CACHE, NULL},
+    {"/v1/chat/completions", EVHTTP_REQ_POST, 1, GENERATE, &chat_completions},
+    {"/v1/completions", EVHTTP_REQ_POST, 1, GENERATE, &text_completions},
+    {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT, NULL},
+    {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE, NULL},
+    {"/detokenize", EVHTTP_REQ_POST, 1, DECODE, NULL},
+    {"/v1/token/encode", EVHTTP_REQ_POST, 1, ENCODE, NULL},
+    {"/v1/token/decode", EVHTTP_REQ_POST, 1, DECODE, NULL},
 };
 enum { ROUTES = sizeof routes / sizeof *routes };
 
@@ -419,13 +412,26 @@ static void preflight(Server *server, struct evhttp_request *http)
     reply(server, http, 204, "text/plain", "", 0);
 }
 
+static const char *path_of(struct evhttp_request *http)
+{
+    const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(http));
+    return path && *path ? path : "/";
+}
+
+static const Family *family_of(struct evhttp_request *http)
+{
+    for (int i = 0; i < ROUTES; i++)
+        if (routes[i].family && strcmp(routes[i].path, path_of(http)) == 0) return routes[i].family;
+    return NULL;
+}
+
 static void post(Server *server, struct evhttp_request *http, int what)
 {
     Refusal r;
     json_t *body = read_body(server, http), *result = NULL;
     if (!body) return;
-    if (what == CHAT_COMPLETIONS || what == COMPLETIONS) {
-        generate(server, http, body, what == CHAT_COMPLETIONS);
+    if (what == GENERATE) {
+        generate(server, http, body, family_of(http));
         json_decref(body);
         return;
     }
@@ -469,11 +475,10 @@ static void get(Server *server, struct evhttp_request *http, int what)
 static void on_request(struct evhttp_request *http, void *argument)
 {
     Server *server = argument;
-    const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(http));
     enum evhttp_cmd_type method = evhttp_request_get_command(http);
     int known = 0;
     for (int i = 0; i < ROUTES; i++) {
-        if (!path || strcmp(routes[i].path, *path ? path : "/") != 0) continue;
+        if (strcmp(routes[i].path, path_of(http)) != 0) continue;
         known = 1;
         if (method == EVHTTP_REQ_OPTIONS && server->options->cors) {
             preflight(server, http);
