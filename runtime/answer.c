@@ -81,16 +81,35 @@ void answer_begin(Answer *a, int i)
                (ReplySink){said, say_text, say_call});
 }
 
+static int feed(const Job *job, struct Said *said, size_t end)
+{
+    if (end > job->decided || end <= said->bytes) return 0;
+    size_t begin = said->bytes;
+    said->bytes = end;
+    return reply_feed(&said->reply, job->text.data + begin, end - begin);
+}
+
 int answer_read(Answer *a, int i, Error *err)
 {
     const Job *job = &a->jobs[i];
     struct Said *said = &a->said[i];
-    size_t bytes = job->decided - said->bytes;
-    if ((bytes && reply_feed(&said->reply, job->text.data + said->bytes, bytes) != 0) ||
-        (job->reason != REASON_NONE && reply_finish(&said->reply) != 0))
-        return error_set(err, "out of memory");
-    said->bytes = job->decided;
-    return 0;
+    int status = 0;
+    // Token by token, to count those of reasoning.
+    for (; said->read < job->tokens_decided; said->read++) {
+        said->reasoning_tokens += reply_in_reasoning(&said->reply);
+        status |= feed(job, said, (size_t)job->token[said->read].end);
+    }
+    status |= feed(job, said, job->decided);
+    if (job->reason != REASON_NONE) status |= reply_finish(&said->reply);
+    return status ? error_set(err, "out of memory") : 0;
+}
+
+Part answer_part(const json_t *delta, const json_t **value)
+{
+    if ((*value = json_object_get(delta, "reasoning_content"))) return PART_REASONING;
+    if ((*value = json_object_get(delta, "content"))) return PART_TEXT;
+    *value = json_array_get(json_object_get(delta, "tool_calls"), 0);
+    return *value ? PART_CALL : PART_NONE;
 }
 
 static json_t *bytes_json(const char *text, size_t bytes)
@@ -151,10 +170,13 @@ int answer_good(const Job *job, Refusal *r)
     return 0;
 }
 
-int answer_event(TokenText *out, const char *name, json_t *event, Error *err)
+int answer_event(TokenText *out, json_t *event, int named, Error *err)
 {
+    char name[64] = "";
+    const char *type = json_string_value(json_object_get(event, "type"));
+    if (named && type) snprintf(name, sizeof name, "event: %.50s\n", type);
     char *text = event ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    size_t bytes = text ? strlen(text) + (name ? strlen(name) : 0) + 17 : 0;
+    size_t bytes = text ? strlen(text) + strlen(name) + 9 : 0;
     json_decref(event);
     if (text && out->bytes + bytes > out->room) {
         size_t room = 2 * (out->bytes + bytes) + 1024;
@@ -165,10 +187,7 @@ int answer_event(TokenText *out, const char *name, json_t *event, Error *err)
         free(text);
         return error_set(err, "out of memory");
     }
-    char *at = out->data + out->bytes;
-    if (name) at += sprintf(at, "event: %s\n", name);
-    at += sprintf(at, "data: %s\n\n", text);
-    out->bytes = (size_t)(at - out->data);
+    out->bytes += (size_t)sprintf(out->data + out->bytes, "%sdata: %s\n\n", name, text);
     free(text);
     return 0;
 }

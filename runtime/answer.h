@@ -13,9 +13,12 @@ void answer_begin(Answer *a, int i);
 // Splits what has been decided since into a->said[i].deltas: objects with one of reasoning_content,
 // content (texts) and tool_calls (a list of one call, arguments as text).
 int answer_read(Answer *a, int i, Error *err);
+// What such an object holds: a text, or the call.
+typedef enum { PART_NONE, PART_REASONING, PART_TEXT, PART_CALL } Part;
+Part answer_part(const json_t *delta, const json_t **value);
 // Tokens from .. to-1 of a job, in the form of its endpoint; null when nobody asked.
 json_t *answer_logprobs(const Api *api, const Answer *a, const Job *job, int from, int to);
 // 0, or -1 and a refusal for a job that failed or was cut off.
 int answer_good(const Job *job, Refusal *r);
-// Appends "event: name\ndata: ...\n\n"; the name may be NULL. Releases the event.
-int answer_event(TokenText *out, const char *name, json_t *event, Error *err);
+// Appends "data: ...\n\n"; `named`: behind a line with the event's type. Releases the event.
+int answer_event(TokenText *out, json_t *event, int named, Error *err);

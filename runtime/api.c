@@ -33,13 +33,17 @@ void api_close(Api *api)
 
 static json_t *model_json(const Api *api)
 {
-    return json_pack("{s:s, s:s, s:i, s:s, s:i}", "id", api->name, "object", "model", "created", 0,
-                     "owned_by", "exlc", "max_model_len", api->generator->batch.max_context);
+    // OpenAI's fields and Anthropic's.
+    return json_pack("{s:s, s:s, s:i, s:s, s:i, s:s, s:s, s:s}", "id", api->name, "object", "model",
+                     "created", 0, "owned_by", "exlc", "max_model_len",
+                     api->generator->batch.max_context, "type", "model", "display_name", api->name,
+                     "created_at", "1970-01-01T00:00:00Z");
 }
 
 json_t *api_models(const Api *api)
 {
-    return json_pack("{s:s, s:[o]}", "object", "list", "data", model_json(api));
+    return json_pack("{s:s, s:[o], s:b, s:s, s:s}", "object", "list", "data", model_json(api),
+                     "has_more", 0, "first_id", api->name, "last_id", api->name);
 }
 
 json_t *api_model(const Api *api)

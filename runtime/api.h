@@ -28,9 +28,11 @@ typedef struct {
     struct Said {
         size_t bytes; // of the text
         int tokens, begun, done;
+        int read, reasoning_tokens; // of chats
         Reply reply;    // of chats
         json_t *deltas; // parts that are not yet sent
         int calls;
+        int part, parts; // where answers have parts: the open one's kind, how many began
     } * said;
     char id[40];
     int64_t created;

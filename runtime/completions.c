@@ -54,28 +54,27 @@ json_t *completions_error(const Refusal *r)
 // The message that deltas add up to; content is null where there are calls alone.
 static json_t *join_deltas(const json_t *deltas)
 {
-    json_t *message = json_pack("{s:s, s:n, s:n}", "role", "assistant", "content", "refusal");
-    json_t *delta, *value;
-    const char *key;
+    json_t *reasoning = json_array(), *content = json_array(), *calls = json_array(), *delta;
     size_t i;
-    json_array_foreach(deltas, i, delta) json_object_foreach(delta, key, value)
+    json_array_foreach(deltas, i, delta)
     {
-        json_t *before = json_object_get(message, key);
-        if (!before || json_is_null(before))
-            json_object_set(message, key, value);
-        else if (json_is_array(value))
-            json_array_extend(before, value);
-        else
-            json_object_set_new(message, key,
-                                json_pack("s%+%", json_string_value(before),
-                                          json_string_length(before), json_string_value(value),
-                                          json_string_length(value)));
+        const json_t *value;
+        Part part = answer_part(delta, &value);
+        if (part == PART_CALL) json_object_del((json_t *)value, "index");
+        json_array_append(part == PART_REASONING ? reasoning
+                          : part == PART_CALL    ? calls
+                                                 : content,
+                          (json_t *)value);
     }
-    json_array_foreach(json_object_get(message, "tool_calls"), i, value)
-        json_object_del(value, "index");
-    if (!json_object_get(message, "tool_calls") &&
-        json_is_null(json_object_get(message, "content")))
-        json_object_set_new(message, "content", json_string(""));
+    int silent = json_array_size(calls) && !json_array_size(content);
+    json_t *message = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content",
+                                silent ? json_null() : chat_join(content), "refusal");
+    if (json_array_size(reasoning))
+        json_object_set_new(message, "reasoning_content", chat_join(reasoning));
+    if (json_array_size(calls)) json_object_set(message, "tool_calls", calls);
+    json_decref(reasoning);
+    json_decref(content);
+    json_decref(calls);
     return message;
 }
 
@@ -95,22 +94,24 @@ static void add_ending(json_t *choice, const Job *job)
 
 static json_t *usage_json(const Answer *a)
 {
-    int64_t prompt = 0, reused = 0, drawn = 0;
+    int64_t prompt = 0, reused = 0, drawn = 0, reasoning = 0;
     double queue = 0, reading = 0, writing = 0;
     int choices = a->job_count / a->prompts;
     for (int i = 0; i < a->job_count; i++) {
         const Job *job = &a->jobs[i];
         if (i % choices == 0) prompt += job->prompt_count, reused += job->reused;
         drawn += job->token_count;
+        reasoning += a->said[i].reasoning_tokens;
         double first = job->first ? job->first : job->ended;
         queue = fmax(queue, job->started - job->submitted);
         reading = fmax(reading, first - job->started);
         writing = fmax(writing, job->ended - first);
     }
-    return json_pack("{s:I, s:I, s:I, s:{s:I}, s:f, s:f, s:f, s:f, s:f}", "prompt_tokens", prompt,
-                     "completion_tokens", drawn, "total_tokens", prompt + drawn,
-                     "prompt_tokens_details", "cached_tokens", reused, "queue_time", queue,
-                     "prompt_time", reading, "completion_time", writing, "prompt_tokens_per_sec",
+    return json_pack("{s:I, s:I, s:I, s:{s:I}, s:{s:I}, s:f, s:f, s:f, s:f, s:f}", "prompt_tokens",
+                     prompt, "completion_tokens", drawn, "total_tokens", prompt + drawn,
+                     "prompt_tokens_details", "cached_tokens", reused, "completion_tokens_details",
+                     "reasoning_tokens", reasoning, "queue_time", queue, "prompt_time", reading,
+                     "completion_time", writing, "prompt_tokens_per_sec",
                      reading > 0 ? (double)(prompt - reused) / reading : 0,
                      "completion_tokens_per_sec", writing > 0 ? (double)drawn / writing : 0);
 }
@@ -160,7 +161,7 @@ static int add_choice(Api *api, Answer *a, int i, const char *key, json_t *news,
     said->tokens = job->tokens_decided;
     said->done = last;
     if (last) add_ending(choice, job);
-    return answer_event(out, NULL, chunk_json(api, a, json_pack("[o]", choice)), err);
+    return answer_event(out, chunk_json(api, a, json_pack("[o]", choice)), 0, err);
 }
 
 static int add_text(Api *api, Answer *a, int i, TokenText *out, Error *err)
@@ -187,7 +188,7 @@ static int add_deltas(Api *api, Answer *a, int i, TokenText *out, Error *err)
     if (!said->begun) {
         json_t *begin = json_pack("[{s:i, s:{s:s, s:s}, s:n, s:n}]", "index", i, "delta", "role",
                                   "assistant", "content", "", "logprobs", "finish_reason");
-        if (answer_event(out, NULL, chunk_json(api, a, begin), err) != 0) return -1;
+        if (answer_event(out, chunk_json(api, a, begin), 0, err) != 0) return -1;
     }
     said->begun = 1;
     if (answer_read(a, i, err) != 0) return -1;
@@ -211,12 +212,12 @@ static int events(Api *api, Answer *a, TokenText *out, Error *err)
     for (int i = 0; i < a->job_count; i++) {
         Refusal r;
         if (answer_good(&a->jobs[i], &r) == 0) continue;
-        if (answer_event(out, NULL, completions_error(&r), err) != 0) return -1;
+        if (answer_event(out, completions_error(&r), 0, err) != 0) return -1;
     }
     if (a->include_usage) {
         json_t *chunk = chunk_json(api, a, json_array());
         json_object_set_new(chunk, "usage", usage_json(a));
-        if (answer_event(out, NULL, chunk, err) != 0) return -1;
+        if (answer_event(out, chunk, 0, err) != 0) return -1;
     }
     return 0;
 }

@@ -575,6 +575,11 @@ int reply_feed(Reply *r, const char *text, size_t bytes)
     return 0;
 }
 
+int reply_in_reasoning(const Reply *r)
+{
+    return r->mode == REASONING;
+}
+
 int reply_finish(Reply *r)
 {
     if (r->mode == CALL) {

@@ -2,6 +2,7 @@
 #include "server.h"
 #include "answer.h"
 #include "completions.h"
+#include "messages.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/buffer.h>
@@ -379,7 +380,20 @@ static json_t *read_body(Server *server, struct evhttp_request *http)
     return NULL;
 }
 
-enum { PAGE_HTML, HEALTH, METRICS, MODELS, MODEL, PROPS, CACHE, GENERATE, ENCODE, DECODE, ABSENT };
+enum {
+    PAGE_HTML,
+    HEALTH,
+    METRICS,
+    MODELS,
+    MODEL,
+    PROPS,
+    CACHE,
+    GENERATE,
+    ENCODE,
+    DECODE,
+    COUNT,
+    ABSENT
+};
 static const struct {
     const char *path;
     enum evhttp_cmd_type method;
@@ -396,6 +410,8 @@ static const struct {
     {"/cache", EVHTTP_REQ_GET, 2, CACHE, NULL},
     {"/v1/chat/completions", EVHTTP_REQ_POST, 1, GENERATE, &chat_completions},
     {"/v1/completions", EVHTTP_REQ_POST, 1, GENERATE, &text_completions},
+    {"/v1/messages", EVHTTP_REQ_POST, 1, GENERATE, &messages},
+    {"/v1/messages/count_tokens", EVHTTP_REQ_POST, 1, COUNT, &messages},
     {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT, NULL},
     {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE, NULL},
     {"/detokenize", EVHTTP_REQ_POST, 1, DECODE, NULL},
@@ -408,7 +424,8 @@ static void preflight(Server *server, struct evhttp_request *http)
 {
     header(http, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     header(http, "Access-Control-Allow-Headers",
-           "Authorization, Content-Type, X-API-Key, X-Admin-Key");
+           "Authorization, Content-Type, X-API-Key, X-Admin-Key, Anthropic-Version, "
+           "Anthropic-Beta, Anthropic-Dangerous-Direct-Browser-Access");
     reply(server, http, 204, "text/plain", "", 0);
 }
 
@@ -435,7 +452,9 @@ static void post(Server *server, struct evhttp_request *http, int what)
         json_decref(body);
         return;
     }
-    result = what == ENCODE ? api_encode(server->api, body, &r) : api_decode(server->api, body, &r);
+    result = what == ENCODE   ? api_encode(server->api, body, &r)
+             : what == DECODE ? api_decode(server->api, body, &r)
+                              : messages_count(server->api, body, &r);
     json_decref(body);
     if (result)
         reply_json(server, http, 200, result);

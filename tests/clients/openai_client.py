@@ -6,47 +6,18 @@ CHAT is the same model with tests/server/chat_template.jinja.
 
 Ends in "N passed, N failed, N skipped".
 """
-import re
-import signal
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 
 import openai
 
-passed = failed = 0
+from server import DICTATED, TOOLS, Server, check, finish, refused
 
 
-def check(condition, what):
-    global passed, failed
-    if condition:
-        passed += 1
-    else:
-        failed += 1
-        print("FAILED:", what)
-
-
-class Server:
-    def __init__(self, program, *options):
-        self.process = subprocess.Popen([program, "serve", "--port", "0", "--device", "cpu", *options],
-                                        stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"http://127.0.0.1:(\d+)", line):
-                self.url = found[0]
-                break
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key="key", max_retries=0)
-
-    def metric(self, name):
-        request = urllib.request.Request(self.url + "/metrics", headers={"Authorization": "Bearer key"})
-        text = urllib.request.urlopen(request).read().decode()
-        return float(re.search(rf"^exlc:{name} (\S+)", text, re.M)[1])
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+def connect(server):
+    server.client = openai.OpenAI(base_url=server.url + "/v1", api_key="key", max_retries=0)
+    return server
 
 
 def test_plain(c, model):
@@ -69,14 +40,6 @@ def test_plain(c, model):
     x = c.completions.create(model=model, prompt="The", max_tokens=8, temperature=1,
                              extra_body={"min_p": 0.1, "dry_multiplier": 0.8, "xtc_probability": 0.3})
     check(x.usage.completion_tokens == 8, x)
-
-
-def refused(kind, what, call):
-    try:
-        call()
-        check(False, f"not refused: {what}")
-    except kind as e:
-        check(what in str(e), e)
 
 
 def test_errors(server, model):
@@ -130,12 +93,6 @@ def test_crowd(server, model):
     check(crowd == alone, [i for i in range(64) if crowd[i] != alone[i]])
 
 
-# Its answer is what this says, token by token: see tests/server/run.c.
-DICTATED = {"temperature": 0, "presence_penalty": 100, "frequency_penalty": 100,
-            "logit_bias": {"3163": 900, "4": 876, "1066": 852, "0": 828, "2": 804, "1364": 780, "3": 756, "1": 732}}
-TOOLS = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]
-
-
 def test_chat(c):
     messages = [{"role": "user", "content": "Hi"}]
     a = c.chat.completions.create(model="chatlm", messages=messages, tools=TOOLS, **DICTATED).choices[0]
@@ -165,17 +122,16 @@ def test_chat(c):
 
 
 def main():
-    server = Server(sys.argv[1], "--api-key", "key")
+    server = connect(Server(sys.argv[1], "--api-key", "key"))
     test_plain(server.client, "wikilm")
     test_errors(server, "wikilm")
     test_leaving(server, "wikilm")
     test_crowd(server, "wikilm")
     check(server.stop() == 0, "SIGTERM ends it with status 0")
-    server = Server(sys.argv[2])
+    server = connect(Server(sys.argv[2]))
     test_chat(server.client)
     server.stop()
-    print(f"{passed} passed, {failed} failed, 0 skipped")
-    sys.exit(failed != 0)
+    finish()
 
 
 main()
