@@ -33,6 +33,10 @@ void answer_free(Answer *a)
     free(a->stop);
     free(a->banned);
     json_decref(a->body);
+    json_decref(a->asked);
+    json_decref(a->output);
+    json_decref(a->item);
+    json_decref(a->texts);
     free(a);
 }
 

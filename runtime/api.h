@@ -29,16 +29,19 @@ typedef struct {
         size_t bytes; // of the text
         int tokens, begun, done;
         int read, reasoning_tokens; // of chats
-        Reply reply;    // of chats
-        json_t *deltas; // parts that are not yet sent
+        Reply reply;                // of chats
+        json_t *deltas;             // parts that are not yet sent
         int calls;
         int part, parts; // where answers have parts: the open one's kind, how many began
     } * said;
     char id[40];
     int64_t created;
     // private
-    json_t *body;        // strings of the jobs live in it
-    const json_t *tools; // or NULL
+    json_t *body;                  // strings of the jobs live in it
+    json_t *asked;                 // the request as it came, where the answer repeats it
+    json_t *output, *item, *texts; // of responses: items, the one that is being said and its texts
+    int sequence;                  // number of events
+    const json_t *tools;           // or NULL
     ReplyFormat format;
     int in_reasoning;
     TokenList *prompt; // (prompts)
@@ -61,6 +64,8 @@ struct Family {
     json_t *(*response)(Api *api, Answer *a, Refusal *r);
     json_t *(*error)(const Refusal *r);
     const char *end; // of a stream, behind its last event
+    // How many tokens a request's prompt has, as JSON, or NULL and a refusal. May be NULL.
+    json_t *(*count)(Api *api, json_t *body, Refusal *r);
 };
 
 // The endpoints that answer at once; NULL and a refusal when they do not.

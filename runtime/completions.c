@@ -253,7 +253,7 @@ static json_t *response(Api *api, Answer *a, Refusal *r)
                      usage_json(a));
 }
 
-const Family text_completions = {open_text, events, response, completions_error,
-                                 "data: [DONE]\n\n"};
-const Family chat_completions = {open_chat, events, response, completions_error,
-                                 "data: [DONE]\n\n"};
+const Family text_completions = {open_text,          events, response, completions_error,
+                                 "data: [DONE]\n\n", NULL};
+const Family chat_completions = {open_chat,          events, response, completions_error,
+                                 "data: [DONE]\n\n", NULL};

@@ -105,6 +105,37 @@ int field_strings(const json_t *v, const char *name, const char ***strings, int 
     return 0;
 }
 
+const char *field_type(const json_t *v)
+{
+    const char *type = json_string_value(json_object_get(v, "type"));
+    return type ? type : "?";
+}
+
+json_t *field_texts(const json_t *v, const char *name, const char *const *types, Refusal *r)
+{
+    if (!v) return json_array();
+    if (json_is_string(v)) return json_pack("[O]", v);
+    if (!json_is_array(v)) {
+        refusal_set(r, 400, name, "%s: expected a text or a list of parts", name);
+        return NULL;
+    }
+    json_t *texts = json_array(), *part;
+    size_t i;
+    json_array_foreach(v, i, part)
+    {
+        json_t *text = json_object_get(part, "text");
+        if (field_listed(field_type(part), types) && json_is_string(text)) {
+            json_array_append(texts, text);
+            continue;
+        }
+        refusal_set(r, 400, name, "%s: only text is there yet, not '%.40s'", name,
+                    field_type(part));
+        json_decref(texts);
+        return NULL;
+    }
+    return texts;
+}
+
 int field_listed(const char *name, const char *const *names)
 {
     for (; *names; names++)

@@ -34,5 +34,10 @@ int field_ids(const json_t *v, const char *name, int32_t **ids, size_t *count, R
 // strings are the value's.
 int field_strings(const json_t *v, const char *name, const char ***strings, int *count,
                   int32_t **ids, int *id_count, Refusal *r);
+// A text, or a list of objects of these types (NULL-terminated) with one, as a list of texts that
+// the caller releases; nothing is an empty one. NULL and a refusal.
+json_t *field_texts(const json_t *v, const char *name, const char *const *types, Refusal *r);
+// The member "type" of an object, or "?".
+const char *field_type(const json_t *v);
 // A NULL-terminated list of names has this one.
 int field_listed(const char *name, const char *const *names);

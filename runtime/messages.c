@@ -23,41 +23,12 @@ static const struct {
     {"tool_result", "user", {"tool_use_id", "content", "is_error", "cache_control"}},
 };
 
-static const char *type_of(const json_t *v)
-{
-    const char *type = json_string_value(json_object_get(v, "type"));
-    return type ? type : "?";
-}
-
-// A text, or a list of text blocks, as a list of texts; NULL and a refusal.
-static json_t *get_texts(const json_t *v, const char *where, Refusal *r)
-{
-    if (!v) return json_array();
-    if (json_is_string(v)) return json_pack("[O]", v);
-    json_t *texts = json_array(), *block;
-    size_t i;
-    json_array_foreach(v, i, block)
-    {
-        json_t *text = json_object_get(block, "text");
-        if (strcmp(type_of(block), "text") == 0 && json_is_string(text)) {
-            json_array_append(texts, text);
-            continue;
-        }
-        refusal_set(r, 400, where, "%s: only text is there yet, not '%.40s'", where,
-                    type_of(block));
-        json_decref(texts);
-        return NULL;
-    }
-    if (json_is_array(v)) return texts;
-    refusal_set(r, 400, where, "%s: expected a text or a list of blocks", where);
-    json_decref(texts);
-    return NULL;
-}
+static const char *const text_types[] = {"text", NULL};
 
 static int check_block(const json_t *block, const char *role, size_t number, Refusal *r)
 {
     size_t i = 0;
-    const char *type = type_of(block), *key;
+    const char *type = field_type(block), *key;
     json_t *value;
     while (i < sizeof blocks / sizeof *blocks && strcmp(blocks[i].type, type) != 0) i++;
     if (i == sizeof blocks / sizeof *blocks)
@@ -83,7 +54,7 @@ static int add_result(Conversation *c, const json_t *block, Refusal *r)
     if (!json_is_string(id))
         return refusal_set(r, 400, "messages", "messages: tool_result without tool_use_id");
     if (field_flag(block, "is_error", NULL, &failed, r) != 0) return -1;
-    json_t *texts = get_texts(field_of(block, "content", NULL), "tool_result", r);
+    json_t *texts = field_texts(field_of(block, "content", NULL), "tool_result", text_types, r);
     if (!texts) return -1;
     json_t *message = conversation_result(c, id, chat_join(texts));
     if (failed) json_object_set_new(message, "is_error", json_true());
@@ -95,7 +66,7 @@ static int add_block(Conversation *c, const json_t *block, const char *role, siz
                      Refusal *r)
 {
     if (check_block(block, role, number, r) != 0) return -1;
-    const char *type = type_of(block);
+    const char *type = field_type(block);
     const json_t *text = json_object_get(block, type), *id = json_object_get(block, "id"),
                  *name = json_object_get(block, "name"), *input = json_object_get(block, "input");
     if (strcmp(type, "tool_result") == 0) return add_result(c, block, r);
@@ -152,7 +123,8 @@ static int add_message(Conversation *c, const json_t *message, size_t number, Re
 static int get_conversation(const json_t *body, json_t *chat, Refusal *r)
 {
     const json_t *list = field_of(body, "messages", NULL);
-    json_t *message, *text, *system = get_texts(field_of(body, "system", NULL), "system", r);
+    json_t *message, *text,
+        *system = field_texts(field_of(body, "system", NULL), "system", text_types, r);
     size_t i;
     if (!system) return -1;
     Conversation c;
@@ -195,9 +167,9 @@ static int get_tools(const json_t *body, json_t *chat, Refusal *r)
         json_t *name = json_object_get(tool, "name"),
                *schema = json_object_get(tool, "input_schema");
         const json_t *type = field_of(tool, "type", NULL);
-        if (type && strcmp(type_of(tool), "custom") != 0)
+        if (type && strcmp(field_type(tool), "custom") != 0)
             return refusal_set(r, 400, "tools", "tools: number %zu: '%.40s' is not there yet", i,
-                               type_of(tool));
+                               field_type(tool));
         if (!json_is_string(name) || !json_is_object(schema))
             return refusal_set(r, 400, "tools", "tools: number %zu needs name and input_schema", i);
         json_object_foreach(tool, key, value)
@@ -219,7 +191,7 @@ static int get_tools(const json_t *body, json_t *chat, Refusal *r)
 static int get_choice(const json_t *body, json_t *chat, Refusal *r)
 {
     const json_t *choice = field_of(body, "tool_choice", NULL);
-    const char *type = type_of(choice);
+    const char *type = field_type(choice);
     int single = 0;
     if (!choice) return 0;
     if (field_flag(choice, "disable_parallel_tool_use", NULL, &single, r) != 0) return -1;
@@ -240,7 +212,7 @@ static int get_thinking(const json_t *body, json_t *chat, Refusal *r)
     const json_t *config = field_of(body, "output_config", NULL);
     const json_t *effort = field_of(config, "effort", NULL);
     const json_t *display = field_of(thinking, "display", NULL);
-    const char *type = type_of(thinking);
+    const char *type = field_type(thinking);
     int budget = 0, on = strcmp(type, "enabled") == 0;
     if (thinking && !on && strcmp(type, "disabled") != 0 && strcmp(type, "adaptive") != 0)
         return refusal_set(r, 400, "thinking",
@@ -298,12 +270,12 @@ static int open_messages(Api *api, json_t *body, Answer **out, Refusal *r)
     return status;
 }
 
-json_t *messages_count(Api *api, json_t *body, Refusal *r)
+static json_t *count(Api *api, json_t *body, Refusal *r)
 {
     json_t *chat = translate(body, r);
-    int count = chat ? request_count(api, chat, r) : -1;
+    int tokens = chat ? request_count(api, chat, r) : -1;
     json_decref(chat);
-    return count < 0 ? NULL : json_pack("{s:i}", "input_tokens", count);
+    return tokens < 0 ? NULL : json_pack("{s:i}", "input_tokens", tokens);
 }
 
 // --- answers -------------------------------------------------------------------------------------
@@ -504,4 +476,4 @@ static int events(Api *api, Answer *a, TokenText *out, Error *err)
     return answer_event(out, json_pack("{s:s}", "type", "message_stop"), 1, err);
 }
 
-const Family messages = {open_messages, events, response, error_json, ""};
+const Family messages = {open_messages, events, response, error_json, "", count};

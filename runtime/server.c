@@ -3,6 +3,7 @@
 #include "answer.h"
 #include "completions.h"
 #include "messages.h"
+#include "responses.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/buffer.h>
@@ -412,6 +413,8 @@ static const struct {
     {"/v1/completions", EVHTTP_REQ_POST, 1, GENERATE, &text_completions},
     {"/v1/messages", EVHTTP_REQ_POST, 1, GENERATE, &messages},
     {"/v1/messages/count_tokens", EVHTTP_REQ_POST, 1, COUNT, &messages},
+    {"/v1/responses", EVHTTP_REQ_POST, 1, GENERATE, &responses},
+    {"/v1/responses/input_tokens", EVHTTP_REQ_POST, 1, COUNT, &responses},
     {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT, NULL},
     {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE, NULL},
     {"/detokenize", EVHTTP_REQ_POST, 1, DECODE, NULL},
@@ -454,7 +457,7 @@ static void post(Server *server, struct evhttp_request *http, int what)
     }
     result = what == ENCODE   ? api_encode(server->api, body, &r)
              : what == DECODE ? api_decode(server->api, body, &r)
-                              : messages_count(server->api, body, &r);
+                              : family_of(http)->count(server->api, body, &r);
     json_decref(body);
     if (result)
         reply_json(server, http, 200, result);
@@ -516,8 +519,12 @@ static void on_request(struct evhttp_request *http, void *argument)
             get(server, http, routes[i].what);
         return;
     }
-    refuse(server, http, known ? 405 : 404,
-           known ? "the method is not allowed here" : "there is no such path");
+    if (known)
+        refuse(server, http, 405, "the method is not allowed here");
+    else if (strncmp(path_of(http), "/v1/responses/", 14) == 0)
+        refuse(server, http, 404, "responses are not stored");
+    else
+        refuse(server, http, 404, "there is no such path");
 }
 
 // --- up and down ---------------------------------------------------------------------------------

@@ -121,6 +121,64 @@ def test_chat(c):
         model="chatlm", messages=messages[:1], tools=TOOLS, tool_choice="required"))
 
 
+ITEMS = [{"type": "function", "name": "clock", "parameters": {"type": "object", "properties": {}}, "strict": False}]
+
+
+def test_responses(c):
+    r = c.responses.create(model="chatlm", input="Hi", tools=ITEMS, instructions="Be brief.", metadata={"a": "b"},
+                           extra_body=DICTATED)
+    check([x.type for x in r.output] == ["reasoning", "message", "function_call"], r)
+    thought, said, call = r.output
+    check((r.output_text, thought.content[0].text, call.name, call.arguments) == ("city", "Paris", "now", "{}"), r)
+    check((r.status, r.metadata, r.instructions, r.tools[0].name) == ("completed", {"a": "b"}, "Be brief.", "clock"), r)
+    check(r.usage.total_tokens == r.usage.input_tokens + r.usage.output_tokens, r.usage)
+    check(0 < r.usage.output_tokens_details.reasoning_tokens < r.usage.output_tokens, r.usage)
+    # What came goes back, with the call's result.
+    items = [{"role": "user", "content": "Hi"}, *[x.model_dump(exclude_none=True) for x in r.output],
+             {"type": "function_call_output", "call_id": call.call_id, "output": "noon"}]
+    n = c.responses.input_tokens.count(model="chatlm", input=items, tools=ITEMS).input_tokens
+    again = c.responses.create(model="chatlm", input=items, tools=ITEMS, max_output_tokens=4)
+    check((again.status, again.incomplete_details.reason) == ("incomplete", "max_output_tokens"), again)
+    check((again.usage.output_tokens, again.usage.input_tokens) == (4, n) and n > r.usage.input_tokens, (again, n))
+    # Greedy text is the same in one piece and in many.
+    whole = c.responses.create(model="chatlm", input="Hi", max_output_tokens=30, temperature=0)
+    raw = list(c.responses.create(model="chatlm", input="Hi", max_output_tokens=30, temperature=0, stream=True))
+    check(raw[-1].type == "response.incomplete", raw[-1])
+    check([x.model_dump(exclude={"id"}) for x in raw[-1].response.output] ==
+          [x.model_dump(exclude={"id"}) for x in whole.output], (raw[-1], whole))
+
+    with c.responses.stream(model="chatlm", input="Hi", tools=ITEMS, extra_body=DICTATED) as stream:
+        kinds = [e.type for e in stream]
+        final = stream.get_final_response()
+    check(final.output_text == "city" and final.output[2].arguments == "{}", final)
+    begin, end = ["output_item.added", "content_part.added"], ["content_part.done", "output_item.done"]
+    check(kinds == ["response." + k for k in [
+        "created", "in_progress",
+        *begin, "reasoning_text.delta", "reasoning_text.done", *end,
+        *begin, "output_text.delta", "output_text.done", *end,
+        "output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done",
+        "completed"]], kinds)
+    raw = list(c.responses.create(model="chatlm", input="Hi", tools=ITEMS, stream=True, extra_body=DICTATED))
+    check([e.sequence_number for e in raw] == list(range(len(raw))), raw)
+
+    for what, more in [
+            ("not stored", {"previous_response_id": "resp_1"}), ("not stored", {"conversation": "conv_1"}),
+            ("not stored", {"background": True}), ("truncation", {"truncation": "auto"}),
+            ("output_text.logprobs", {"include": ["message.output_text.logprobs"]}),
+            ("only text", {"text": {"format": {"type": "json_object"}}}),
+            ("'web_search'", {"tools": [{"type": "web_search"}]}),
+            ("tool_choice", {"tools": ITEMS, "tool_choice": "required"}),
+            ("parallel_tool_calls", {"parallel_tool_calls": False}),
+            ("'input_image'", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+            ("'item_reference'", {"input": [{"type": "item_reference", "id": "x"}]}),
+            ("call_id", {"input": [{"type": "function_call_output", "output": "x"}]}),
+            ("role", {"input": [{"role": "tool", "content": "x"}]}),
+            ("expected a text", {"input": []}), ("Unrecognized", {"extra_body": {"messages": []}})]:
+        refused(openai.BadRequestError, what,
+                lambda: c.responses.create(**{"model": "chatlm", "input": "Hi"} | more))
+    refused(openai.NotFoundError, "not stored", lambda: c.responses.retrieve("resp_1"))
+
+
 def main():
     server = connect(Server(sys.argv[1], "--api-key", "key"))
     test_plain(server.client, "wikilm")
@@ -130,6 +188,7 @@ def main():
     check(server.stop() == 0, "SIGTERM ends it with status 0")
     server = connect(Server(sys.argv[2]))
     test_chat(server.client)
+    test_responses(server.client)
     server.stop()
     finish()
 

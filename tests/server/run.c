@@ -463,6 +463,34 @@ static void test_messages(int port)
                   "user: " HELLO_TEXT "\nassistant: The city");
 }
 
+// So do items.
+static void test_items(int port)
+{
+    const char *path = "/v1/responses";
+    check_prompt_of(port, path, "\"input\": \"" HELLO_TEXT "\", \"max_output_tokens\": 1",
+                    "user: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt_of(port, path,
+                    "\"input\": \"" HELLO_TEXT "\", \"reasoning\": {\"effort\": \"none\"}, "
+                    "\"max_output_tokens\": 1",
+                    "user: " HELLO_TEXT "\nassistant: <think></think>");
+    check_prompt_of(
+        port, path,
+        "\"instructions\": \"Once\", \"max_output_tokens\": 1, \"tools\": [{\"type\": "
+        "\"function\", "
+        "\"name\": \"clock\"}], \"input\": [{\"role\": \"developer\", \"content\": \"D\"}, "
+        "{\"type\": \"message\", \"role\": \"user\", \"content\": [{\"type\": \"input_text\", "
+        "\"text\": \"A\"}, {\"type\": \"input_text\", \"text\": \"B\"}]}, {\"type\": "
+        "\"reasoning\", "
+        "\"summary\": [], \"content\": [{\"type\": \"reasoning_text\", \"text\": \"T\"}]}, "
+        "{\"type\": \"message\", \"role\": \"assistant\", \"content\": [{\"type\": "
+        "\"output_text\", "
+        "\"text\": \"C\"}]}, {\"type\": \"function_call\", \"call_id\": \"x\", \"name\": \"now\", "
+        "\"arguments\": \"{\\\"a\\\": 41}\"}, {\"type\": \"function_call_output\", \"call_id\": "
+        "\"x\", \"output\": \"noon\"}]",
+        "tool clock\nsystem: Once\n\nD\nuser: AB\nassistant: (T)C<tool_call>now a=42</tool_call>\n"
+        "tool: noon\nassistant: <think>\n");
+}
+
 static void test_prompts(int port)
 {
     check_prompt(port, HELLO, "user: " HELLO_TEXT "\nassistant: <think>\n");
@@ -611,6 +639,7 @@ static void test_chat(const char *chatting)
     Server s = start_server(chatting, (const char *[]){NULL});
     test_prompts(s.port);
     test_messages(s.port);
+    test_items(s.port);
     test_replies(s.port);
     test_chat_refusals(s.port);
     CHECK(stop_server(&s, SIGTERM) == 0);
