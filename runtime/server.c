@@ -11,6 +11,7 @@
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,17 +26,17 @@ extern const char page_text[], page_text_end[];
 
 typedef struct Exchange Exchange;
 
-typedef struct {
+struct Server {
     const Options *options;
     Api *api;
     struct event_base *base;
     struct evhttp *http;
     struct evhttp_bound_socket *bound;
-    struct event *news, *quiet, *deadline;
-    int news_fd;
+    struct event *news, *quiet, *deadline, *term, *interrupt;
+    int news_fd, port;
     Exchange *exchanges; // answers under way
     int draining;
-} Server;
+};
 
 // One request that the generator works on.
 struct Exchange {
@@ -556,68 +557,102 @@ static void on_signal(evutil_socket_t signal, short what, void *argument)
     leave_if_drained(server);
 }
 
-// Returns the port, which port 0 leaves to the system.
-static int listen_on(Server *server)
+// Port 0 leaves the choice to the system.
+static int listen_on(Server *server, Error *err)
 {
     const Options *o = server->options;
+    const struct addrinfo passive = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    int unknown = getaddrinfo(o->host, NULL, &passive, &found);
+    if (unknown) return error_set(err, "--host %s: %s", o->host, gai_strerror(unknown));
+    freeaddrinfo(found);
     server->bound = evhttp_bind_socket_with_handle(server->http, o->host, (uint16_t)o->port);
-    if (!server->bound) fail("%s:%d: %s", o->host, o->port, strerror(errno));
+    if (!server->bound) return error_set(err, "%s:%d: %s", o->host, o->port, strerror(errno));
     struct sockaddr_storage address;
     socklen_t bytes = sizeof address;
-    int port = o->port;
+    server->port = o->port;
     if (getsockname(evhttp_bound_socket_get_fd(server->bound), (struct sockaddr *)&address,
                     &bytes) == 0)
-        port = ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                                                   : ((struct sockaddr_in *)&address)->sin_port);
-    return port;
+        server->port =
+            ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                                : ((struct sockaddr_in *)&address)->sin_port);
+    return 0;
+}
+
+static int add_events(Server *server, Error *err)
+{
+    struct event_base *base = server->base;
+    struct timeval second = {1, 0};
+    server->news = event_new(base, server->news_fd, EV_READ | EV_PERSIST, on_news, server);
+    server->quiet = event_new(base, -1, EV_PERSIST, on_quiet, server);
+    server->deadline = evtimer_new(base, on_deadline, server);
+    server->term = evsignal_new(base, SIGTERM, on_signal, server);
+    server->interrupt = evsignal_new(base, SIGINT, on_signal, server);
+    if (!server->news || !server->quiet || !server->deadline || !server->term ||
+        !server->interrupt || event_add(server->news, NULL) != 0 ||
+        event_add(server->quiet, &second) != 0 || event_add(server->term, NULL) != 0 ||
+        event_add(server->interrupt, NULL) != 0)
+        return error_set(err, "cannot start the event loop");
+    return 0;
+}
+
+int server_open(Server **out, const Options *o, Api *api, Error *err)
+{
+    Server *server = *out = calloc(1, sizeof *server);
+    if (!server) return error_set(err, "out of memory");
+    *server = (Server){.options = o, .api = api};
+    struct event_config *config = event_config_new();
+    // Only epoll tells of clients that close while nothing is read.
+    if (config) event_config_require_features(config, EV_FEATURE_EARLY_CLOSE);
+    server->base = config ? event_base_new_with_config(config) : NULL;
+    if (config) event_config_free(config);
+    server->http = server->base ? evhttp_new(server->base) : NULL;
+    server->news_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (!server->http || server->news_fd < 0) return error_set(err, "cannot start the event loop");
+    evhttp_set_allowed_methods(server->http, EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_HEAD |
+                                                 EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PUT |
+                                                 EVHTTP_REQ_DELETE | EVHTTP_REQ_PATCH);
+    evhttp_set_max_headers_size(server->http, HEADER_BYTES);
+    evhttp_set_max_body_size(server->http, (ev_ssize_t)o->max_body + (1 << 20));
+    evhttp_set_timeout(server->http, 120);
+    evhttp_set_gencb(server->http, on_request, server);
+    return listen_on(server, err) == 0 ? add_events(server, err) : -1;
+}
+
+struct event_base *server_base(Server *server)
+{
+    return server->base;
+}
+
+int server_port(const Server *server)
+{
+    return server->port;
+}
+
+void server_close(Server *server)
+{
+    while (server->exchanges) end_exchange(server->exchanges);
+    event_free(server->term);
+    event_free(server->interrupt);
+    event_free(server->deadline);
+    event_free(server->quiet);
+    event_free(server->news);
+    evhttp_free(server->http);
+    event_base_free(server->base);
+    close(server->news_fd);
+    free(server);
 }
 
 int server_run(const Options *o, Api *api)
 {
-    Server server = {.options = o, .api = api};
-    Generator *g = api->generator;
+    Server *server;
     Error err;
     signal(SIGPIPE, SIG_IGN);
-    struct event_config *config = event_config_new();
-    // Only epoll tells of clients that close while nothing is read.
-    if (config) event_config_require_features(config, EV_FEATURE_EARLY_CLOSE);
-    server.base = config ? event_base_new_with_config(config) : NULL;
-    if (config) event_config_free(config);
-    server.http = server.base ? evhttp_new(server.base) : NULL;
-    server.news_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (!server.http || server.news_fd < 0) fail("cannot start the event loop");
-    evhttp_set_allowed_methods(server.http, EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_HEAD |
-                                                EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PUT |
-                                                EVHTTP_REQ_DELETE | EVHTTP_REQ_PATCH);
-    evhttp_set_max_headers_size(server.http, HEADER_BYTES);
-    evhttp_set_max_body_size(server.http, (ev_ssize_t)o->max_body + (1 << 20));
-    evhttp_set_timeout(server.http, 120);
-    evhttp_set_gencb(server.http, on_request, &server);
-    int port = listen_on(&server);
-
-    struct timeval second = {1, 0};
-    server.news = event_new(server.base, server.news_fd, EV_READ | EV_PERSIST, on_news, &server);
-    server.quiet = event_new(server.base, -1, EV_PERSIST, on_quiet, &server);
-    server.deadline = evtimer_new(server.base, on_deadline, &server);
-    struct event *term = evsignal_new(server.base, SIGTERM, on_signal, &server);
-    struct event *interrupt = evsignal_new(server.base, SIGINT, on_signal, &server);
-    if (!server.news || !server.quiet || !server.deadline || !term || !interrupt ||
-        event_add(server.news, NULL) != 0 || event_add(server.quiet, &second) != 0 ||
-        event_add(term, NULL) != 0 || event_add(interrupt, NULL) != 0)
-        fail("cannot start the event loop");
-    if (generator_start(g, &err) != 0) fail("%s", err.text);
-    fprintf(stderr, "%s: listening on http://%s:%d\n", model_info.name, o->host, port);
-    event_base_dispatch(server.base);
-
-    generator_stop(g);
-    while (server.exchanges) end_exchange(server.exchanges);
-    event_free(term);
-    event_free(interrupt);
-    event_free(server.deadline);
-    event_free(server.quiet);
-    event_free(server.news);
-    evhttp_free(server.http);
-    event_base_free(server.base);
-    close(server.news_fd);
+    if (server_open(&server, o, api, &err) != 0 || generator_start(api->generator, &err) != 0)
+        fail("%s", err.text);
+    fprintf(stderr, "%s: listening on http://%s:%d\n", model_info.name, o->host, server->port);
+    event_base_dispatch(server->base);
+    generator_stop(api->generator);
+    server_close(server);
     return 0;
 }
