@@ -105,7 +105,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/wikilm tests/data/wiki.txt $(SOAK)' \
+	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/chatlm tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
