@@ -473,7 +473,7 @@ static void get(Server *server, struct evhttp_request *http, int what)
     if (what == PAGE_HTML) {
         header(http, "Content-Security-Policy",
                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-               "connect-src 'self'");
+               "connect-src 'self'; img-src data:");
         reply(server, http, 200, "text/html; charset=utf-8", page_text,
               (size_t)(page_text_end - page_text));
     } else if (what == HEALTH) {

@@ -26,7 +26,7 @@ done
 words=$build/fuzz/$name.words
 grep -oh '"[A-Za-z_]\{2,40\}"' runtime/*.c | sort -u >"$words"
 case $name in request | http) options="-dict=$words" leaks=1 ;; *) options= leaks=0 ;; esac
-ASAN_OPTIONS=detect_leaks=$leaks "$build/fuzz/$name" $options -detect_leaks=$leaks -timeout=10 -max_len=20000 \
+ASAN_OPTIONS=detect_leaks=$leaks "$build/fuzz/$name" $options -detect_leaks=$leaks -timeout=60 -max_len=20000 \
     -max_total_time="$seconds" -artifact_prefix="$build/fuzz/$name." -print_final_stats=1 "$corpus" >"$build/fuzz/$name.log" 2>&1
 status=$?
 grep -E 'stat::number_of_executed' "$build/fuzz/$name.log"

@@ -33,7 +33,7 @@ FUZZ_WRAP = $(foreach f,die arena_alloc arena_copy arena_format grow_array,-Wl$(
 FUZZ_WRAP_tokenizer = $(foreach f,die arena_alloc,-Wl$(comma)--wrap=$f)
 $(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/*.h compiler/*.c runtime/*.[ch] $(B)/embedded.o
 	@mkdir -p $(@D)
-	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined \
+	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	    $(if $(filter $(SERVED),$*),,$(or $(FUZZ_WRAP_$*),$(FUZZ_WRAP))) \
 	    $(if $(filter template,$*),-DRENDER_MAX_STEPS=200000u) -o $@ $< $(FUZZ_$*) \
 	    -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -l:libjansson.a -lxxhash -lm
@@ -97,7 +97,7 @@ test-units: $(UNIT) $(B)/tests/archs/run
 SOAK = 400
 test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
-	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
 	build/venv-jinja/bin/pip install -q jinja2==3.1.6 transformers==5.23.0
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
@@ -105,6 +105,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'page: build/venv/bin/python tests/clients/page.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/chatlm tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
