@@ -215,7 +215,6 @@ static int add_text(Job *job, const char *data, size_t bytes, Error *err)
 {
     size_t skip = bytes < (size_t)job->skip_bytes ? bytes : (size_t)job->skip_bytes;
     job->skip_bytes -= (int)skip;
-    data += skip;
     bytes -= skip;
     TokenText *t = &job->text;
     if (t->bytes + bytes + 1 > t->room) {
@@ -225,7 +224,7 @@ static int add_text(Job *job, const char *data, size_t bytes, Error *err)
         t->data = larger;
         t->room = room;
     }
-    if (bytes) memcpy(t->data + t->bytes, data, bytes);
+    if (bytes) memcpy(t->data + t->bytes, data + skip, bytes);
     t->bytes += bytes;
     t->data[t->bytes] = 0;
     return 0;
