@@ -4,9 +4,20 @@
 
 uint64_t cache_bytes_per_token(const Facts *f, int cache_bits)
 {
-    uint64_t values = (uint64_t)f->layers * 2 * (uint64_t)f->kv_heads * (uint64_t)f->head_dim;
+    uint64_t values = (uint64_t)f->cache_layers * 2 * (uint64_t)f->kv_heads * (uint64_t)f->head_dim;
     if (cache_bits != 16) die("--cache-bits", "%d is not supported, expected 16", cache_bits);
     return values * 2;
+}
+
+// As kernels/features.h has it.
+uint64_t state_bytes(const Facts *f)
+{
+    uint64_t keys = (uint64_t)f->delta_key_heads * (uint64_t)f->delta_key_dim;
+    uint64_t values = (uint64_t)f->delta_heads * (uint64_t)f->delta_value_dim;
+    uint64_t matrices = (uint64_t)f->delta_heads * (uint64_t)f->delta_key_dim *
+                        (((uint64_t)f->delta_value_dim + 15) / 16 * 16);
+    uint64_t tail = f->delta_taps ? (uint64_t)(f->delta_taps - 1) * (2 * keys + values) : 0;
+    return 4 * (uint64_t)f->state_layers * (matrices + tail);
 }
 
 static uint64_t cache_bytes(const Facts *f, int tokens)
@@ -35,7 +46,7 @@ void print_memory(const Plan *plan, FILE *out)
     uint64_t wide = (uint64_t)f->heads * (uint64_t)f->head_dim;
     uint64_t turns = (uint64_t)f->rope_count * (uint64_t)f->rope_dim;
     uint64_t row =
-        4 * ((uint64_t)f->dim * (plan->y_dim ? 2 : 1) + 2 * wide + hidden_width(f) + turns);
+        4 * ((uint64_t)(f->dim + plan->y_dim) + 2 * wide + hidden_width(f) + turns);
     print_bytes("weights", "as packed", pack_weights(plan, NULL)->bytes, out);
     print_bytes("row",
                 plan->y_dim ? "x, q, a, h, y and rope of one row of a batch"
@@ -44,6 +55,8 @@ void print_memory(const Plan *plan, FILE *out)
     print_bytes("output", "logits of one output row", 4 * (uint64_t)f->vocab, out);
     print_bytes("token", "keys and values of one token in the cache", cache_bytes_per_token(f, 16),
                 out);
+    if (f->state_layers)
+        print_bytes("state", "of the recurrent layers, of one sequence", state_bytes(f), out);
     const int contexts[] = {2048, 8192, 32768, f->max_position};
     for (int i = 0; i < 4; i++) {
         if (i < 3 && contexts[i] >= f->max_position) continue;

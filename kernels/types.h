@@ -74,6 +74,13 @@ typedef struct {
     uint64_t q_a_norm;  // f32 (Q_LATENT) or absent
     uint64_t kv_a_norm; // f32 (KV_LATENT) or absent
     uint64_t kv_b;      // f32 (HEADS, NOPE_DIM + VALUE_DIM, KV_LATENT) or absent
+    // A gated delta net, instead of attention.
+    Linear delta_in, delta_z;  // q, k, v and z; or all of them grouped, and none
+    uint64_t delta_b, delta_a; // f32 (DELTA_HEADS, DIM); or one (2 * DELTA_HEADS, DIM), grouped
+    uint64_t a_log, dt_bias;   // f32 (DELTA_HEADS)
+    uint64_t conv;             // f32 (DELTA_TAPS, CONV_DIM), the newest token's last
+    uint64_t delta_norm;       // f32 (DELTA_VALUE_DIM)
+    int32_t kept;              // number among the layers with keys and values, or with a state
     int32_t window; // keys a query sees, itself included; 0 means all
     int32_t rope;   // the table that turns q and k; -1: they are not turned
     int32_t kv_heads, ffn_dim;
@@ -95,7 +102,8 @@ typedef struct {
 } Ends;
 
 // The cache: pages of PAGE tokens. Page p of layer l holds first all keys, then all values, each
-// fp16 (KV_HEADS, PAGE, HEAD_DIM). Keys are stored after norm and rope.
+// fp16 (KV_HEADS, PAGE, HEAD_DIM). Keys are stored after norm and rope. Layers with a recurrent
+// state keep that instead, one a sequence; it is empty before position 0.
 #define PAGE 256
 
 // Rows of one sequence that follow each other in the batch and in position.
@@ -128,12 +136,13 @@ typedef struct {
     const uint8_t *weights;
     const Layer *layers;
     Ends ends;
-    uint16_t *cache;     // fp16 (pages, LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
+    uint16_t *cache;     // fp16 (pages, CACHE_LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
     float *x;            // (rows, DIM) residual stream
     float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
     float *a;            // (rows, HEADS * HEAD_DIM) attention output
     float *h;            // (rows, H_DIM) activated feed-forward
     float *y;            // what some steps keep of a row between their parts, or NULL
+    float *states;       // (slots, STATE_LAYERS, LAYER_STATE), sequences' slots first, or NULL
     float *rope;         // (rows, ROPES, ROPE_DIM / 2, 2) cosine and sine, factor applied
     float *logits;       // (outputs, VOCAB)
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL

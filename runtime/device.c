@@ -92,7 +92,7 @@ int hidden_width(const ModelInfo *m)
 static size_t page_bytes(void)
 {
     const ModelInfo *m = &model_info;
-    return (size_t)m->layers * 2 * (size_t)m->kv_heads * PAGE * (size_t)m->head_dim * 2;
+    return (size_t)m->cache_layers * 2 * (size_t)m->kv_heads * PAGE * (size_t)m->head_dim * 2;
 }
 
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
@@ -104,6 +104,7 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     size_t rows = (size_t)o->max_rows, outputs = (size_t)o->max_outputs;
     size_t q_dim = (size_t)m->heads * (size_t)m->head_dim;
     if (!(s->cache = get(d, page_bytes() * (size_t)o->pages, err)) ||
+        (m->state_bytes && !(s->states = get(d, m->state_bytes * (size_t)o->states, err))) ||
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
@@ -263,6 +264,15 @@ void device_copy_page(Device *d, int to, int from)
     uint8_t *target = cache + page_bytes() * (size_t)to, *source = cache + page_bytes() * (size_t)from;
     if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, page_bytes());
     else memcpy(target, source, page_bytes());
+}
+
+void device_copy_state(Device *d, int to, int from)
+{
+    size_t bytes = model_info.state_bytes;
+    uint8_t *states = (uint8_t *)d->state.states;
+    uint8_t *target = states + bytes * (size_t)to, *source = states + bytes * (size_t)from;
+    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
+    else memcpy(target, source, bytes);
 }
 
 int device_decode_rows(const Device *d)

@@ -18,6 +18,7 @@ typedef struct {
     int max_outputs;   // rows with logits in one pass
     int max_context;   // tokens of one sequence
     int max_sequences, pages_per_sequence, pages; // pages of PAGE tokens each
+    int states;        // slots of recurrent states: the sequences' first, then saved ones
     int keep_hidden;   // keep the residual stream after every layer
     int trace;         // on a GPU: keep the times of the steps of a decode pass in one launch
     LaunchMode mode;
@@ -35,6 +36,9 @@ void device_set_page(Device *d, int sequence, int index, int page);
 
 // Physical page `to` becomes a copy of `from`, before the next pass.
 void device_copy_page(Device *d, int to, int from);
+// State slot `to` becomes a copy of `from`, before the next pass. Slot i below max_sequences is that
+// of sequence slot i, which a pass takes as empty at position 0 and leaves behind its last row.
+void device_copy_state(Device *d, int to, int from);
 // The most rows of different sequences that one pass can compute so that each row's result does not
 // depend on the others.
 int device_decode_rows(const Device *d);

@@ -44,9 +44,9 @@ static uint64_t cache_bytes(int context)
     for (int l = 0; l < m->layers; l++) {
         int window = m->layer_table[l].window;
         int seen = window && window < context ? window : context;
-        bytes += 4 * (uint64_t)m->kv_heads * (uint64_t)m->head_dim * (uint64_t)seen;
+        bytes += 4 * (uint64_t)m->layer_table[l].kv_heads * (uint64_t)m->head_dim * (uint64_t)seen;
     }
-    return bytes;
+    return bytes + 2 * m->state_bytes; // read and written
 }
 
 // --- bench ---------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ static void bench_prompt(Bench *b, int prompt)
     SamplerOptions sampler = greedy();
     double times[5];
     for (int i = -1; i < 5; i++) { // the first one warms up
-        int s = batch_admit(&b->batcher, tokens, prompt, 0, &sampler, 0);
+        int s = batch_admit(&b->batcher, tokens, prompt, 0, &sampler, 0, 0);
         if (s < 0) fail("--prompt %d does not fit the cache", prompt);
         double start = seconds();
         while (batch_step(&b->batcher, drawn) == 0) continue;
@@ -139,7 +139,7 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
     SamplerOptions sampler = greedy();
     for (int i = 0; i < batch; i++) {
         int32_t *tokens = made_up_tokens(prompt, i);
-        if (batch_admit(&b->batcher, tokens, prompt, gen + warm + reading, &sampler, 0) < 0)
+        if (batch_admit(&b->batcher, tokens, prompt, gen + warm + reading, &sampler, 0, 0) < 0)
             fail("--batch %d --context %d does not fit the cache", batch, context);
         free(tokens);
     }

@@ -200,6 +200,8 @@ static const struct {
      "sequences at once; default 1, for serve the build's limit"},
     {"--cache-tokens", "N", OPENERS | INFO, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
      "of all sequences; default: enough for all"},
+    {"--saved-states", "N", OPENERS | INFO, WHOLE, AT(saved_states), 1, 1 << 16, 0,
+     "of recurrent layers, beside those of the sequences; default: two for each"},
     {"--cache-bits", "B", OPENERS | INFO, WHOLE, AT(cache_bits), 16, 16, 0, "default 16"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
      "prompt tokens in one pass; default 512, on CUDA 2048"},
@@ -399,6 +401,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     int64_t pages = o->cache_tokens ? ((int64_t)o->cache_tokens + PAGE - 1) / PAGE
                                     : (int64_t)d.pages_per_sequence * batch;
     d.pages = pages > INT32_MAX ? INT32_MAX : (int)pages;
+    if (m->state_bytes)
+        d.states = batch + (o->saved_states ? o->saved_states : 2 * batch);
     d.max_rows = max_rows ? max_rows : o->chunk ? o->chunk : cuda ? 2048 : 512;
     if (o->deterministic && d.max_rows % PAGE)
         usage_error("--chunk %d: with --deterministic a multiple of %d", d.max_rows, PAGE);
@@ -414,8 +418,9 @@ uint64_t memory_bytes(const DeviceOptions *o)
     const ModelInfo *m = &model_info;
     uint64_t rows = (uint64_t)o->max_rows, outputs = (uint64_t)o->max_outputs;
     uint64_t bytes = m->weights_bytes;
-    bytes += (uint64_t)o->pages * PAGE * (uint64_t)m->layers * 4 * (uint64_t)m->kv_heads *
+    bytes += (uint64_t)o->pages * PAGE * (uint64_t)m->cache_layers * 4 * (uint64_t)m->kv_heads *
              (uint64_t)m->head_dim;
+    bytes += (uint64_t)o->states * m->state_bytes;
     bytes += 4 * rows *
              (uint64_t)(m->dim + m->y_dim + 2 * m->heads * m->head_dim + hidden_width(m) +
                         m->ropes * m->rope_dim);

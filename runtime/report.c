@@ -52,7 +52,7 @@ int command_info(const Options *o)
     int cuda = o->device_given ? o->cuda : m->images != NULL;
     if (cuda && !m->images) fail("this program was built without the CUDA target");
     DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, 0);
-    uint64_t cache = (uint64_t)m->layers * 4 * (uint64_t)m->kv_heads * (uint64_t)m->head_dim;
+    uint64_t cache = (uint64_t)m->cache_layers * 4 * (uint64_t)m->kv_heads * (uint64_t)m->head_dim;
     uint64_t memory = memory_bytes(&sizes);
     char glibc[32], sms[128] = "", *p = sms;
     glibc_min(glibc, sizeof glibc);
@@ -60,10 +60,12 @@ int command_info(const Options *o)
         if (i->sm) p += sprintf(p, "%s%d", p > sms ? ", " : "", i->sm);
     if (o->json) {
         printf("{\"architecture\": \"%s\", \"parameters\": %llu, \"bits\": %.4g, \"sm\": [%s], "
-               "\"weights_bytes\": %llu, \"cache_bytes_per_token\": %llu, \"memory_bytes\": %llu, "
+               "\"weights_bytes\": %llu, \"cache_bytes_per_token\": %llu, "
+               "\"state_bytes_per_sequence\": %llu, \"memory_bytes\": %llu, "
                "\"driver_min\": \"%s\", \"glibc_min\": \"%s\"}\n",
                m->architecture, (unsigned long long)m->parameters, m->bits, sms,
                (unsigned long long)m->weights_bytes, (unsigned long long)cache,
+               (unsigned long long)m->state_bytes,
                (unsigned long long)memory, m->driver_min ? m->driver_min : "", glibc);
         return 0;
     }
@@ -76,6 +78,11 @@ int command_info(const Options *o)
     printf("%-22s %d tokens, %d sequences\n", "limits", m->max_context, m->max_batch);
     print_bytes("weights", m->weights_bytes);
     printf("%-22s %llu bytes\n", "cache per token", (unsigned long long)cache);
+    if (m->state_bytes) {
+        print_bytes("state per sequence", m->state_bytes);
+        printf("%-22s %d for sequences, %d saved\n", "states", sizes.max_sequences,
+               sizes.states - sizes.max_sequences);
+    }
     printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages * PAGE,
            sizes.max_sequences, sizes.max_context);
     print_bytes(cuda ? "GPU memory" : "memory", memory);

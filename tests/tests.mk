@@ -52,6 +52,14 @@ $(B)/tests/chatlm: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/chat_tem
 	    $(CHATLM)/tokenizer.json
 	EXLC_OPTIMIZE=-O1 $(B)/exlc build $(CHATLM) -o $@ --target cpu
 
+# A recurrent model with made-up weights and the bundled model's tokenizer.
+RECURRENT = $(B)/tests/models/recurrent
+$(B)/tests/recurrent: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/recurrent.json
+	@mkdir -p $(RECURRENT)
+	@cp examples/wikilm/tokenizer*.json examples/wikilm/generation_config.json $(RECURRENT)
+	@cp tests/server/recurrent.json $(RECURRENT)/config.json
+	$(B)/exlc build $(RECURRENT) -o $@ --target cpu --random-weights 3 --bits 4 --codebook mul1 --head-bits 6
+
 $(B)/tests/serve: tests/server/run.c tests/server/client.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
@@ -95,7 +103,7 @@ test-units: $(UNIT) $(B)/tests/archs/run
 # Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates;
 # SOAK is how many requests the server gets.
 SOAK = 400
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/recurrent
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
 	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
@@ -107,6 +115,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 	    'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'page: build/venv/bin/python tests/clients/page.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/chatlm tests/data/wiki.txt $(SOAK)' \
+	    'soak, recurrent: build/venv/bin/python tests/clients/soak.py $(B)/tests/recurrent tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o

@@ -35,7 +35,7 @@ ALWAYS float sink_of(const State *s, const Layer *layer, int head)
 ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row, int group)
 {
     const int kv_head = kv_head_of(layer, group);
-    const int l = (int)(layer - s->layers), position = b->position[row];
+    const int l = layer->kept, position = b->position[row];
     const float *from = s->q + (size_t)row * Q_WIDTH + group * GROUP * HEAD_DIM;
     Floats q[GROUP][HEAD_VECTORS], sum[GROUP][HEAD_VECTORS];
     float most[GROUP], total[GROUP];
@@ -118,7 +118,7 @@ ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int ro
                       int group, int first_head, int heads, Attention *t)
 {
     const int kv_head = kv_head_of(layer, group);
-    const int l = (int)(layer - s->layers), sequence = b->sequence[row];
+    const int l = layer->kept, sequence = b->sequence[row];
     const int first = b->position[row], last = b->position[row + rows - 1];
     for (int i = 0; i < QUERIES; i++) {
         int r = i / heads < rows ? i / heads : rows - 1, h = first_head + i % heads;

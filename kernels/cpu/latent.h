@@ -48,9 +48,8 @@ ALWAYS void latent(Worker *w, State *s, const Batch *b, int format_qa, int forma
         for (int i = 0; i < KV_LATENT; i++) v[i] *= m.factor * norm[i];
         rotate_head(v + KV_LATENT, s->rope + (size_t)r * ROPES * ROPE_DIM);
         for (int which = 0; which < 2; which++)
-            store_halves(
-                cache_at(s, b, (int)(layer - s->layers), which, b->sequence[r], 0, b->position[r]),
-                v, HEAD_DIM);
+            store_halves(cache_at(s, b, layer->kept, which, b->sequence[r], 0, b->position[r]), v,
+                         HEAD_DIM);
     }
     worker_barrier(w);
 }

@@ -14,8 +14,8 @@ ALWAYS uint16_t *cache_at(const State *s, const Batch *b, int layer, int which, 
 {
     const int32_t *pages = b->page_table + (size_t)sequence * b->pages_per_sequence;
     size_t page = (size_t)pages[position / PAGE];
-    return s->cache + (((page * LAYERS + layer) * 2 + which) * KV_HEADS + head) * PAGE * HEAD_DIM +
-           position % PAGE * HEAD_DIM;
+    size_t place = ((page * CACHE_LAYERS + layer) * 2 + which) * KV_HEADS + head;
+    return s->cache + place * PAGE * HEAD_DIM + position % PAGE * HEAD_DIM;
 }
 
 // Norms the channels of one head, or of all of them.
@@ -59,8 +59,8 @@ ONCE void finish_head(const State *s, const Batch *b, const Layer *layer, int pa
         for (int i = 0; i < HEAD_DIM; i++) v[i] *= scale;
     }
     if (part != PART_Q)
-        store_halves(cache_at(s, b, (int)(layer - s->layers), part == PART_V, b->sequence[row],
-                              head, b->position[row]),
+        store_halves(cache_at(s, b, layer->kept, part == PART_V, b->sequence[row], head,
+                              b->position[row]),
                      v, HEAD_DIM);
 }
 

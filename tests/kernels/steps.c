@@ -333,6 +333,7 @@ int main(void)
 {
     weights = aligned_alloc(256, 64 << 20);
     Layer *layer = &layers[LAYER_INDEX];
+    layer->kept = LAYER_INDEX;
     random_norm(attn_norm, DIM), random_norm(ffn_norm, DIM), random_norm(final_norm, DIM);
     random_norm(q_norm, HEAD_DIM), random_norm(k_norm, HEAD_DIM);
     for (int i = 0; i < VOCAB * DIM; i++) {
