@@ -697,7 +697,7 @@ static Value filter_map(Render *r, Value v, const Arguments *a)
     Value list = value_list(r, FORM_GENERATOR), attribute = {.kind = VALUE_MISSING},
           other = attribute;
     int filter = -1;
-    Arguments rest = {a->item + 1, a->count - 1, a->keyword, a->keywords};
+    Arguments rest = {a->count ? a->item + 1 : NULL, a->count - 1, a->keyword, a->keywords};
     for (int i = 0; i < a->keywords && !a->count; i++) {
         Value key = a->keyword[i].key;
         if (value_equal(r, key, value_literal("attribute")))
