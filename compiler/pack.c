@@ -211,10 +211,13 @@ static uint64_t put_transposed(Writer *w, const Op *op)
     if (!op) return 0;
     const Tensor *t = op->tensor;
     uint64_t rows = (uint64_t)t->shape[0], columns = elements(t) / rows, at = begin(w);
-    float value = 0;
+    if (!w->path) {
+        w->at += 4 * rows * columns;
+        return at;
+    }
     for (uint64_t c = 0; c < columns; c++)
         for (uint64_t r = 0; r < rows; r++) {
-            if (w->path && t->data) value = value_at(t, r * columns + c);
+            float value = t->data ? value_at(t, r * columns + c) : 0;
             put(w, &value, 4);
         }
     return at;

@@ -348,6 +348,7 @@ void batch_rewind(Batcher *b, int sequence, int count)
     Sequence *s = &b->sequences[sequence];
     s->count = count;
     if (s->computed < count) return;
+    if (s->own_at >= count) s->own_at = 0; // it was settled, and is taken back all the same
     s->computed = b->states ? s->own_at : count - 1;
     if (b->states && s->own_at) device_copy_state(b->device, sequence, s->own);
     if (s->uniform > s->computed) s->uniform = s->computed;

@@ -81,7 +81,7 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
 void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count);
 // Takes back all but the first `count` tokens, at least 1; the last of them is computed again.
 void batch_rewind(Batcher *b, int sequence, int count);
-// The first `count` tokens will not be taken back.
+// The first `count` tokens will hardly be taken back: going back so far may take long.
 void batch_settle(Batcher *b, int sequence, int count);
 void batch_retire(Batcher *b, int sequence);
 

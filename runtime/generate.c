@@ -282,6 +282,7 @@ static int take_back(Generator *g, Job *job, size_t at, Error *err)
     batch_rewind(&g->batch, job->slot, count);
 
     job->token_count = from;
+    if (job->tokens_decided > from) job->tokens_decided = from;
     if (!from) job->skip_bytes = job->healed_bytes;
     job->text.bytes = from ? (size_t)job->token[from - 1].end : 0;
     job->text.data[job->text.bytes] = 0;

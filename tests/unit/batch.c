@@ -348,6 +348,15 @@ static void test_first_token(void)
     CHECK(f.batch.sequences[slot].computed == 699);
     while (batch_step(&f.batch, drawn) == 0) continue;
     CHECK(drawn[0].token == first && mistakes == 0);
+    // Even what was settled, and more than once.
+    batch_settle(&f.batch, slot, 702);
+    while (batch_step(&f.batch, drawn) == 0) continue;
+    batch_rewind(&f.batch, slot, 690);
+    for (int i = 0; i < 3; i++)
+        while (batch_step(&f.batch, drawn) == 0) continue;
+    batch_rewind(&f.batch, slot, 691);
+    while (batch_step(&f.batch, drawn) == 0) continue;
+    CHECK(f.batch.sequences[slot].count == 692 && mistakes == 0);
     close_fixture(&f);
 }
 
