@@ -27,7 +27,7 @@ FUZZ_template = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
 SERVED = request http
 FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                $(patsubst %,runtime/%.c,api answer batch cache chat completions conversation fields filters generate \
-                 messages methods reply request responses sample sampling template tokens value)
+                 messages methods reply request responses sample sampling states template tokens value)
 FUZZ_http = $(FUZZ_request) runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a
 FUZZ_WRAP = $(foreach f,die arena_alloc arena_copy arena_format grow_array,-Wl$(comma)--wrap=$f)
 FUZZ_WRAP_tokenizer = $(foreach f,die arena_alloc,-Wl$(comma)--wrap=$f)
@@ -52,11 +52,11 @@ $(B)/tests/chatlm: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/chat_tem
 	    $(CHATLM)/tokenizer.json
 	EXLC_OPTIMIZE=-O1 $(B)/exlc build $(CHATLM) -o $@ --target cpu
 
-# A recurrent model with made-up weights and the bundled model's tokenizer.
+# A recurrent model with made-up weights that chats as that one does.
 RECURRENT = $(B)/tests/models/recurrent
-$(B)/tests/recurrent: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/recurrent.json
+$(B)/tests/recurrent: $(B)/tests/chatlm tests/server/recurrent.json
 	@mkdir -p $(RECURRENT)
-	@cp examples/wikilm/tokenizer*.json examples/wikilm/generation_config.json $(RECURRENT)
+	@cp $(CHATLM)/tokenizer*.json $(CHATLM)/generation_config.json $(CHATLM)/chat_template.jinja $(RECURRENT)
 	@cp tests/server/recurrent.json $(RECURRENT)/config.json
 	$(B)/exlc build $(RECURRENT) -o $@ --target cpu --random-weights 3 --bits 4 --codebook mul1 --head-bits 6
 
