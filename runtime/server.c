@@ -564,7 +564,7 @@ static int listen_on(Server *server, Error *err)
     const struct addrinfo passive = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
     int unknown = getaddrinfo(o->host, NULL, &passive, &found);
-    if (unknown) return error_set(err, "--host %s: %s", o->host, gai_strerror(unknown));
+    if (unknown) return error_set(err, "%s %s: %s", option_name("--host"), o->host, gai_strerror(unknown));
     freeaddrinfo(found);
     server->bound = evhttp_bind_socket_with_handle(server->http, o->host, (uint16_t)o->port);
     if (!server->bound) return error_set(err, "%s:%d: %s", o->host, o->port, strerror(errno));
