@@ -128,6 +128,11 @@ void device_copy_page(Device *d, int to, int from)
     (void)d, (void)to, (void)from;
 }
 
+void device_copy_state(Device *d, int to, int from)
+{
+    (void)d, (void)to, (void)from;
+}
+
 int device_decode_rows(const Device *d)
 {
     (void)d;
