@@ -171,7 +171,8 @@ int request_check(const json_t *body, const char *const *names, Refusal *r)
     if (!json_is_object(body)) return refusal_set(r, 400, "", "expected a JSON object");
     json_object_foreach((json_t *)body, key, value)
     {
-        if (field_listed(key, names) || field_listed(key, common_fields) || sampling_knows(key))
+        if (field_listed(key, names) || field_listed(key, common_fields) || sampling_knows(key) ||
+            json_is_null(value))
             continue;
         refusal_set(r, 400, key, "Unrecognized request argument supplied: %.100s", key);
         r->code = "unknown_parameter";
