@@ -236,7 +236,7 @@ static int get_thinking(const json_t *body, json_t *chat, Refusal *r)
 // The same request as a chat's; NULL and a refusal.
 static json_t *translate(const json_t *body, Refusal *r)
 {
-    if (request_check(body, names, r) != 0) return NULL;
+    if (request_check(body, 1, names, r) != 0) return NULL;
     json_t *chat = json_copy((json_t *)body), *text;
     const json_t *stop = field_of(body, "stop_sequences", NULL);
     size_t i;

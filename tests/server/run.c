@@ -70,6 +70,8 @@ static void test_refusals(int port)
     refused(port, "POST", completions, "{\"prompt\": 5}", 400, "prompt");
     refused(port, "POST", completions, "{\"prompt\": [4096]}", 400, "0 to 4095");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"temprature\": 1}", 400, "temprature");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"chat_template_kwargs\": {}}", 400,
+            "chat_template_kwargs");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"temperature\": \"1\"}", 400,
             "number");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"top_p\": 1.5}", 400, "top_p");
