@@ -291,9 +291,11 @@ static json_t *response_json(const Api *api, const Answer *a, const Refusal *fai
     }
     int cut = !failure && job->reason == REASON_LENGTH;
     json_object_set_new(response, "error",
-                        failure ? json_pack("{s:s, s:o}", "code", "server_error", "message",
-                                            refusal_text(failure->error.text))
-                                : json_null());
+                        failure
+                            ? json_pack("{s:s, s:o}", "code",
+                                        failure->status < 500 ? "invalid_prompt" : "server_error",
+                                        "message", refusal_text(failure->error.text))
+                            : json_null());
     json_object_set_new(response, "incomplete_details",
                         cut ? json_pack("{s:s}", "reason", "max_output_tokens") : json_null());
     json_object_set_new(response, "usage",

@@ -248,6 +248,12 @@ static void test_endings(int port)
     CHECK(usage_of(a, "completion_tokens") == 0 && strcmp(reason_of(a), "length") == 0);
     json_decref(a);
 
+    // What leaves no token is the request's fault.
+    refused(port, "POST", "/v1/completions",
+            "{\"prompt\": \"The\", \"max_tokens\": 9, \"allowed_tokens\": [300], "
+            "\"banned_tokens\": [300]}",
+            400, "no token is left");
+
     // One allowed token is a loop.
     a = complete(port,
                  "{\"prompt\": \"The\", \"max_tokens\": 500, \"allowed_tokens\": [300], "
