@@ -186,6 +186,17 @@ static const char *base_name(const char *dir)
     return *name ? name : "model";
 }
 
+// NVIDIA's quantizer says what it did in a file of its own. Where config.json speaks of quantization
+// too, that counts.
+static void check_quantizer(const Checkpoint *ck)
+{
+    const char *path = arena_format("%s/hf_quant_config.json", ck->dir);
+    const cJSON *kind = json_get(json_get(read_json_if_present(path), "quantization"), "quant_algo");
+    if (cJSON_IsString(kind) && !json_get(ck->config, "quantization_config"))
+        die(path, "quantization.quant_algo is \"%.40s\"; only \"exl3\" and unquantized weights are read",
+            kind->valuestring);
+}
+
 static Checkpoint *open_checkpoint(const char *dir)
 {
     Checkpoint *ck = arena_alloc(sizeof *ck);
@@ -195,6 +206,7 @@ static Checkpoint *open_checkpoint(const char *dir)
     ck->name = base_name(ck->dir);
     ck->config = read_json(arena_format("%s/config.json", ck->dir));
     ck->generation = read_json_if_present(arena_format("%s/generation_config.json", ck->dir));
+    check_quantizer(ck);
     return ck;
 }
 

@@ -166,6 +166,17 @@ typedef struct {
     const char *no_cuda; // why it cannot be compiled for CUDA, or NULL
 } Page;
 
+// Parts of a model besides the text's, which alone is compiled.
+static void list_parts(const cJSON *config, Lines *unsupported)
+{
+    static const char *const parts[][2] = {
+        {"vision_config", "images"}, {"audio_config", "sound"}, {"speech_config", "speech"}};
+    for (int i = 0; i < 3; i++)
+        if (cJSON_IsObject(json_get(config, parts[i][0])))
+            add_line(unsupported, arena_format("%s: only the text part is compiled (%s is there)",
+                                               parts[i][1], parts[i][0]));
+}
+
 static Page make_page(const char *dir)
 {
     const Checkpoint *ck = read_checkpoint(dir);
@@ -187,6 +198,7 @@ static Page make_page(const char *dir)
         if (contexts[i] < f->max_position) p.contexts[p.context_count++] = contexts[i];
     p.contexts[p.context_count++] = f->max_position;
     const char *refused = NULL;
+    list_parts(ck->config, &p.unsupported);
     p.no_cuda = missing_on_cuda(plan);
     p.tokenizer = describe_tokenizer(ck->dir, &refused);
     if (refused) add_line(&p.unsupported, refused);

@@ -168,7 +168,8 @@ json_t *answer_logprobs(const Api *api, const Answer *a, const Job *job, int fro
 
 int answer_good(const Job *job, Refusal *r)
 {
-    if (job->reason == REASON_FAILED) return refusal_set(r, 500, "", "%s", job->error.text);
+    if (job->reason == REASON_FAILED)
+        return refusal_set(r, job->impossible ? 400 : 500, "", "%s", job->error.text);
     if (job->reason == REASON_CANCELLED)
         return refusal_set(r, 503, "", "the server is shutting down");
     return 0;

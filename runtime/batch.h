@@ -43,7 +43,7 @@ typedef struct {
 
 typedef struct {
     int sequence;
-    int32_t token;       // -1: the logits were not numbers, or nothing may be drawn
+    int32_t token;       // or SAMPLE_NAN, SAMPLE_NOTHING
     const float *logits; // (vocab), until the next step; NULL unless the sequence wants them
 } Drawn;
 

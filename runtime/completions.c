@@ -7,6 +7,7 @@
 
 // --- requests ------------------------------------------------------------------------------------
 
+// The fields of both, and of each.
 #define BOTH                                                                                       \
     "stream_options", "n", "max_tokens", "stop", "stop_sequence", "logprobs", "top_logprobs",      \
         "add_bos_token", "response_format"
@@ -29,14 +30,14 @@ static const char *const chat_names[] = {BOTH,
 static int open_chat(Api *api, json_t *body, Answer **out, Refusal *r)
 {
     *out = NULL;
-    if (request_check(body, chat_names, r) != 0) return -1;
+    if (request_check(body, 1, chat_names, r) != 0) return -1;
     return request_open(api, &chat_completions, "chatcmpl-", body, 1, out, r);
 }
 
 static int open_text(Api *api, json_t *body, Answer **out, Refusal *r)
 {
     *out = NULL;
-    if (request_check(body, text_names, r) != 0) return -1;
+    if (request_check(body, 0, text_names, r) != 0) return -1;
     if (field_of(body, "suffix", NULL))
         return refusal_set(r, 400, "suffix", "suffix: this model does not fill in");
     return request_open(api, &text_completions, "cmpl-", body, 0, out, r);

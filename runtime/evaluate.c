@@ -219,8 +219,7 @@ static int eval_ppl(const Options *o)
     free(text);
 
     const ModelInfo *m = &model_info;
-    if (o->context_count > 1) usage_error("eval takes one --context");
-    int context = o->context_count ? o->context : 512;
+    int context = o->context;
     if (context < 2 || context > m->max_context)
         fail("--context %d: expected 2 to %d", context, m->max_context);
     int bos = tokens_bos(t) >= 0 ? tokens_bos(t) : m->bos;

@@ -744,7 +744,7 @@ static Value choose_items(Render *r, Value v, const Arguments *a, int by_attribu
                         name.text);
         skip++;
     }
-    Arguments rest = {a->item + skip, a->count - skip, a->keyword, a->keywords};
+    Arguments rest = {a->count ? a->item + skip : NULL, a->count - skip, a->keyword, a->keywords};
     if (!value_true(v)) return list;
     const List *items = value_items(r, v);
     for (uint32_t i = 0; i < items->count; i++) {

@@ -375,7 +375,9 @@ static Reason take_token(Generator *g, Job *job, const Drawn *drawn, Error *err)
     int32_t id = drawn->token;
     double now = monotonic_seconds();
     if (id < 0) {
-        error_set(err, "no token can be drawn: the logits are not numbers, or all are banned");
+        job->impossible = id == SAMPLE_NOTHING;
+        error_set(err, job->impossible ? "no token is left that the request allows"
+                                       : "the logits are not numbers");
         return REASON_FAILED;
     }
     if (!job->first) {

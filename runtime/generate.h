@@ -58,6 +58,7 @@ struct Job {
     Reason reason;
     const char *stopped_by; // the stop string, or NULL
     Error error;
+    int impossible; // it failed because what it asks for leaves no token
     int reused;                              // prompt tokens that were in the cache
     double submitted, started, first, ended; // seconds of a monotonic clock; 0: not yet
 

@@ -208,6 +208,11 @@ int command_bench(const Options *o)
         if (s.contexts[i] + s.gen + 4 > longest) longest = s.contexts[i] + s.gen + 4;
     for (int i = 0; i < s.batch_count; i++)
         if (s.batches[i] > widest) widest = s.batches[i];
+    if (widest > model_info.max_batch)
+        usage_error("--batch %d: this program was built for at most %d", widest,
+                    model_info.max_batch);
+    if (s.max_batch && widest > s.max_batch)
+        usage_error("--batch %d is more than --max-batch %d", widest, s.max_batch);
     longest += passes_to_read(widest, longest, s.chunk ? s.chunk : 512);
     if (longest > model_info.max_context)
         fail("%d tokens do not fit the context of %d", longest, model_info.max_context);

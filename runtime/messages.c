@@ -40,7 +40,8 @@ static int check_block(const json_t *block, const char *role, size_t number, Ref
                            number, type, role);
     json_object_foreach((json_t *)block, key, value)
     {
-        if (strcmp(key, "type") == 0 || field_listed(key, blocks[i].fields)) continue;
+        if (strcmp(key, "type") == 0 || json_is_null(value)) continue;
+        if (field_listed(key, blocks[i].fields)) continue;
         return refusal_set(r, 400, "messages", "messages: number %zu: %s with '%.40s'", number,
                            type, key);
     }
@@ -174,7 +175,7 @@ static int get_tools(const json_t *body, json_t *chat, Refusal *r)
             return refusal_set(r, 400, "tools", "tools: number %zu needs name and input_schema", i);
         json_object_foreach(tool, key, value)
         {
-            if (!field_listed(key, fields))
+            if (!field_listed(key, fields) && !json_is_null(value))
                 return refusal_set(r, 400, "tools", "tools: number %zu: '%.40s' is not there yet",
                                    i, key);
         }
@@ -235,7 +236,7 @@ static int get_thinking(const json_t *body, json_t *chat, Refusal *r)
 // The same request as a chat's; NULL and a refusal.
 static json_t *translate(const json_t *body, Refusal *r)
 {
-    if (request_check(body, names, r) != 0) return NULL;
+    if (request_check(body, 1, names, r) != 0) return NULL;
     json_t *chat = json_copy((json_t *)body), *text;
     const json_t *stop = field_of(body, "stop_sequences", NULL);
     size_t i;

@@ -66,74 +66,75 @@ static int whole_list(const char *option, const char *text, long long low, long 
     return count;
 }
 
-static void parse_device(Options *o, const char *text)
+static void parse_device(Options *o, const char *option, const char *text)
 {
     o->device_given = 1;
     if (strcmp(text, "cpu") == 0) {
         o->cuda = 0;
     } else if (strncmp(text, "cuda", 4) == 0 && (!text[4] || text[4] == ':')) {
         o->cuda = 1;
-        if (text[4]) o->ordinal = (int)whole("--device cuda:", text + 5, 0, 63);
+        if (text[4]) o->ordinal = (int)whole(option, text + 5, 0, 63);
     } else {
-        usage_error("--device %s: expected cpu, cuda or cuda:N", text);
+        usage_error("%s %s: expected cpu, cuda or cuda:N", option, text);
     }
 }
 
 static const char *const mode_names[] = {
     [MODE_PERSISTENT] = "persistent", [MODE_GRAPH] = "graph", [MODE_STEPS] = "steps"};
 
-static void parse_mode(Options *o, const char *text)
+static void parse_mode(Options *o, const char *option, const char *text)
 {
     int mode = 0;
     while (mode <= MODE_STEPS && strcmp(text, mode_names[mode]) != 0) mode++;
-    if (mode > MODE_STEPS) usage_error("--mode %s: expected persistent, graph or steps", text);
+    if (mode > MODE_STEPS) usage_error("%s %s: expected persistent, graph or steps", option, text);
     o->mode = (LaunchMode)mode;
     o->mode_given = 1;
 }
 
-static void parse_contexts(Options *o, const char *text)
+static void parse_contexts(Options *o, const char *option, const char *text)
 {
-    o->context_count = whole_list("--context", text, 0, 1 << 24, o->contexts);
-    o->context = o->contexts[0];
+    o->context_count = whole_list(option, text, 0, 1 << 24, o->contexts);
 }
 
-static void add_stop(Options *o, const char *text)
+static void add_stop(Options *o, const char *option, const char *text)
 {
-    if (o->stop_count == 16) usage_error("more than 16 --stop");
-    if (!*text) usage_error("--stop needs a text");
+    if (o->stop_count == 16) usage_error("more than 16 %s", option);
+    if (!*text) usage_error("%s needs a text", option);
     o->stop[o->stop_count++] = text;
 }
 
-static void parse_seed(Options *o, const char *text)
+static void parse_seed(Options *o, const char *option, const char *text)
 {
-    o->seed = (uint64_t)whole("--seed", text, 0, INT64_MAX);
+    o->seed = (uint64_t)whole(option, text, 0, INT64_MAX);
     o->seed_given = 1;
 }
 
-static void parse_prompts(Options *o, const char *text)
+static void parse_prompts(Options *o, const char *option, const char *text)
 {
-    o->prompt_count = whole_list("--prompt", text, 1, 1 << 24, o->prompts);
+    o->prompt_count = whole_list(option, text, 1, 1 << 24, o->prompts);
 }
 
-static void parse_batches(Options *o, const char *text)
+static void parse_batches(Options *o, const char *option, const char *text)
 {
-    o->batch_count = whole_list("--batch", text, 1, 1024, o->batches);
+    o->batch_count = whole_list(option, text, 1, 1024, o->batches);
 }
 
 // --- the options ---------------------------------------------------------------------------------
 
 #define WRITERS (RUN | CHAT | SERVE)
 #define OPENERS (WRITERS | BENCH | LOGITS | EVAL | SELFTEST)
+#define ALONE (RUN | CHAT | LOGITS | EVAL | SELFTEST | INFO) // one sequence unless told otherwise
 
 enum { FLAG, WHOLE, NUMBER, TEXT, OTHER };
 
-// One row an option: its form, the commands it belongs to, where its value goes.
+// One row an option: its form, the commands it belongs to, where its value goes. What differs
+// between commands has a row for each.
 static const struct {
     const char *name, *value;
     int commands, kind;
     size_t offset;
     double low, high;
-    void (*parse)(Options *o, const char *text); // of OTHER
+    void (*parse)(Options *o, const char *option, const char *text); // of OTHER
     const char *help;
 } rows[] = {
 #define AT(field) offsetof(Options, field)
@@ -163,8 +164,9 @@ static const struct {
      "no special tokens around the text"},
     {"--text", "FILE", EVAL, TEXT, AT(text), 0, 0, 0, "the text to measure on"},
     {"--windows", "N", EVAL, WHOLE, AT(windows), 1, 1 << 30, 0, "stop after so many"},
-    {"--context", "LIST", EVAL | BENCH, OTHER, 0, 0, 0, parse_contexts,
-     "tokens in the cache; eval: per window, default 512"},
+    {"--context", "N", EVAL, WHOLE, AT(context), 2, 1 << 24, 0, "tokens of a window; default 512"},
+    {"--context", "LIST", BENCH, OTHER, 0, 0, 0, parse_contexts,
+     "tokens in the cache before drawing; default 0"},
     {"--prompt", "LIST", BENCH, OTHER, 0, 0, 0, parse_prompts, "prompt lengths; default 512"},
     {"--batch", "LIST", BENCH, OTHER, 0, 0, 0, parse_batches, "sequences at once; default 1"},
     {"--gen", "N", BENCH, WHOLE, AT(gen), 1, 1 << 20, 0, "tokens drawn per row; default 64"},
@@ -173,8 +175,8 @@ static const struct {
 
     {"--host", "ADDRESS", SERVE, TEXT, AT(host), 0, 0, 0, "default 127.0.0.1"},
     {"--port", "P", SERVE, WHOLE, AT(port), 0, 65535, 0, "default 8080; 0 takes a free one"},
-    {"--name", "NAME", SERVE | TEMPLATE, TEXT, AT(name), 0, 0, 0,
-     "of the model in answers; template: which of several"},
+    {"--name", "NAME", SERVE, TEXT, AT(name), 0, 0, 0, "of the model in answers; default: its own"},
+    {"--name", "NAME", TEMPLATE, TEXT, AT(name), 0, 0, 0, "which one, where there are several"},
     {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 0, 0, 0, "requests must carry it"},
     {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 0, 0, 0, "also opens /cache"},
     {"--cors", "ORIGIN", SERVE, TEXT, AT(cors), 0, 0, 0,
@@ -194,12 +196,19 @@ static const struct {
     {"--device", "cpu|cuda[:N]", OPENERS | INFO, OTHER, 0, 0, 0, parse_device,
      "default: cuda where it works, else cpu"},
     {"--threads", "N", OPENERS, WHOLE, AT(threads), 1, 1024, 0, "default: all processors"},
-    {"--max-context", "N", OPENERS | INFO, WHOLE, AT(max_context), 1, 1 << 24, 0,
+    {"--max-context", "N", ALONE | SERVE, WHOLE, AT(max_context), 1, 1 << 24, 0,
      "tokens of one sequence; default: the build's limit"},
-    {"--max-batch", "N", OPENERS | INFO, WHOLE, AT(max_batch), 1, 1024, 0,
-     "sequences at once; default 1, for serve the build's limit"},
-    {"--cache-tokens", "N", OPENERS | INFO, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
+    {"--max-context", "N", BENCH, WHOLE, AT(max_context), 1, 1 << 24, 0,
+     "tokens of one sequence; default: what the rows need"},
+    {"--max-batch", "N", ALONE, WHOLE, AT(max_batch), 1, 1024, 0, "sequences at once; default 1"},
+    {"--max-batch", "N", SERVE, WHOLE, AT(max_batch), 1, 1024, 0,
+     "sequences at once; default: the build's limit"},
+    {"--max-batch", "N", BENCH, WHOLE, AT(max_batch), 1, 1024, 0,
+     "sequences at once; default: the most of --batch"},
+    {"--cache-tokens", "N", ALONE | BENCH, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
      "of all sequences; default: enough for all"},
+    {"--cache-tokens", "N", SERVE, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
+     "of all sequences; default: one full context, or 32768 if that is more"},
     {"--saved-states", "N", OPENERS | INFO, WHOLE, AT(saved_states), 1, 1 << 16, 0,
      "of recurrent layers, beside those of the sequences; default: two for each"},
     {"--cache-bits", "B", OPENERS | INFO, WHOLE, AT(cache_bits), 16, 16, 0, "default 16"},
@@ -210,10 +219,21 @@ static const struct {
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
-static void set_option(Options *o, int row, const char *value)
+// How each was given: "--port", "EXLC_PORT", "serve.conf:3: port"; NULL where it was not.
+static const char *given[ROWS];
+
+const char *option_name(const char *option)
+{
+    for (int i = 0; i < ROWS; i++)
+        if (given[i] && strcmp(rows[i].name, option) == 0) return given[i];
+    return option;
+}
+
+// `name` is how it was given.
+static void set_option(Options *o, int row, const char *name, const char *value)
 {
     char *at = (char *)o + rows[row].offset;
-    const char *name = rows[row].name;
+    given[row] = name;
     if (rows[row].kind == FLAG)
         *(int *)at = 1;
     else if (rows[row].kind == WHOLE)
@@ -223,7 +243,7 @@ static void set_option(Options *o, int row, const char *value)
     else if (rows[row].kind == TEXT)
         *(const char **)at = value;
     else
-        rows[row].parse(o, value);
+        rows[row].parse(o, name, value);
 }
 
 static void print_help(const char *command, Command which)
@@ -246,18 +266,21 @@ static int find_long(const char *name)
 }
 
 // Flags are switched by 1, true, yes and 0, false, no.
-static void set_from(Options *o, const char *where, int row, const char *value)
+static void set_from(Options *o, const char *name, int row, const char *value)
 {
+    name = strdup(name); // they live as long as the program
+    value = strdup(value);
+    if (!name || !value) fail("out of memory");
     if (rows[row].kind == FLAG) {
         int on = !strcmp(value, "1") || !strcmp(value, "true") || !strcmp(value, "yes");
         if (!on && strcmp(value, "0") && strcmp(value, "false") && strcmp(value, "no"))
-            usage_error("%s: %s is '%s', expected true or false", where, rows[row].name, value);
+            usage_error("%s %s: expected true or false", name, value);
         if (on)
-            set_option(o, row, value);
+            set_option(o, row, name, value);
         else
             *(int *)((char *)o + rows[row].offset) = 0;
     } else {
-        set_option(o, row, value);
+        set_option(o, row, name, value);
     }
 }
 
@@ -284,7 +307,8 @@ static void read_config(Options *o, const char *path)
         int row = find_long(name);
         if (row < 0 || rows[row].offset == AT(config))
             usage_error("%s: unknown option %s", where, name);
-        set_from(o, where, row, strdup(value)); // lives as long as the program
+        snprintf(where, sizeof where, "%.200s:%d: %s", path, number, rows[row].name + 2);
+        set_from(o, where, row, value);
     }
     free(line);
     fclose(f);
@@ -335,12 +359,16 @@ static void parse_arguments(Options *o, int argc, char **argv, int first, const 
             o->arguments[o->argument_count++] = a;
             continue;
         }
-        int row = 0;
-        while (row < ROWS && strcmp(rows[row].name, a) != 0) row++;
+        int row = 0, known = 0;
+        for (; row < ROWS; row++) {
+            if (strcmp(rows[row].name, a) != 0) continue;
+            known = 1;
+            if (rows[row].commands & command) break;
+        }
+        if (row == ROWS && known) usage_error("%s takes no %s", name, a);
         if (row == ROWS) usage_error("unknown option %s", a);
-        if (!(rows[row].commands & command)) usage_error("%s takes no %s", name, a);
         if (rows[row].kind != FLAG && i + 1 == argc) usage_error("%s needs a value", a);
-        set_option(o, row, rows[row].kind == FLAG ? NULL : argv[++i]);
+        set_option(o, row, a, rows[row].kind == FLAG ? NULL : argv[++i]);
     }
 }
 
@@ -385,10 +413,11 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     int context = o->max_context ? o->max_context : m->max_context;
     int batch = o->max_batch ? o->max_batch : 1;
     if (context > m->max_context)
-        usage_error("--max-context %d: this program was built for at most %d", context,
-                    m->max_context);
+        usage_error("%s %d: this program was built for at most %d", option_name("--max-context"),
+                    context, m->max_context);
     if (batch > m->max_batch)
-        usage_error("--max-batch %d: this program was built for at most %d", batch, m->max_batch);
+        usage_error("%s %d: this program was built for at most %d", option_name("--max-batch"),
+                    batch, m->max_batch);
     DeviceOptions d = {.cuda = cuda,
                        .ordinal = o->ordinal,
                        .threads = o->threads,
@@ -405,7 +434,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
         d.states = batch + (o->saved_states ? o->saved_states : 2 * batch);
     d.max_rows = max_rows ? max_rows : o->chunk ? o->chunk : cuda ? 2048 : 512;
     if (o->deterministic && d.max_rows % PAGE)
-        usage_error("--chunk %d: with --deterministic a multiple of %d", d.max_rows, PAGE);
+        usage_error("%s %d: with --deterministic a multiple of %d", option_name("--chunk"),
+                    d.max_rows, PAGE);
     if (d.max_rows > context) d.max_rows = context;
     if (o->deterministic && d.max_rows > PAGE) d.max_rows -= d.max_rows % PAGE;
     if (d.max_rows < batch) d.max_rows = batch;
@@ -442,7 +472,7 @@ Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidde
         if (!cuda)
             fprintf(stderr, "%s: no usable NVIDIA GPU, running on the CPU\n", model_info.name);
     }
-    if (o->mode_given && !cuda) usage_error("--mode goes with --device cuda");
+    if (o->mode_given && !cuda) usage_error("%s goes with --device cuda", option_name("--mode"));
     model.options = choose_sizes(o, cuda, max_rows, max_outputs, keep_hidden);
     if (weights_open(&model.weights, o->threads ? o->threads : 16, &err) != 0 ||
         device_open(&model.device, &model.options, &model.weights, &err) != 0)

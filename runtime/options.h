@@ -48,6 +48,9 @@ Options parse_options(int argc, char **argv, int first, const char *name, Comman
 // Every option of serve with its value, as a configuration file.
 void print_config(const Options *o);
 
+// How an option of the command line was given, for messages: "--port", "EXLC_PORT", "FILE:3: port".
+const char *option_name(const char *option);
+
 _Noreturn void usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 // Prints "FILE: text" on stderr and exits 1.
 _Noreturn void fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

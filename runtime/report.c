@@ -1,6 +1,7 @@
 // The commands about the program itself: info, verify, selftest.
 #include "options.h"
 #include <elf.h>
+#include <jansson.h>
 #include <link.h>
 #include <math.h>
 #include <stdlib.h>
@@ -46,6 +47,35 @@ static void print_bytes(const char *what, uint64_t bytes)
     else printf("%-22s %llu bytes\n", what, (unsigned long long)bytes);
 }
 
+// What info prints, for programs.
+static void print_info_json(const DeviceOptions *sizes, uint64_t cache, const char *glibc)
+{
+    const ModelInfo *m = &model_info;
+    json_t *sm = json_array(), *targets = json_array();
+    for (const GpuImage *i = m->images; i && i->image; i++)
+        if (i->sm) json_array_append_new(sm, json_integer(i->sm));
+    if (m->cpu) json_array_append_new(targets, json_string("cpu"));
+    if (m->images) json_array_append_new(targets, json_string("cuda"));
+    json_t *info = json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model", m->name,
+        "architecture", m->architecture, "build", m->build_id, "exlc", m->exlc_version,
+        "parameters", (json_int_t)m->parameters, "bits", m->bits, "layers", m->layers, "dim",
+        m->dim, "heads", m->heads, "kv_heads", m->kv_heads, "head_dim", m->head_dim, "ffn_dim",
+        m->ffn_dim, "vocab", m->vocab);
+    json_t *needs = json_pack(
+        "{s:o, s:o, s:i, s:i, s:I, s:I, s:I, s:i, s:i, s:i, s:I, s:s?, s:s}", "targets", targets,
+        "sm", sm, "max_context", m->max_context, "max_batch", m->max_batch, "weights_bytes",
+        (json_int_t)m->weights_bytes, "cache_bytes_per_token", (json_int_t)cache,
+        "state_bytes_per_sequence", (json_int_t)m->state_bytes, "context", sizes->max_context,
+        "batch", sizes->max_sequences, "cache_tokens", sizes->pages * PAGE, "memory_bytes",
+        (json_int_t)memory_bytes(sizes), "driver_min", m->driver_min, "glibc_min", glibc);
+    json_object_update(info, needs);
+    if (json_dumpf(info, stdout, JSON_REAL_PRECISION(4)) != 0) fail("out of memory");
+    putchar('\n');
+    json_decref(needs);
+    json_decref(info);
+}
+
 int command_info(const Options *o)
 {
     const ModelInfo *m = &model_info;
@@ -56,19 +86,12 @@ int command_info(const Options *o)
     uint64_t memory = memory_bytes(&sizes);
     char glibc[32], sms[128] = "", *p = sms;
     glibc_min(glibc, sizeof glibc);
-    for (const GpuImage *i = m->images; i && i->image; i++)
-        if (i->sm) p += sprintf(p, "%s%d", p > sms ? ", " : "", i->sm);
     if (o->json) {
-        printf("{\"architecture\": \"%s\", \"parameters\": %llu, \"bits\": %.4g, \"sm\": [%s], "
-               "\"weights_bytes\": %llu, \"cache_bytes_per_token\": %llu, "
-               "\"state_bytes_per_sequence\": %llu, \"memory_bytes\": %llu, "
-               "\"driver_min\": \"%s\", \"glibc_min\": \"%s\"}\n",
-               m->architecture, (unsigned long long)m->parameters, m->bits, sms,
-               (unsigned long long)m->weights_bytes, (unsigned long long)cache,
-               (unsigned long long)m->state_bytes,
-               (unsigned long long)memory, m->driver_min ? m->driver_min : "", glibc);
+        print_info_json(&sizes, cache, glibc);
         return 0;
     }
+    for (const GpuImage *i = m->images; i && i->image; i++)
+        if (i->sm) p += sprintf(p, "%s%d", p > sms ? ", " : "", i->sm);
     printf("%-22s %s (%s), build %s\n", "model", m->name, m->architecture, m->build_id);
     printf("%-22s %.3f billion, %.2f bits per weight in the layers\n", "parameters",
            (double)m->parameters / 1e9, m->bits);

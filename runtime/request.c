@@ -154,8 +154,6 @@ static const char *const common_fields[] = {"model",
                                             "loop_detect_window",
                                             "priority",
                                             "skip_special_tokens",
-                                            "template_vars",
-                                            "chat_template_kwargs",
                                             "user",
                                             "metadata",
                                             "store",
@@ -164,14 +162,17 @@ static const char *const common_fields[] = {"model",
                                             "prompt_cache_key",
                                             NULL};
 
-int request_check(const json_t *body, const char *const *names, Refusal *r)
+static const char *const template_fields[] = {"template_vars", "chat_template_kwargs", NULL};
+
+int request_check(const json_t *body, int chat, const char *const *names, Refusal *r)
 {
     const char *key;
     json_t *value;
     if (!json_is_object(body)) return refusal_set(r, 400, "", "expected a JSON object");
     json_object_foreach((json_t *)body, key, value)
     {
-        if (field_listed(key, names) || field_listed(key, common_fields) || sampling_knows(key))
+        if (json_is_null(value) || field_listed(key, names) || field_listed(key, common_fields) ||
+            sampling_knows(key) || (chat && field_listed(key, template_fields)))
             continue;
         refusal_set(r, 400, key, "Unrecognized request argument supplied: %.100s", key);
         r->code = "unknown_parameter";

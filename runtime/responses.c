@@ -205,7 +205,7 @@ static json_t *translate(const json_t *body, Refusal *r)
     } same[] = {{"max_output_tokens", "max_tokens"},
                 {"tool_choice", "tool_choice"},
                 {"parallel_tool_calls", "parallel_tool_calls"}};
-    if (request_check(body, names, r) != 0) return NULL;
+    if (request_check(body, 1, names, r) != 0) return NULL;
     json_t *chat = json_copy((json_t *)body);
     for (const char *const *name = names; *name; name++) json_object_del(chat, *name);
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
@@ -291,9 +291,11 @@ static json_t *response_json(const Api *api, const Answer *a, const Refusal *fai
     }
     int cut = !failure && job->reason == REASON_LENGTH;
     json_object_set_new(response, "error",
-                        failure ? json_pack("{s:s, s:o}", "code", "server_error", "message",
-                                            refusal_text(failure->error.text))
-                                : json_null());
+                        failure
+                            ? json_pack("{s:s, s:o}", "code",
+                                        failure->status < 500 ? "invalid_prompt" : "server_error",
+                                        "message", refusal_text(failure->error.text))
+                            : json_null());
     json_object_set_new(response, "incomplete_details",
                         cut ? json_pack("{s:s}", "reason", "max_output_tokens") : json_null());
     json_object_set_new(response, "usage",

@@ -567,7 +567,7 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
                      Sampler *s, uint64_t draw)
 {
     const SamplerOptions *o = &s->options;
-    if (fill(r, logits) != 0) return -1;
+    if (fill(r, logits) != 0) return SAMPLE_NAN;
     for (int i = 0; i < o->bias_count; i++) r->candidate[o->bias_id[i]].logit += o->bias[i];
     for (int i = 0; i < r->count; i++)
         r->keep[i] = r->candidate[i].logit > -INFINITY && (!o->allowed || HAS_BIT(o->allowed, i)) &&
@@ -606,7 +606,7 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
         else if (stage == STAGE_xtc)
             xtc(r, o, draw);
     }
-    if (!r->count) return -1;
+    if (!r->count) return SAMPLE_NOTHING;
     int drawn = best_index(r);
     if (!greedy && isfinite(r->candidate[drawn].logit))
         drawn = o->mirostat              ? mirostat(r, s, draw)
@@ -617,7 +617,7 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
 
 int32_t sample_plain(SampleRoom *r, const float *logits, const Sampling *s)
 {
-    if (fill(r, logits) != 0) return -1;
+    if (fill(r, logits) != 0) return SAMPLE_NAN;
     int best = best_index(r);
     if (s->temperature < SAMPLING_COLD || s->top_k == 1 || !isfinite(logits[best])) return best;
     SamplerOptions o = {.top_k = s->top_k, .top_p = s->top_p, .min_p = s->min_p, .seed = s->seed};

@@ -75,8 +75,10 @@ typedef struct SampleRoom SampleRoom;
 int sample_open(SampleRoom **room, int vocab, int max_context, Error *err);
 void sample_close(SampleRoom *room);
 
-// The token that follows history (count), or -1 when a logit is NaN or nothing may be drawn. logits
-// (vocab) stay unchanged. `draw` is the number of this draw in its sequence.
+// Instead of a token: a logit is NaN; everything is excluded.
+enum { SAMPLE_NAN = -1, SAMPLE_NOTHING = -2 };
+// The token that follows history (count), or one of those. logits (vocab) stay unchanged. `draw` is
+// the number of this draw in its sequence.
 int32_t sample_token(SampleRoom *room, const float *logits, const int32_t *history, int count,
                      Sampler *s, uint64_t draw);
 // The same for the device's own chain.

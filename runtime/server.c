@@ -387,6 +387,7 @@ enum {
     HEALTH,
     METRICS,
     MODELS,
+    ONE_MODEL,
     MODEL,
     PROPS,
     CACHE,
@@ -406,6 +407,7 @@ static const struct {
     {"/health", EVHTTP_REQ_GET, 0, HEALTH, NULL},
     {"/metrics", EVHTTP_REQ_GET, 1, METRICS, NULL},
     {"/v1/models", EVHTTP_REQ_GET, 1, MODELS, NULL},
+    {"/v1/models/*", EVHTTP_REQ_GET, 1, ONE_MODEL, NULL},
     {"/v1/model/list", EVHTTP_REQ_GET, 1, MODELS, NULL},
     {"/v1/model", EVHTTP_REQ_GET, 1, MODEL, NULL},
     {"/props", EVHTTP_REQ_GET, 1, PROPS, NULL},
@@ -439,10 +441,17 @@ static const char *path_of(struct evhttp_request *http)
     return path && *path ? path : "/";
 }
 
+// A * at the end of a route's path stands for anything.
+static int matches(const char *route, const char *path)
+{
+    size_t n = strcspn(route, "*");
+    return strncmp(route, path, n) == 0 && (route[n] ? path[n] != 0 : path[n] == 0);
+}
+
 static const Family *family_of(struct evhttp_request *http)
 {
     for (int i = 0; i < ROUTES; i++)
-        if (routes[i].family && strcmp(routes[i].path, path_of(http)) == 0) return routes[i].family;
+        if (routes[i].family && matches(routes[i].path, path_of(http))) return routes[i].family;
     return NULL;
 }
 
@@ -486,12 +495,14 @@ static void get(Server *server, struct evhttp_request *http, int what)
         else
             reply(server, http, 200, "text/plain; version=0.0.4", text.data, text.bytes);
         free(text.data);
+    } else if (what == ONE_MODEL && strcmp(path_of(http) + 11, server->api->name) != 0) {
+        refuse(server, http, 404, "there is no such model");
     } else {
         reply_json(server, http, 200,
-                   what == MODELS  ? api_models(server->api)
-                   : what == MODEL ? api_model(server->api)
-                   : what == PROPS ? api_props(server->api)
-                                   : api_cache(server->api));
+                   what == MODELS                       ? api_models(server->api)
+                   : what == MODEL || what == ONE_MODEL ? api_model(server->api)
+                   : what == PROPS                      ? api_props(server->api)
+                                                        : api_cache(server->api));
     }
 }
 
@@ -501,7 +512,7 @@ static void on_request(struct evhttp_request *http, void *argument)
     enum evhttp_cmd_type method = evhttp_request_get_command(http);
     int known = 0;
     for (int i = 0; i < ROUTES; i++) {
-        if (strcmp(routes[i].path, path_of(http)) != 0) continue;
+        if (!matches(routes[i].path, path_of(http))) continue;
         known = 1;
         if (method == EVHTTP_REQ_OPTIONS && server->options->cors) {
             preflight(server, http);
@@ -564,7 +575,8 @@ static int listen_on(Server *server, Error *err)
     const struct addrinfo passive = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
     int unknown = getaddrinfo(o->host, NULL, &passive, &found);
-    if (unknown) return error_set(err, "--host %s: %s", o->host, gai_strerror(unknown));
+    if (unknown)
+        return error_set(err, "%s %s: %s", option_name("--host"), o->host, gai_strerror(unknown));
     freeaddrinfo(found);
     server->bound = evhttp_bind_socket_with_handle(server->http, o->host, (uint16_t)o->port);
     if (!server->bound) return error_set(err, "%s:%d: %s", o->host, o->port, strerror(errno));

@@ -95,6 +95,15 @@ template() { # PROGRAM [DIR]: what it makes of the request
     "$1" template ${2:+"$2"} <"$work/request" 2>/dev/null | head -n 1
 }
 check "exlc template" sh -c "echo '$(template $build/exlc "$work/model")' | grep -qF '<|begin_of_text|>[INST] Hi [/INST]Today is '"
+echo '{"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}' >"$work/model/hf_quant_config.json"
+cp "$work/model/config.json" "$work/config.json"
+sed -i 's/"quantization_config"/"nothing"/' "$work/model/config.json"
+refuses 1 'hf_quant_config.json: quantization.quant_algo is "NVFP4"' $build/exlc inspect "$work/model"
+rm "$work/model/hf_quant_config.json"
+cp "$work/config.json" "$work/model"
+sed -i '0,/{/s//{"vision_config": {}, /' "$work/model/config.json"
+check "inspect names parts" sh -c "$build/exlc inspect '$work/model' | grep -q 'unsupported  images: only the text part'"
+mv "$work/config.json" "$work/model"
 check "inspect lists templates" sh -c "$build/exlc inspect '$work/model' | grep -q 'templates    default, broken'"
 check "inspect names the line" sh -c "$build/exlc inspect '$work/model' | grep -q 'broken.jinja: line 2: '"
 check "what a template refuses" sh -c "! $build/exlc template '$work/model' <$work/wrong 2>&1 | grep -v ': Conversation roles must alternate'"
@@ -162,6 +171,17 @@ check "serve reads file, environment and options in turn" sh -c "EXLC_MAX_QUEUE=
 echo 'prot = 1' >"$work/config"
 refuses 2 "config:1: unknown option prot" $program serve --config "$work/config"
 refuses 1 "no-such" $program serve --config "$work/no-such"
+echo 'port = 8x' >"$work/config"
+refuses 2 "config:1: port 8x: expected a whole number" $program serve --config "$work/config"
+refuses 2 "EXLC_PORT 8x: expected a whole number" env EXLC_PORT=8x $program serve
+refuses 2 "EXLC_DEVICE tpu: expected cpu" env EXLC_DEVICE=tpu $program serve
+refuses 2 "EXLC_LOG_REQUESTS maybe: expected true or false" env EXLC_LOG_REQUESTS=maybe $program serve
+refuses 2 "EXLC_MAX_CONTEXT 9999: this program was built for at most 2048" env EXLC_MAX_CONTEXT=9999 $program serve --device cpu
+check "an unknown host" sh -c "! $program serve --host no.host.invalid --device cpu 2>&1 | tail -n 1 | grep -qv -- '--host no.host.invalid: '"
+refuses 2 "--batch 1000: this program was built for at most 16" $program bench --batch 1000
+refuses 2 "--batch 4 is more than --max-batch 2" $program bench --batch 4 --max-batch 2
+refuses 2 "run takes no --context" $program run --context 5
+check "help speaks of its own command" sh -c "! $program eval --help | grep -q 'bench\|serve' && $program bench --help | grep -q 'context LIST'"
 check "raw chat continues lines" sh -c "[ \"\$(printf 'The city of Paris\n' |
     $program chat --raw -n 8 --device cpu 2>/dev/null)\" = \"\$($program run -p 'The city of Paris' -n 8 --device cpu)\" ]"
 printf '\377\376' >"$work/bad"
@@ -169,6 +189,7 @@ check "invalid UTF-8 is refused" sh -c "! $program tokenize <$work/bad >/dev/nul
 check "verify" sh -c "$program verify | grep -q 'as built'"
 check "selftest" sh -c "$program selftest --device cpu | grep -q 'equal when repeated'"
 check "info as JSON" sh -c "$program info --json --device cpu | grep -q '\"cache_bytes_per_token\": 6144'"
+check "info has what is missing as null" sh -c "$program info --json --device cpu | grep -q '\"driver_min\": null'"
 
 text='The city of Paris'
 greedy=$($program run -p "$text" -n 24 --device cpu)

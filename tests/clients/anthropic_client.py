@@ -41,6 +41,9 @@ def test_answers(c):
                           tool_choice={"type": "none"}, tools=TOOLS,
                           extra_body=DICTATED | {"banned_tokens": [2, 3, 0]})
     check([x.type for x in b.content] == ["text"] and b.stop_reason == "end_turn", b)
+    b = c.beta.messages.create(model="any", max_tokens=2, messages=HI, betas=["x-2026-01-01"],
+                               extra_body={"container": None})
+    check(b.usage.output_tokens == 2, b)
     # An answer that was begun goes on.
     b = c.messages.create(model="any", max_tokens=3, messages=HI + [
         {"role": "assistant", "content": "The city of"}], extra_body={"temperature": 0, "top_k": 1})

@@ -37,6 +37,8 @@ def test_plain(c, model):
     check(len(l.tokens) == 3 and all(len(t) == 2 for t in l.top_logprobs), l)
     check(all(abs(max(t.values()) - p) < 1e-6 for t, p in zip(l.top_logprobs, l.token_logprobs)), l)
     check([m.id for m in c.models.list()] == ["wikilm"], "the list of models")
+    check(c.models.retrieve("wikilm").id == "wikilm", "a model")
+    refused(openai.NotFoundError, "no such model", lambda: c.models.retrieve("wiki"))
     x = c.completions.create(model=model, prompt="The", max_tokens=8, temperature=1,
                              extra_body={"min_p": 0.1, "dry_multiplier": 0.8, "xtc_probability": 0.3})
     check(x.usage.completion_tokens == 8, x)

@@ -166,7 +166,7 @@ class Soak:
             else:
                 jobs += [("ask", path, data, 0)] * 2
         self.rng.shuffle(jobs)
-        parts, sizes = 4, []
+        parts, sizes = 8, []
         for part in range(parts):
             mine = jobs[part * len(jobs) // parts:(part + 1) * len(jobs) // parts]
             threads = [threading.Thread(target=self.worker, args=(mine[i::CLIENTS],)) for i in range(CLIENTS)]
@@ -175,6 +175,7 @@ class Soak:
             for t in threads:
                 t.join()
             sizes.append(self.memory())
+            print(sum(self.counts.values()), "requests,", len(self.failures), "failures,", sizes[-1], "KiB", flush=True)
         for i, (path, data) in enumerate(sorted(self.answers)):
             if i % 10 == 0:
                 self.one("alone", path, data, 0)
@@ -183,7 +184,7 @@ class Soak:
             "no failures": not self.failures,
             "nothing runs, waits or holds pages": not (state["running"] or state["queued"] or state["pages_used"]),
             # Pages of the cache are touched one after the other, so that it grows at first.
-            f"memory is flat: {sizes} KiB": sizes[-1] < sizes[1] + 8192,
+            f"memory is flat: {sizes} KiB": sizes[-1] < sizes[2] + 8192,
             "SIGTERM ends it": (self.server.send_signal(signal.SIGTERM), self.server.wait(timeout=20))[1] == 0,
         }
         print(len(jobs), "requests:", self.counts, "memory", sizes, "KiB, cache", state)

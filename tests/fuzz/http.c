@@ -15,6 +15,11 @@ void fail(const char *fmt, ...)
     abort();
 }
 
+const char *option_name(const char *option)
+{
+    return option;
+}
+
 static Server *start(Api *api)
 {
     static const Options options = {.host = "127.0.0.1",

@@ -70,6 +70,8 @@ static void test_refusals(int port)
     refused(port, "POST", completions, "{\"prompt\": 5}", 400, "prompt");
     refused(port, "POST", completions, "{\"prompt\": [4096]}", 400, "0 to 4095");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"temprature\": 1}", 400, "temprature");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"chat_template_kwargs\": {}}", 400,
+            "chat_template_kwargs");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"temperature\": \"1\"}", 400,
             "number");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"top_p\": 1.5}", 400, "top_p");
@@ -245,6 +247,12 @@ static void test_endings(int port)
     a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 0}", &status);
     CHECK(usage_of(a, "completion_tokens") == 0 && strcmp(reason_of(a), "length") == 0);
     json_decref(a);
+
+    // What leaves no token is the request's fault.
+    refused(port, "POST", "/v1/completions",
+            "{\"prompt\": \"The\", \"max_tokens\": 9, \"allowed_tokens\": [300], "
+            "\"banned_tokens\": [300]}",
+            400, "no token is left");
 
     // One allowed token is a loop.
     a = complete(port,
