@@ -215,7 +215,7 @@ static const struct {
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
      "prompt tokens in one pass; default 512, on CUDA 2048"},
     {"--mode", "persistent|graph|steps", OPENERS, OTHER, 0, 0, 0, parse_mode,
-     "launches on CUDA; default persistent: one for one row, else a graph of one a step"},
+     "launches on CUDA; default persistent: one of all steps where a pass only decodes"},
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 

@@ -10,8 +10,7 @@
 
 void forward_gpu(Gpu *gpu, const State *s, const Batch *b, int together)
 {
-    // With more rows the steps' own launches, which leave more memory to the weights, are faster.
-    if (together && b->rows == 1 && launch_together(gpu, s, b)) return;
+    if (together && launch_together(gpu, s, b)) return;
 #include "forward.inc"
 }
 
