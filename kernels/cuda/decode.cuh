@@ -23,8 +23,9 @@ typedef struct {
     int room_bytes, ring_bytes; // of shared memory
     int ring_at;                // copying warp: end of the last chunk
     uint32_t oldest;            // copying warp: number of the oldest chunk whose place is taken
-    uint32_t chunk;             // number of the next chunk in this launch, or of the step's first
-    int steps;                  // that are over
+    uint32_t chunk;             // number of the next chunk in this launch, or of the plan's first
+    int steps, plans;           // that are over
+    int routings;               // copying warp: routed layers it has come to
 } Decoder;
 
 // A step of a pass: what, where, of which weight formats.
@@ -70,6 +71,8 @@ typedef struct {
     uint64_t pending_sums, norm;
     const float *x;
     float *new_x;
+    int started; // the step's inputs are there when this is multiplied: a part of a step
+    int first;   // of a part of a step with experts: place of its first row
 } Plan;
 
 // At the start of shared memory.
@@ -79,11 +82,13 @@ typedef struct {
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     Chunk chunk[RING_CHUNKS];
     uint64_t planned[PLANS], done[PLANS];                     // barriers of plans
-    Plan plan[PLANS];                                         // of step n, n + PLANS, ...
+    uint64_t routed;                                          // barrier of Routing
+    int last_plan;                                            // of the step that is over
+    Plan plan[PLANS];                                         // n, n + PLANS, ...
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
-static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES, "room of DecodeShared");
+static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES - ROUTING_BYTES, "room of DecodeShared");
 
 DEVICE DecodeShared *decode_shared(void)
 {
@@ -138,7 +143,7 @@ DEVICE bool meets(void)
 // By all threads. room_bytes: of activations or attention; the rest of shared memory is the ring.
 DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int room_bytes)
 {
-    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0};
+    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0, 0, 0};
     d.ring_bytes = dynamic_shared_bytes() - DECODE_SHARED_BYTES - room_bytes;
     if (threadIdx.x == 0) {
         decode_shared()->s = s, decode_shared()->b = b;
@@ -150,6 +155,7 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
             barrier_init(&decode_shared()->planned[i], 1);
             barrier_init(&decode_shared()->done[i], 1);
         }
+        barrier_init(&decode_shared()->routed, 1);
         barrier_init_done();
     }
     block_sync();
@@ -170,30 +176,38 @@ DEVICE void other_registers(void)
 
 // --- plans ---------------------------------------------------------------------------------------
 // The copying warp plans every step, for itself and for the others, so that those find their work
-// ready when they come.
+// ready when they come. A step with experts has several plans.
 
 DEVICE Plan *plan_slot(const Decoder &d)
 {
-    return &decode_shared()->plan[d.steps % PLANS];
+    return &decode_shared()->plan[d.plans % PLANS];
 }
 
 // Before the copying warp writes a plan.
 DEVICE void plan_begin(const Decoder &d)
 {
-    if (d.steps >= PLANS)
-        barrier_wait(&decode_shared()->done[d.steps % PLANS], d.steps / PLANS % 2 ^ 1);
+    if (d.plans >= PLANS)
+        barrier_wait(&decode_shared()->done[d.plans % PLANS], d.plans / PLANS % 2 ^ 1);
 }
 
 DEVICE void plan_ready(const Decoder &d)
 {
     warp_sync();
-    if (threadIdx.x % WARP == 0) barrier_arrive(&decode_shared()->planned[d.steps % PLANS]);
+    if (threadIdx.x % WARP == 0) barrier_arrive(&decode_shared()->planned[d.plans % PLANS]);
 }
 
 // Before the others use it.
 DEVICE void plan_wait(const Decoder &d)
 {
-    barrier_wait(&decode_shared()->planned[d.steps % PLANS], d.steps / PLANS % 2);
+    barrier_wait(&decode_shared()->planned[d.plans % PLANS], d.plans / PLANS % 2);
+}
+
+// After them, where another plan of the same step follows: its activations go to the same room.
+DEVICE void plan_over(Decoder &d)
+{
+    multipliers_sync();
+    if (threadIdx.x == 0) barrier_arrive(&decode_shared()->done[d.plans % PLANS]);
+    d.plans++;
 }
 
 // --- meetings ------------------------------------------------------------------------------------
@@ -225,8 +239,10 @@ DEVICE void step_start(const Decoder &d, int kind)
 // After they have written.
 DEVICE void step_end(Decoder &d)
 {
+    if (EXPERTS && threadIdx.x == 0) decode_shared()->last_plan = d.plans;
     if (d.together) meeting_arrive(STEP_OVER);
     d.steps++;
+    d.plans++;
 }
 
 // The meeting warp's side.
@@ -236,8 +252,9 @@ DEVICE void meet_others(Decoder &d, bool last)
     meeting_wait(STEP_OVER);
     stamp(d, 4, 0);
     if (threadIdx.x % WARP == 0) {
+        int plan = EXPERTS ? decode_shared()->last_plan : d.steps;
         count_release(count);
-        barrier_arrive(&decode_shared()->done[d.steps % PLANS]);
+        barrier_arrive(&decode_shared()->done[plan % PLANS]);
     }
     d.steps++;
     if (last) return;
@@ -762,14 +779,23 @@ DEVICE void plan_part(Plan *p, const Linear &linear, int out, int column)
     p->part[p->count++] = part;
 }
 
-// Gives every block of threads an equal range of a plan's chunks.
-DEVICE void plan_ranges(Plan *p)
+DEVICE int plan_chunks(const Plan *p)
 {
     int chunks = 0;
-    p->chunks = p->units = 0;
     for (int i = 0; i < p->count; i++) chunks += p->part[i].blocks * p->part[i].slices;
-    int from = (uint32_t)(chunks * blockIdx.x) / gridDim.x;
-    int to = (uint32_t)(chunks * (blockIdx.x + 1)) / gridDim.x;
+    return chunks;
+}
+
+// The range of `chunks` chunks that block `block` of threads takes: equal ones.
+DEVICE int share_of(int chunks, int block)
+{
+    return (uint32_t)(chunks * block) / gridDim.x;
+}
+
+// What of a plan's chunks from .. to - 1 belongs to each part.
+DEVICE void plan_range(Plan *p, int from, int to)
+{
+    p->chunks = p->units = 0;
     for (int i = 0; i < p->count; i++) {
         Part *part = &p->part[i];
         int most = part->blocks * part->slices;
@@ -788,6 +814,20 @@ DEVICE void plan_ranges(Plan *p)
         p->chunks += part->to - part->from;
         p->units += part->last_unit - part->first_unit + 1;
     }
+}
+
+// Gives every block of threads an equal range of a plan's chunks.
+DEVICE void plan_ranges(Plan *p)
+{
+    int chunks = plan_chunks(p);
+    plan_range(p, share_of(chunks, blockIdx.x), share_of(chunks, blockIdx.x + 1));
+}
+
+// How many units of activations the room holds.
+DEVICE void plan_held(const Decoder &d, Plan *p)
+{
+    p->held = d.room_bytes / (p->rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    if (p->held < 1) p->held = 1;
 }
 
 // The copying warp's side of a planned step.
@@ -816,8 +856,10 @@ template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
     for (int i = 0; i < four; i++) task_next(plan, &t);
     if (t.part < plan.count)
         load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
-    step_start(d, plan.step.kind);
-    clear_sums(plan.old_sums, plan.old_count);
+    if (!plan.started) {
+        step_start(d, plan.step.kind);
+        clear_sums(plan.old_sums, plan.old_count);
+    }
     uint32_t next = d.chunk + ((threadIdx.x / WARP / 8 + d.chunk) & 1);
 #pragma unroll 1
     for (int first = 0;; first += plan.held) {

@@ -47,7 +47,7 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     grid_wait();
     int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Linear *down =
-        pending && l > 0 && !s.layers[l - 1].ffn_post ? &s.layers[l - 1].down : nullptr;
+        pending && l > 0 && leaves_down(&s.layers[l - 1]) ? &s.layers[l - 1].down : nullptr;
     __shared__ float squares[BLOCKS(DIM)];
     for (int block = warp; block < BLOCKS(DIM); block += PREFILL_THREADS / WARP) {
         float v[4], y[4], sum = 0;

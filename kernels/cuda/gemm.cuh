@@ -69,16 +69,17 @@ DEVICE Source normed_source(const State &s, uint64_t norm, const int32_t *map)
     return from;
 }
 
-// One row of the activations of COUNT linear layers by a block of 256 threads, each with a power of
-// two taken out that keeps any values inside fp16. Bit i of EXL3 says that layer i is quantized.
+// One row of the activations of COUNT linear layers, from a row of the source, by a block of 256
+// threads, each with a power of two taken out that keeps any values inside fp16. Bit i of EXL3 says
+// that layer i is quantized.
 template <int IN, int COUNT, int EXL3>
-DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row, int rows)
+DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int source_row,
+                        int row, int rows)
 {
     constexpr int PASSES = (BLOCKS(IN) + 7) / 8;
     constexpr bool KEEP = PASSES <= 16; // the row stays in registers
     __shared__ uint32_t warp_most[COUNT][8];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = warp * BLOCK + 4 * lane;
-    int source_row = from.map ? from.map[row] : row;
     const float *x = from.x + (uint64_t)source_row * IN;
     float factor = from.norm ? norm_factor<IN>(from.squares, source_row, lane) : 1;
     const uint16_t *suh[COUNT];
@@ -154,6 +155,12 @@ DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row
             store_prepared<IN>(prepared<IN>(s, i, rows), row, rows, k, t);
         }
     }
+}
+
+template <int IN, int COUNT, int EXL3>
+DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row, int rows)
+{
+    prepare_row<IN, COUNT, EXL3>(s, w, from, from.map ? from.map[row] : row, row, rows);
 }
 
 // Columns 4 * lane .. + 3 of a row of a finished tile, with the row's scale.

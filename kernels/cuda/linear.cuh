@@ -82,6 +82,12 @@ template <int IN> DEVICE float norm_factor(const float *squares, int row, int la
     return 1.0f / sqrtf(warp_sum(sum) / IN + NORM_EPS);
 }
 
+// Whether the decode form leaves a layer's last products as sums, for the step after it to add.
+DEVICE bool leaves_down(const Layer *layer)
+{
+    return !layer->ffn_post && !(EXPERTS && layer->router);
+}
+
 // Raw sums of columns 4 * lane .. + 3 of a block to outputs: Hadamard, svh, bias. By a whole warp.
 DEVICE void finish_columns(const State &s, const Linear &w, int block, float v[4])
 {

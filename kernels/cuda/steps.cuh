@@ -58,8 +58,8 @@
 #define OUT_NORM(f) OUT_ENTRIES(out_norm, f, true)
 
 #define UP(g, u)                                                                                   \
-    ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer); }           \
-    PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u>(s, b, layer, n); }
+    ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->gate); } \
+    PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u, FFN_DIM>(s, b, layer, &layer->gate, n); }
 
 #define UP_ALONE(u)                                                                                \
     ENTRY(up_alone_##u##_prepare, PREFILL_THREADS, 2) { up_alone_prepare<u>(s, b, layer); }        \
