@@ -292,6 +292,14 @@ static Buffer layers_region(const Plan *plan)
 
 static void add_kernel(Buffer *b, const Step *step)
 {
+    if (strcmp(step->name, "moe_shared") == 0) { // two lines: routed experts may be with and without
+        Step routed = {.name = "moe", .format_count = 3}, shared = {.name = "shared", .format_count = 3};
+        memcpy(routed.formats, step->formats, 3 * sizeof *step->formats);
+        memcpy(shared.formats, step->formats + 3, 3 * sizeof *step->formats);
+        add_kernel(b, &routed);
+        add_kernel(b, &shared);
+        return;
+    }
     Buffer line = {0};
     buffer_print(&line, "%s(", upper_case(step->name));
     for (int i = 0; i < step->format_count; i++)
