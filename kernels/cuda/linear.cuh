@@ -82,6 +82,13 @@ template <int IN> DEVICE float norm_factor(const float *squares, int row, int la
     return 1.0f / sqrtf(warp_sum(sum) / IN + NORM_EPS);
 }
 
+// A linear layer as a tile is given it: itself, or what it will be looked up by once the products are
+// there, which leaves their registers alone (route.cuh).
+DEVICE const Linear &linear_of(const Linear &w)
+{
+    return w;
+}
+
 // Whether the decode form leaves a layer's last products as sums, for the step after it to add.
 DEVICE bool leaves_down(const Layer *layer)
 {

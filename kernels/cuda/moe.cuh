@@ -293,7 +293,7 @@ DEVICE void experts_up_prefill(const State &s, const Batch &, const Layer *layer
             Tile t = expert_tile(s, wave, tiles, item / PAIRS, item % PAIRS, EXPERT_DIM, &expert);
 #pragma unroll 1
             for (int which = 0; which < 2; which++) {
-                Linear w = of_expert(which ? layer->up : layer->gate, layer, expert);
+                ExpertLinear w = {which ? &layer->up : &layer->gate, layer, expert};
                 up_tile<BITS, GATE, UP, EXPERT_DIM>(s, layer, w, which, &ring, t, places,
                                                     wave_routes(s, wave));
             }
@@ -328,7 +328,7 @@ DEVICE void experts_down_prefill(const State &s, const Batch &, const Layer *lay
         begin_multiplying();
         for (int item = first_item(); item < tiles[EXPERTS] * PAIRS; item = next_item(item)) {
             Tile t = expert_tile(s, wave, tiles, item / PAIRS, item % PAIRS, DIM, &expert);
-            Linear w = of_expert(layer->down, layer, expert);
+            ExpertLinear w = {&layer->down, layer, expert};
             out_tile<BITS, DOWN, EXPERT_DIM, true>(s, w, products, &ring, t, places);
         }
     }

@@ -54,11 +54,13 @@ DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, co
 }
 
 #if WGMMA
-template <int BITS, int FORMAT, int IN, bool POST>
-DEVICE void out_tile(const State &s, const Linear &w, float *y, Ring *ring, const Tile &t, int rows)
+template <int BITS, int FORMAT, int IN, bool POST, typename Weights>
+DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *ring, const Tile &t,
+                     int rows)
 {
     float sums[WIDE_ROWS / 2];
     multiply_tile<BITS, FORMAT, FORMAT, FORMAT, IN>(ring, 0, t.rows, sums);
+    const Linear w = linear_of(weights);
     constexpr bool EXL3 = FORMAT_IS_EXL3(FORMAT);
     if (EXL3) hadamard_stage(sums);
     Columns columns = columns_of(s, w, t.block, EXL3);

@@ -19,6 +19,17 @@ DEVICE Linear of_expert(const Linear &first, const Layer *layer, int expert)
     return l;
 }
 
+typedef struct {
+    const Linear *first;
+    const Layer *layer;
+    int expert;
+} ExpertLinear;
+
+DEVICE Linear linear_of(const ExpertLinear &w)
+{
+    return of_expert(*w.first, w.layer, w.expert);
+}
+
 // Weights of score `number`: of an expert, or after those of the shared one.
 DEVICE const float *router_row(const State &s, const Layer *layer, int number)
 {

@@ -45,12 +45,13 @@ template <int WIDTH> DEVICE float *active_row(const State &s, const int32_t *map
 #if WGMMA
 // One of the two products of a tile into h: act(gate), or h times up, by the same lane. `rows` were
 // prepared.
-template <int BITS, int GATE, int UP, int WIDTH>
-DEVICE void up_tile(const State &s, const Layer *layer, const Linear &w, int which, Ring *ring,
-                    const Tile &t, int rows, const int32_t *map)
+template <int BITS, int GATE, int UP, int WIDTH, typename Weights>
+DEVICE void up_tile(const State &s, const Layer *layer, const Weights &weights, int which,
+                    Ring *ring, const Tile &t, int rows, const int32_t *map)
 {
     float sums[WIDE_ROWS / 2];
     multiply_tile<BITS, GATE, UP, UP, DIM>(ring, which, t.rows, sums);
+    const Linear w = linear_of(weights);
     const bool exl3 = which ? FORMAT_IS_EXL3(UP) : FORMAT_IS_EXL3(GATE);
     if (exl3) hadamard_stage(sums);
     Columns columns = columns_of(s, w, t.block, exl3);
