@@ -79,9 +79,12 @@ const char *missing_on_cuda(const Plan *plan)
                             f->head_dim);
     if (f->experts > 1024)
         return arena_format("%d experts: on CUDA at most 1024", f->experts);
-    if (plan->layer_norm) return "LayerNorm has no CUDA kernels";
-    if (strcmp(plan->head_norms, "HEAD_NORM_EACH") == 0)
-        return "LayerNorms of every head have no CUDA kernels";
+    if (plan->layer_norm && !plan->parallel)
+        return "LayerNorm has CUDA kernels only where attention and feed-forward are parallel";
+    if (plan->parallel < 0)
+        return "layers of parallel and of serial parts together have no CUDA kernels";
+    if (plan->parallel && (f->experts || plan->post_norms))
+        return "experts or norms before sums in parallel layers have no CUDA kernels";
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))

@@ -170,10 +170,10 @@ static void write_trace(Bench *b, const char *path)
         [STEP_OUT] = "out",         [STEP_OUT_POST] = "out_post",
         [STEP_UP] = "up",           [STEP_UP_ALONE] = "up_alone",
         [STEP_DOWN] = "down",       [STEP_DOWN_POST] = "down_post",
-        [STEP_HEAD] = "head",       [STEP_LOGITS] = "logits",
-        [STEP_ROUTE] = "route",     [STEP_EXPERTS_UP] = "experts_up",
-        [STEP_COMBINE] = "combine", [STEP_EXPERTS_DOWN] = "experts_down",
-        [STEP_SHARED_DOWN] = "shared_down"};
+        [STEP_JOIN] = "join",       [STEP_HEAD] = "head",
+        [STEP_LOGITS] = "logits",   [STEP_ROUTE] = "route",
+        [STEP_COMBINE] = "combine", [STEP_EXPERTS_UP] = "experts_up",
+        [STEP_SHARED_DOWN] = "shared_down", [STEP_EXPERTS_DOWN] = "experts_down"};
     static const char *const parts[] = {"waits", "prepares", "works"};
     int steps, blocks, first = 1;
     const uint64_t *trace = device_trace(b->model.device, &steps, &blocks);

@@ -322,6 +322,11 @@ DEVICE int atomic_add(int32_t *p, int32_t v)
     return atomicAdd(global(p), v);
 }
 
+DEVICE void shared_add(int32_t *p, int32_t v)
+{
+    atomicAdd(p, v);
+}
+
 DEVICE void atomic_add64(uint64_t *p, uint64_t v)
 {
     // Without an answer, which atomicAdd's ATOMG brings back.

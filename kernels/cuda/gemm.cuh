@@ -51,7 +51,7 @@ DEVICE void store_prepared(uint16_t *prepared, int row, int rows, int k, const f
 typedef struct {
     const float *x;       // (rows, in)
     const float *norm;    // (in) or NULL
-    const float *squares; // (rows, BLOCKS(in)) sums of squares of x, where there is a norm
+    const float *squares; // (rows, MOMENTS) of x, where there is a norm
     const int32_t *map;   // row r is row map[r] of x, or NULL
 } Source;
 
@@ -81,7 +81,8 @@ DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int
     __shared__ uint32_t warp_most[COUNT][8];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = warp * BLOCK + 4 * lane;
     const float *x = from.x + (uint64_t)source_row * IN;
-    float factor = from.norm ? norm_factor<IN>(from.squares, source_row, lane) : 1;
+    Moments m = {0, 1};
+    if (from.norm) m = row_moments(from.squares, source_row, lane);
     const uint16_t *suh[COUNT];
     float kept[KEEP ? PASSES : 1][4];
     uint32_t most[COUNT] = {};
@@ -99,7 +100,7 @@ DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int
         if (from.norm) {
             float norm[4];
             load4<IN>(from.norm, k, norm);
-            for (int j = 0; j < 4; j++) v[j] *= factor * norm[j];
+            for (int j = 0; j < 4; j++) v[j] = (v[j] - m.mean) * (m.factor * norm[j]);
         }
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
@@ -139,7 +140,7 @@ DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int
             if (from.norm) {
                 float norm[4];
                 load4<IN>(from.norm, k, norm);
-                for (int j = 0; j < 4; j++) v[j] *= factor * norm[j];
+                for (int j = 0; j < 4; j++) v[j] = (v[j] - m.mean) * (m.factor * norm[j]);
             }
         }
 #pragma unroll

@@ -281,10 +281,12 @@ static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
                                const Layer *layer)
 {
-    if (decode_form(gpu, s, b))
+    if (decode_form(gpu, s, b)) {
         launch_decode(gpu, STEP_DOWN, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
-    else
-        launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+        if (PARALLEL) launch_decode(gpu, STEP_JOIN, s, b, layer, 0, 0, 0, 0, 0);
+        return;
+    }
+    launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
 
 static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, int format,

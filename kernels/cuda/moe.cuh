@@ -25,7 +25,7 @@ DEVICE void score_prefill(const State &s, const Batch &b, const Layer *layer)
 {
     __shared__ __align__(16) float x[SCORE_ROWS * SCORE_STRIDE], w[SCORE_TILE * SCORE_STRIDE];
     __shared__ float factor[SCORE_ROWS];
-    const float *norm = (const float *)(s.weights + layer->ffn_norm);
+    const float *norm = weights_at<float>(s, layer->ffn_norm);
     int unit = blockIdx.y % UNITS(DIM), first = blockIdx.y / UNITS(DIM) * SCORE_TILE;
     int first_row = blockIdx.x * SCORE_ROWS, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int scores = score_count(layer), end = (unit + 1) * UNIT_ROWS;
@@ -82,7 +82,7 @@ DEVICE void score_prefill(const State &s, const Batch &b, const Layer *layer)
 DEVICE void choose_prefill(const State &s, const Batch &b, const Layer *layer)
 {
     int row = blockIdx.x * (PREFILL_THREADS / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const float *bias = (const float *)(s.weights + layer->router_bias);
+    const float *bias = weights_at<float>(s, layer->router_bias);
     const float *parts = score_parts(s) + (uint64_t)row * SCORES;
     uint64_t stride = (uint64_t)b.rows * SCORES;
     float score[OWN_EXPERTS], shared = 0;
@@ -119,7 +119,7 @@ DEVICE void group_prefill(const State &s, const Batch &b)
     grid_wait();
     for (int i = threadIdx.x; i < EXPERTS; i += PREFILL_THREADS) counts[i] = 0;
     block_sync();
-    for (int i = threadIdx.x; i < routes; i += PREFILL_THREADS) atomic_add(counts + experts[i], 1);
+    for (int i = threadIdx.x; i < routes; i += PREFILL_THREADS) shared_add(counts + experts[i], 1);
     int found = 0;
     for (int at = from; at < to; at += WARP)
         found += count_bits(warp_ballot(at + lane < to && experts[at + lane] == expert));

@@ -78,21 +78,19 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
         const float *tile = tile_part(ring, sums, part);
 #pragma unroll
         for (int u = 0; u < 2; u++) {
-            float v[16], sum = 0;
+            float v[16];
+            bool real[16];
             finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, EXL3, v);
 #pragma unroll
             for (int i = 0; i < 16; i++) {
                 if (!POST) v[i] = v[i] * RESIDUAL_SCALE + x[u][i];
-                if (t.block * BLOCK + own_column(i / 4) + i % 4 < DIM) sum += v[i] * v[i];
+                real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < DIM;
             }
-#pragma unroll
-            for (int bit = 1; bit < 8; bit *= 2) sum += shuffle_xor(sum, bit);
-            if (own_row(u) < count) {
-                uint64_t row = first + own_row(u);
+            uint64_t row = first + own_row(u);
+            if (own_row(u) < count)
                 store_columns<DIM>((POST ? y : s.x) + row * DIM, t.block, v);
-                if (!POST && threadIdx.x % 8 == 0)
-                    work_at<float>(s, work_of(s).squares)[row * BLOCKS(DIM) + t.block] = sum;
-            }
+            if (!POST)
+                put_moments<8, 16>(row_squares(s, row), t.block, v, real, own_row(u) < count);
         }
     }
 }

@@ -7,7 +7,8 @@
 
 // --- inputs --------------------------------------------------------------------------------------
 // `qkv`, `up` and `head` read the residual stream: x, to which products of the step before are
-// still to be added. x lies in s.x before attention and in `middle` after it. They multiply with
+// still to be added, unless attention and feed-forward are parallel and a step of its own does that.
+// x lies in s.x before attention and in `middle` after it. They multiply with
 // the norm's weights but not with its factor, which is applied to their products: the sums of
 // squares are complete only then. Who owns a block stores the new x and its square.
 
@@ -102,7 +103,16 @@ DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Const
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
     }
-    if (own) store_x(s, p.new_x, row, block, v);
+    if (PARALLEL) { // x is complete
+        float mean = LAYER_NORM && p.norm
+                         ? row_moments(work_at<const float>(s, work_of(s).squares), row,
+                                       threadIdx.x % WARP).mean
+                         : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] -= mean;
+    } else if (own) {
+        store_x(s, p.new_x, row, block, v);
+    }
 }
 
 // The attention output, where its splits are still to be added.
@@ -209,14 +219,14 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         p->in = DIM, p->sums = w.sums_up, p->width = 2 * PADDED(FFN_DIM);
         if (step.kind == STEP_UP) plan_part(p, layer->gate, FFN_DIM, 0);
         plan_part(p, layer->up, FFN_DIM, p->count ? PADDED(FFN_DIM) : 0);
-        p->x = middle, p->new_x = s.x, p->norm = layer->ffn_norm;
-        if (!layer->attn_post) p->pending[p->pending_count++] = layer->o;
+        p->x = PARALLEL ? s.x : middle, p->new_x = s.x, p->norm = layer->ffn_norm;
+        if (!PARALLEL && !layer->attn_post) p->pending[p->pending_count++] = layer->o;
         p->pending_sums = w.sums_out;
         break;
     case STEP_DOWN:
         p->in = FFN_DIM, p->sums = w.sums_down, p->width = PADDED(DIM);
         plan_part(p, layer->down, DIM, 0);
-        p->old_sums = w.sums_out, p->old_count = rows * PADDED(DIM);
+        p->old_sums = w.sums_out, p->old_count = PARALLEL ? 0 : rows * PADDED(DIM);
         if (layer->gate.weights) p->pending[p->pending_count++] = layer->gate;
         p->pending[p->pending_count++] = layer->up;
         p->pending_sums = w.sums_up;
@@ -235,6 +245,9 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     case STEP_OUT_POST:
     case STEP_DOWN_POST:
         p->part[0].linear = step.kind == STEP_OUT_POST ? layer->o : layer->down;
+        break;
+    case STEP_JOIN:
+        p->part[0].linear = layer->o, p->part[1].linear = layer->down;
         break;
     case STEP_LOGITS:
         if (step.pending)
@@ -303,6 +316,29 @@ DEVICE void decode_post(const Plan &p)
     }
 }
 
+// x += what out and down left, which both began with the same x. Clears it.
+DEVICE void decode_join(const Plan &p)
+{
+    const State &s = decode_state();
+    const uint64_t places[2] = {work_of(s).sums_out, work_of(s).sums_down};
+    int lane = threadIdx.x % WARP;
+    for (int task = threadIdx.x / WARP * gridDim.x + blockIdx.x;
+         task < decode_batch().rows * BLOCKS(DIM); task += MULTIPLIERS / WARP * gridDim.x) {
+        int row = task / BLOCKS(DIM), block = task % BLOCKS(DIM);
+        float x[4], v[4];
+        load4_fresh<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * lane, x);
+        for (int i = 0; i < 2; i++) {
+            uint64_t *sums = sums_at(s, places[i]) + (uint64_t)row * PADDED(DIM);
+            read_sums(sums, block, 1, v);
+            uint4 *place = (uint4 *)(sums + block * BLOCK + 4 * lane);
+            place[0] = place[1] = make_uint4(0, 0, 0, 0);
+            finish_columns(s, p.part[i].linear, block, v);
+            for (int j = 0; j < 4; j++) x[j] = v[j] * RESIDUAL_SCALE + x[j];
+        }
+        store_x(s, s.x, row, block, x);
+    }
+}
+
 // The copying warp's side of a step.
 DEVICE void copy_step(Decoder &d, const Step &step)
 {
@@ -358,6 +394,8 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
             embed_row<EMBED_FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
     } else if (POST_NORMS && (step.kind == STEP_OUT_POST || step.kind == STEP_DOWN_POST)) {
         decode_post(*plan);
+    } else if (PARALLEL && step.kind == STEP_JOIN) {
+        decode_join(*plan);
     } else if (step.kind == STEP_HEADS) {
         decode_heads(*plan);
     } else {
@@ -403,7 +441,9 @@ typedef struct {
 #define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 0};
 #define TABLE_out_norm(f, l) TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT_POST, l, {}, 0};
 #define TABLE_up_alone(u, l) t.step[t.count++] = Step{STEP_UP_ALONE, l, {u}, 0};
-#define TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN, l, {f}, 0};
+#define TABLE_down(f, l)                                                                           \
+    t.step[t.count++] = Step{STEP_DOWN, l, {f}, 0};                                                \
+    if (PARALLEL) t.step[t.count++] = Step{STEP_JOIN, l, {}, 0};
 #define TABLE_down_norm(f, l) TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN_POST, l, {}, 0};
 #define TABLE_moe_shared(g, u, d, sg, su, sd, l)                                                   \
     t.step[t.count++] = Step{STEP_ROUTE, l, {sg, su}, 0};                                          \

@@ -34,8 +34,8 @@ DEVICE Linear linear_of(const ExpertLinear &w)
 DEVICE const float *router_row(const State &s, const Layer *layer, int number)
 {
     return number < EXPERTS
-               ? (const float *)(s.weights + layer->router) + (uint64_t)number * DIM
-               : (const float *)(s.weights + layer->shared_weight);
+               ? weights_at<float>(s, layer->router) + (uint64_t)number * DIM
+               : weights_at<float>(s, layer->shared_weight);
 }
 
 // How many scores a row has.
@@ -122,7 +122,7 @@ DEVICE void choose_experts(const State &s, const Layer *layer, float value[OWN_E
                            uint16_t *experts, float *weights)
 {
     int lane = threadIdx.x % WARP;
-    const float *choice_bias = (const float *)(s.weights + layer->choice_bias);
+    const float *choice_bias = weights_at<float>(s, layer->choice_bias);
     float choice[OWN_EXPERTS], most = MINUS_INFINITY, total = 0, sum = 0;
 #pragma unroll
     for (int j = 0; j < OWN_EXPERTS; j++)
@@ -227,7 +227,7 @@ DEVICE void choose_rows(const Layer *layer)
 {
     const State &s = decode_state();
     Routing *r = routing();
-    const float *bias = (const float *)(s.weights + layer->router_bias);
+    const float *bias = weights_at<float>(s, layer->router_bias);
     int lane = threadIdx.x % WARP;
     for (int row = threadIdx.x / WARP; row < decode_batch().rows; row += MULTIPLIERS / WARP) {
         const uint64_t *sums = work_at<uint64_t>(s, work_of(s).sums_route) + row * SCORES;

@@ -69,7 +69,7 @@ typedef struct {
 
 typedef struct {
     uint64_t counters; // int32 (COUNTERS): arrivals of the blocks of a launch; left at zero
-    uint64_t squares;  // f32 (rows, BLOCKS(DIM)): sums of squares of x
+    uint64_t squares;  // f32 (rows, MOMENTS)
     // Decode form. Sums of linear layers in fixed point (decode.cuh), left at zero; x after
     // attention.
     uint64_t sums_qkv, sums_out, sums_up, sums_down, sums_head;
@@ -90,6 +90,9 @@ typedef struct {
 } Work;
 
 #define COUNTERS 2
+// Of a row of x, by 128-column blocks: sums of squares, with LAYER_NORM of deviations from the
+// block's mean, and then sums.
+#define MOMENTS ((LAYER_NORM ? 2 : 1) * BLOCKS(DIM))
 #define UP_SUMS /* of a row, in sums_up and sums_down */                                           \
     WORK_MOST(UP_COLUMNS(FFN_DIM), ACTIVE_EXPERTS *UP_COLUMNS(EXPERT_DIM))
 #define DOWN_SUMS (DOWN_WIDTH * PADDED(DIM))
@@ -140,7 +143,7 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     uint64_t wave = work_wave(max_rows);
     w.counters = 0;
     w.squares = w.counters + WORK_UP(COUNTERS * 4);
-    w.sums_qkv = w.squares + WORK_UP((uint64_t)max_rows * BLOCKS(DIM) * 4);
+    w.sums_qkv = w.squares + WORK_UP((uint64_t)max_rows * MOMENTS * 4);
     w.sums_out = w.sums_qkv + WORK_UP(rows * RAW_DIM * 8);
     w.sums_up = w.sums_out + WORK_UP(rows * PADDED(DIM) * 8);
     w.sums_down = w.sums_up + WORK_UP(rows * UP_SUMS * 8);

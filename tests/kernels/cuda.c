@@ -222,41 +222,52 @@ static void compare(const char *what, int rows, int columns, const float *got,
         printf("%-24s %4d rows: relative error %.2e\n", what, b.rows, sqrt(error / square));
 }
 
-// The sums of squares beside x.
+// The moments of x.
+static double *moments_of(const float *x)
+{
+    double *moments = calloc(b.rows * MOMENTS, sizeof *moments);
+    for (int r = 0; r < b.rows; r++)
+        for (int block = 0; block < BLOCKS(DIM); block++) {
+            int count = DIM - block * BLOCK < BLOCK ? DIM - block * BLOCK : BLOCK;
+            const float *from = x + r * DIM + block * BLOCK;
+            double sum = 0, square = 0;
+            for (int i = 0; i < count && LAYER_NORM; i++) sum += from[i];
+            for (int i = 0; i < count; i++)
+                square += (from[i] - sum / count) * (from[i] - sum / count);
+            moments[r * MOMENTS + block] = square;
+            if (LAYER_NORM) moments[r * MOMENTS + BLOCKS(DIM) + block] = sum;
+        }
+    return moments;
+}
+
 static void set_squares(void)
 {
-    float *x = get(s.x, (size_t)b.rows * DIM * 4), *squares = calloc(b.rows * BLOCKS(DIM), 4);
-    for (int r = 0; r < b.rows; r++)
-        for (int i = 0; i < DIM; i++)
-            squares[r * BLOCKS(DIM) + i / BLOCK] += x[r * DIM + i] * x[r * DIM + i];
+    float *x = get(s.x, (size_t)b.rows * DIM * 4), *squares = malloc(b.rows * MOMENTS * 4);
+    double *moments = moments_of(x);
+    for (int i = 0; i < b.rows * MOMENTS; i++) squares[i] = moments[i];
     put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares, squares,
-        b.rows * BLOCKS(DIM) * 4);
-    free(x);
-    free(squares);
+        b.rows * MOMENTS * 4);
+    free(x), free(squares), free(moments);
 }
 
 static void set_x(void)
 {
     float *x = random_floats((size_t)b.rows * DIM, 2);
+    for (int i = 0; i < b.rows * DIM && LAYER_NORM; i++) x[i] += 1.5f;
     put(s.x, x, (size_t)b.rows * DIM * 4);
     free(x);
     set_squares();
 }
 
-// That the sums of squares beside x belong to it.
+// That the moments beside x belong to it.
 static void check_squares(void)
 {
     float *x = get(s.x, (size_t)b.rows * DIM * 4);
     float *got = get((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares,
-                     b.rows * BLOCKS(DIM) * 4);
-    double *expected = calloc(b.rows * BLOCKS(DIM), sizeof *expected);
-    for (int r = 0; r < b.rows; r++)
-        for (int i = 0; i < DIM; i++)
-            expected[r * BLOCKS(DIM) + i / BLOCK] += (double)x[r * DIM + i] * x[r * DIM + i];
-    compare("squares of x", b.rows, BLOCKS(DIM), got, expected, 1e-5);
-    free(x);
-    free(got);
-    free(expected);
+                     b.rows * MOMENTS * 4);
+    double *expected = moments_of(x);
+    compare("squares of x", b.rows, MOMENTS, got, expected, 1e-5);
+    free(x), free(got), free(expected);
 }
 
 // Without a norm (0), x itself.
@@ -373,6 +384,8 @@ static float cache_at(const uint16_t *cache, int l, int row_sequence, int value,
     return reference_half(cache[at]);
 }
 
+#define EACH_HEAD (HEAD_NORMS == HEAD_NORM_EACH)
+
 static void check_qkv(int q, int k, int v, int l, const char *name)
 {
     const Layer *layer = &layers[l];
@@ -402,7 +415,8 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         for (int r = 0; r < b.rows; r++)
             for (int h = 0; h < heads; h++) {
                 reference_head(y + (size_t)r * width + h * HEAD_DIM,
-                               norm ? (float *)(weights + norm) : NULL,
+                               norm ? (float *)(weights + norm) + (EACH_HEAD ? h * HEAD_DIM : 0)
+                                    : NULL,
                                which < 2 && layer->rope >= 0
                                    ? rope + (size_t)r * TURNS + layer->rope * ROPE_DIM
                                    : NULL);
@@ -635,7 +649,21 @@ static void check_up(int gate, int up, int down, int l, const char *name)
                     : reference_activation(z[i]);
     char what[64];
     snprintf(what, sizeof what, "up(%s)", name);
-    if (decode) {
+    if (decode && PARALLEL) { // down is followed by the step that adds it and what `out` left
+        double *t = malloc((size_t)b.rows * DIM * 8);
+        float *bias = (float *)(weights + layer->o.bias);
+        reference_linear(weights, &layer->down, down, FFN_DIM, DIM, b.rows, y, t);
+        launch_down(gpu, &s, &b, down, s.layers + l);
+        float *got = get(s.x, (size_t)b.rows * DIM * 4);
+        check_squares();
+        for (int i = 0; i < b.rows * DIM; i++) {
+            t[i] = (t[i] + bias[i % DIM]) * RESIDUAL_SCALE;
+            got[i] -= before[i];
+        }
+        compare(what, b.rows, DIM, got, t, 2e-3);
+        free(t), free(got);
+        clear_all_sums();
+    } else if (decode) {
         double *t = malloc((size_t)b.rows * DIM * 8);
         reference_linear(weights, &layer->down, down, FFN_DIM, DIM, b.rows, y, t);
         // The residual stream plus what `out` left: a bias at least.
@@ -801,7 +829,7 @@ static void check_experts(const int formats[6], int l, const char *name)
     if (!decode) set_squares();
     put(in + (size_t)r * DIM + DIM / 2, &nan, 4);
     if (!decode)
-        put((float *)work_place(places().squares) + (size_t)r * BLOCKS(DIM), &nan, 4);
+        put((float *)work_place(places().squares) + (size_t)r * MOMENTS, &nan, 4);
     float *odd = run_experts(&s, &b, formats, l);
     for (int i = 0; i < b.rows * DIM; i++)
         if (i / DIM == r ? odd[i] == odd[i] : memcmp(&odd[i], &after[i], 4) != 0) {
@@ -959,7 +987,7 @@ static void check_nan(void)
     float nan = NAN;
     put(s.x + (size_t)output[0] * DIM + DIM / 2, &nan, 4);
     put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares +
-            (size_t)output[0] * BLOCKS(DIM) * 4,
+            (size_t)output[0] * MOMENTS * 4,
         &nan, 4);
     launch_head(gpu, &s, &b, TEST_HEAD_FORMAT);
     Sampling how[TEST_ROWS] = {{0}};
@@ -1022,7 +1050,9 @@ static void check_together(void)
         layers[l].up = random_linear(u_, DIM, FFN_DIM, 1);                                         \
         layers[l].down = random_linear(d_, FFN_DIM, DIM, 1);                                       \
         layers[l].router = 0;                                                                      \
-        if (TEST_ROUTED(l)) TEST_RANDOM_EXPERTS(&layers[l]);                                       \
+        if (TEST_ROUTED(l)) {                                                                      \
+            TEST_RANDOM_EXPERTS(&layers[l]);                                                       \
+        }                                                                                          \
     }                                                                                              \
     s.ends.head = plain.ends.head = random_linear(h_, DIM, VOCAB, 0);
     TEST_STEP_FORMATS(RANDOM_STEPS)
@@ -1041,18 +1071,22 @@ static void check_together(void)
                 return;
             }
         } else {
+// Attention's products before or after those of the feed-forward.
+#define OUT_FIRST(layer, o) if (!PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
+#define OUT_LAST(layer, o) if (PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
 #define STEPS_ALONE(q_, k_, v_, o_, g_, u_, d_, h_)                                                \
     launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
     for (int l = 0; l < LAYERS; l++) {                                                             \
         const Layer *layer = s.layers + l;                                                         \
         launch_qkv(gpu, &plain, &b, q_, k_, v_, layer);                                            \
         launch_attend(gpu, &plain, &b, layer);                                                     \
-        TEST_LAUNCH_OUT(gpu, &plain, &b, o_, layer);                                               \
+        OUT_FIRST(layer, o_)                                                                       \
         if (TEST_ROUTED(l)) {                                                                      \
             TEST_LAUNCH_EXPERTS(layer);                                                            \
             continue;                                                                              \
         }                                                                                          \
         TEST_LAUNCH_UP(g_, u_, layer);                                                             \
+        OUT_LAST(layer, o_)                                                                        \
         TEST_LAUNCH_DOWN(gpu, &plain, &b, d_, layer);                                              \
     }                                                                                              \
     launch_head(gpu, &plain, &b, h_);
@@ -1278,7 +1312,7 @@ int main(int count, char **arguments)
         }
         layers[l].sinks = random_vector(HEADS, 0, 1);
         if (TEST_HEAD_NORM) {
-            int all = HEAD_NORMS == HEAD_NORM_ALL;
+            int all = HEAD_NORMS != HEAD_NORM_SHARED;
             layers[l].q_norm = random_vector(all ? Q_DIM : HEAD_DIM, 1, 0.2f);
             layers[l].k_norm = random_vector(all ? KV_DIM : HEAD_DIM, 1, 0.2f);
         }

@@ -25,8 +25,8 @@ TEST_KERNELS
 #endif
 #define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
     TABLE_embed(EMBED_FORMAT) for (int l = 0; l < LAYERS; l++){TABLE_qkv(q, k, v, l) TABLE_attend( \
-        l) TABLE_OUT(o, l) if (TEST_ROUTED(l)) {TABLE_EXPERTS(l)} else {TABLE_UP(g, u, l)          \
-        TABLE_DOWN(d, l)}} TABLE_head(h)
+        l) if (!PARALLEL) {TABLE_OUT(o, l)} if (TEST_ROUTED(l)) {TABLE_EXPERTS(l)} else {          \
+        TABLE_UP(g, u, l) if (PARALLEL) {TABLE_OUT(o, l)} TABLE_DOWN(d, l)}} TABLE_head(h)
 DEVICE constexpr StepTable make_steps(void)
 {
     StepTable t = {};

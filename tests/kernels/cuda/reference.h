@@ -174,18 +174,22 @@ static void reference_route(const double *score, const float *choice_bias, int *
 
 static void reference_norm(const float *x, const float *weight, int count, double *y)
 {
-    double sum = 0;
-    for (int i = 0; i < count; i++) sum += (double)x[i] * x[i];
-    for (int i = 0; i < count; i++) y[i] = x[i] / sqrt(sum / count + NORM_EPS) * weight[i];
+    double sum = 0, mean = 0;
+    for (int i = 0; i < count && LAYER_NORM; i++) mean += (double)x[i] / count;
+    for (int i = 0; i < count; i++) sum += (x[i] - mean) * (x[i] - mean);
+    for (int i = 0; i < count; i++)
+        y[i] = (x[i] - mean) / sqrt(sum / count + NORM_EPS) * weight[i];
 }
 
 // Norm and rope of one head, in place. A norm over all heads is done beforehand.
 static void reference_head(double *v, const float *weight, const float *rope)
 {
     if (weight && HEAD_NORMS != HEAD_NORM_ALL) {
-        double sum = 0;
-        for (int i = 0; i < HEAD_DIM; i++) sum += v[i] * v[i];
-        for (int i = 0; i < HEAD_DIM; i++) v[i] *= weight[i] / sqrt(sum / HEAD_DIM + NORM_EPS);
+        double sum = 0, mean = 0;
+        for (int i = 0; i < HEAD_DIM && HEAD_NORMS == HEAD_NORM_EACH; i++) mean += v[i] / HEAD_DIM;
+        for (int i = 0; i < HEAD_DIM; i++) sum += (v[i] - mean) * (v[i] - mean);
+        for (int i = 0; i < HEAD_DIM; i++)
+            v[i] = (v[i] - mean) * weight[i] / sqrt(sum / HEAD_DIM + NORM_EPS);
     }
     for (int j = 0; rope && j < ROPE_DIM / 2; j++) {
         int a = ROPE_INTERLEAVED ? 2 * j : j, b = ROPE_INTERLEAVED ? 2 * j + 1 : j + ROPE_DIM / 2;

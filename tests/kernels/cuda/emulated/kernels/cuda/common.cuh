@@ -204,6 +204,7 @@ DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
     memcpy(v, p, 32);
 }
 DEVICE int atomic_add(int32_t *p, int32_t v) { int old = *p; *p += v; return old; }
+DEVICE void shared_add(int32_t *p, int32_t v) { *p += v; }
 DEVICE void atomic_add64(uint64_t *p, uint64_t v) { *p += v; }
 DEVICE void memory_fence(void) {}
 DEVICE int dynamic_shared_bytes(void) { return emulate_shared_bytes(); }
