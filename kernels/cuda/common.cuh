@@ -306,7 +306,7 @@ DEVICE float load_fresh1(const float *p)
 
 DEVICE uint64_t load_fresh64(const uint64_t *p)
 {
-    return __ldcg((const unsigned long long *)p);
+    return __ldcg((const unsigned long long *)global(p));
 }
 
 // Four numbers at a multiple of 32 bytes.
