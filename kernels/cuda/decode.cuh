@@ -44,6 +44,7 @@ typedef struct {
     int first_unit, last_unit;    // that they belong to
     int begin_block, begin_slice; // of the first one, in its unit
     int last_steps;               // k-steps of the last slice
+    int expert, first;            // of an expert: which, and the place of its first row
 } Part;
 
 // A chunk in the ring or on its way there: all that the multiplying warps need to know of it.
@@ -72,7 +73,7 @@ typedef struct {
     const float *x;
     float *new_x;
     int started; // the step's inputs are there when this is multiplied: a part of a step
-    int first;   // of a part of a step with experts: place of its first row
+    int more;    // another plan of the same step follows
 } Plan;
 
 // At the start of shared memory.
@@ -322,7 +323,7 @@ template <int IN> DEVICE void expect_floats(const State &s, uint64_t place, int 
 }
 
 // Has the constants of a block of a step's input come nearer. By a whole warp.
-DEVICE void expect_block(const Plan &p, int block);
+DEVICE void expect_block(const Plan &p, const Part &part, int block);
 
 // By the copying warp, which is ahead of the others: what the channels that a part's chunks
 // multiply will be prepared with.
@@ -332,7 +333,7 @@ DEVICE void expect_part(const Plan &plan, const Part &p)
 #pragma unroll 1
     for (int block = p.first_unit * UNIT_BLOCKS; block < end && block < BLOCKS(plan.in); block++) {
         expect_halves(decode_state(), p.linear.suh, block);
-        expect_block(plan, block);
+        expect_block(plan, p, block);
     }
 }
 
@@ -494,7 +495,8 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 
 // 128 channels of a row of a step's input, times c.in. Exactly one block of threads in the grid has
 // `own` for them. By a whole warp.
-DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4]);
+DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool own,
+                       const Constants &c, float v[4]);
 
 // Activations of one task, by four warps.
 DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Constants &c,
@@ -507,7 +509,7 @@ DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Con
     int block = t.unit * UNIT_BLOCKS + own_block;
     float v[4] = {0, 0, 0, 0};
     if (block < BLOCKS(plan.in)) {
-        load_block(plan, t.row, block, own, c, v);
+        load_block(plan, p, t.row, block, own, c, v);
         if (exl3) hadamard(v, threadIdx.x % WARP);
     }
     uint32_t most = largest_bits(v);
@@ -779,48 +781,42 @@ DEVICE void plan_part(Plan *p, const Linear &linear, int out, int column)
     p->part[p->count++] = part;
 }
 
-DEVICE int plan_chunks(const Plan *p)
-{
-    int chunks = 0;
-    for (int i = 0; i < p->count; i++) chunks += p->part[i].blocks * p->part[i].slices;
-    return chunks;
-}
-
 // The range of `chunks` chunks that block `block` of threads takes: equal ones.
 DEVICE int share_of(int chunks, int block)
 {
     return (uint32_t)(chunks * block) / gridDim.x;
 }
 
-// What of a plan's chunks from .. to - 1 belongs to each part.
-DEVICE void plan_range(Plan *p, int from, int to)
+// Chunks from .. to - 1 of a part are this block's.
+DEVICE void plan_share(Plan *p, Part *part, int from, int to)
 {
-    p->chunks = p->units = 0;
-    for (int i = 0; i < p->count; i++) {
-        Part *part = &p->part[i];
-        int most = part->blocks * part->slices;
-        part->from = clip(from, most);
-        part->to = clip(to, most);
-        from -= most, to -= most;
-        if (part->from >= part->to) continue;
-        int a_unit = UNIT_ROWS / SLICE_ROWS(part->format), whole = a_unit * part->blocks;
-        part->first_unit = part->from / whole;
-        part->last_unit = (part->to - 1) / whole;
-        int slices = part->slices - part->first_unit * a_unit;
-        if (slices > a_unit) slices = a_unit;
-        int within = part->from - part->first_unit * whole;
-        part->begin_block = within / slices;
-        part->begin_slice = within - part->begin_block * slices;
-        p->chunks += part->to - part->from;
-        p->units += part->last_unit - part->first_unit + 1;
-    }
+    part->from = from;
+    part->to = to;
+    if (from >= to) return;
+    int a_unit = UNIT_ROWS / SLICE_ROWS(part->format), whole = a_unit * part->blocks;
+    part->first_unit = from / whole;
+    part->last_unit = (to - 1) / whole;
+    int slices = part->slices - part->first_unit * a_unit;
+    if (slices > a_unit) slices = a_unit;
+    int within = from - part->first_unit * whole;
+    part->begin_block = within / slices;
+    part->begin_slice = within - part->begin_block * slices;
+    p->chunks += to - from;
+    p->units += part->last_unit - part->first_unit + 1;
 }
 
 // Gives every block of threads an equal range of a plan's chunks.
 DEVICE void plan_ranges(Plan *p)
 {
-    int chunks = plan_chunks(p);
-    plan_range(p, share_of(chunks, blockIdx.x), share_of(chunks, blockIdx.x + 1));
+    int chunks = 0;
+    for (int i = 0; i < p->count; i++) chunks += p->part[i].blocks * p->part[i].slices;
+    int from = share_of(chunks, blockIdx.x), to = share_of(chunks, blockIdx.x + 1);
+    p->chunks = p->units = 0;
+    for (int i = 0; i < p->count; i++) {
+        int most = p->part[i].blocks * p->part[i].slices;
+        plan_share(p, &p->part[i], clip(from, most), clip(to, most));
+        from -= most, to -= most;
+    }
 }
 
 // How many units of activations the room holds.

@@ -4,7 +4,7 @@
 //   experts_down  down of the chosen experts
 //   combine       x += the experts' outputs, weighted
 // The chunks of all chosen experts together are cut into equal ranges, one for each block of
-// threads, which takes the experts of its range one after the other as plans of their own. Until a
+// threads, which takes its range in plans of a few linear layers with equally many rows. Until a
 // row's experts are known the copying warp can only fetch the shared expert; experts_down it plans
 // ahead like any other step.
 #pragma once
@@ -93,24 +93,31 @@ DEVICE void score_rows(const Plan &p)
 
 // --- inputs --------------------------------------------------------------------------------------
 
-DEVICE void load_expert(const Plan &p, int row, int block, const Constants &c, float v[4])
+// Gate or up of a part's expert.
+DEVICE Linear expert_pending(const Plan &p, const Part &part, int i)
+{
+    return of_expert(i ? p.layer->up : p.layer->gate, p.layer, part.expert);
+}
+
+DEVICE void load_expert(const Plan &p, const Part &part, int row, int block, const Constants &c,
+                        float v[4])
 {
     const State &s = decode_state();
     const Work &w = work_of(s);
     if (p.step.kind == STEP_SHARED_DOWN) {
-        load_activated<SHARED_DIM>(p,
-                                   sums_at(s, w.sums_shared) +
-                                       (uint64_t)row * UP_COLUMNS(SHARED_DIM),
-                                   row, block, c, v);
+        load_activated<SHARED_DIM>(
+            p, part, sums_at(s, w.sums_shared) + (uint64_t)row * UP_COLUMNS(SHARED_DIM), row, block,
+            c, v);
         return;
     }
-    int place = p.first + row;
+    int place = part.first + row;
     row = row_of_place(place);
     if (p.step.kind == STEP_EXPERTS_UP)
         load4_fresh<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
     else
         load_activated<EXPERT_DIM>(
-            p, sums_at(s, w.sums_up) + (uint64_t)place * UP_COLUMNS(EXPERT_DIM), row, block, c, v);
+            p, part, sums_at(s, w.sums_up) + (uint64_t)place * UP_COLUMNS(EXPERT_DIM), row, block, c,
+            v);
 }
 
 // --- plans ---------------------------------------------------------------------------------------
@@ -152,59 +159,69 @@ DEVICE void plan_routed(const Decoder &, Plan *p)
     }
 }
 
-// Chunks of one expert in experts_up or experts_down.
-DEVICE int expert_chunks(const Step &step)
-{
-    return step.kind == STEP_EXPERTS_UP
-               ? BLOCKS(EXPERT_DIM) * (SLICES(step.format[0], DIM) + SLICES(step.format[1], DIM))
-               : BLOCKS(DIM) * SLICES(step.format[0], EXPERT_DIM);
-}
-
-// The experts first .. end - 1 of the routing of which this block of threads multiplies something.
+// Chunks of one expert in experts_up or experts_down, and how many of them are gate's or down's.
 typedef struct {
-    int first, end;
-} Experts;
+    int all, first;
+} ExpertChunks;
 
-DEVICE Experts own_experts(const Step &step)
+DEVICE ExpertChunks expert_chunks(const Step &step)
 {
-    int each = expert_chunks(step), all = each * routing()->experts;
-    int from = share_of(all, blockIdx.x), to = share_of(all, blockIdx.x + 1);
-    Experts own = {from / each, (to + each - 1) / each};
-    if (from == to) own.end = own.first;
-    return own;
+    bool up = step.kind == STEP_EXPERTS_UP;
+    ExpertChunks c;
+    c.first = up ? BLOCKS(EXPERT_DIM) * SLICES(step.format[0], DIM)
+                 : BLOCKS(DIM) * SLICES(step.format[0], EXPERT_DIM);
+    c.all = c.first + (up ? BLOCKS(EXPERT_DIM) * SLICES(step.format[1], DIM) : 0);
+    return c;
 }
 
-// By one thread: this block's chunks of expert `index` of the routing.
-DEVICE void plan_expert(const Decoder &d, const Step &step, int index, Plan *p)
+// Where this block's share of the chunks of all chosen experts begins, or that of the next one.
+DEVICE int share_begin(const Step &step, int block)
+{
+    return share_of(expert_chunks(step).all * routing()->experts, block);
+}
+
+// By one thread: plans chunks from `at` on, up to `end`, of as many experts as have equally many rows
+// and fit in a plan. Returns where the next plan begins.
+DEVICE int plan_experts(const Decoder &d, const Step &step, int at, int end, Plan *p)
 {
     const State &s = decode_state();
     const Work &w = work_of(s);
     const Routing *r = routing();
+    const ExpertChunks chunks = expert_chunks(step);
     const Layer *layer = s.layers + step.layer;
-    int expert = r->expert[r->route[r->first[index]]];
+    bool up = step.kind == STEP_EXPERTS_UP;
     p->step = step;
     p->layer = layer;
-    p->count = p->pending_count = 0;
+    p->count = p->chunks = p->units = 0;
     p->started = 1;
-    p->first = r->first[index];
-    p->rows = r->first[index + 1] - p->first;
-    plan_held(d, p);
-    Linear gate = of_expert(layer->gate, layer, expert), up = of_expert(layer->up, layer, expert);
-    if (step.kind == STEP_EXPERTS_UP) {
-        p->in = DIM, p->width = UP_COLUMNS(EXPERT_DIM), p->norm = layer->ffn_norm;
-        p->sums = w.sums_up + (uint64_t)p->first * p->width * 8;
-        plan_part(p, gate, EXPERT_DIM, 0);
-        plan_part(p, up, EXPERT_DIM, PADDED(EXPERT_DIM));
-    } else {
-        p->in = EXPERT_DIM, p->width = PADDED(DIM);
-        p->sums = w.sums_down + (uint64_t)p->first * p->width * 8;
-        plan_part(p, of_expert(layer->down, layer, expert), DIM, 0);
-        p->pending[0] = gate, p->pending[1] = up;
-        p->pending_count = 2;
+    p->in = up ? DIM : EXPERT_DIM;
+    p->width = up ? UP_COLUMNS(EXPERT_DIM) : PADDED(DIM);
+    p->sums = up ? w.sums_up : w.sums_down;
+    p->norm = layer->ffn_norm;
+    p->pending_count = up ? 0 : 2; // expert_pending
+    while (at < end && p->count < 3) {
+        int index = at / chunks.all, within = at - index * chunks.all;
+        int first = r->first[index], rows = r->first[index + 1] - first;
+        if (p->count && rows != p->rows) break;
+        p->rows = rows;
+        bool second = within >= chunks.first;
+        int from = second ? within - chunks.first : within;
+        int most = second ? chunks.all - chunks.first : chunks.first;
+        int to = end - at < most - from ? from + end - at : most;
+        int expert = r->expert[r->route[first]];
+        const Linear &linear = !up ? layer->down : second ? layer->up : layer->gate;
+        Part *part = &p->part[p->count];
+        p->step.format[p->count] = step.format[second];
+        plan_part(p, of_expert(linear, layer, expert), up ? EXPERT_DIM : DIM,
+                  first * p->width + (second ? PADDED(EXPERT_DIM) : 0));
+        part->expert = expert;
+        part->first = first;
+        plan_share(p, part, from, to);
+        at += to - from;
     }
-    int each = expert_chunks(step), all = each * r->experts;
-    plan_range(p, share_of(all, blockIdx.x) - index * each,
-               share_of(all, blockIdx.x + 1) - index * each);
+    plan_held(d, p);
+    p->more = at < end;
+    return at;
 }
 
 // By the copying warp, after what plan_routed planned.
@@ -214,12 +231,12 @@ DEVICE void copy_experts(Decoder &d, const Step &step)
     // Within one launch of all steps, experts_up's list is still there for experts_down.
     if (step.kind == STEP_EXPERTS_UP || !d.together)
         barrier_wait(&decode_shared()->routed, d.routings++ % 2);
-    Experts own = own_experts(step);
-#pragma unroll 1
-    for (int i = own.first; i < own.end; i++) {
+    int at = share_begin(step, blockIdx.x), end = share_begin(step, blockIdx.x + 1);
+    while (at < end) {
         Plan *plan = plan_slot(d);
         plan_begin(d);
-        if (threadIdx.x % WARP == 0) plan_expert(d, step, i, plan);
+        if (threadIdx.x % WARP == 0) at = plan_experts(d, step, at, end, plan);
+        at = (int)shuffle((uint32_t)at, 0);
         plan_ready(d);
         copy_parts(d, *plan);
         d.plans++;
@@ -267,15 +284,15 @@ DEVICE void combine(const Layer *layer)
     }
 }
 
-// By the multiplying warps: what a step does before its products, and how many plans of experts
+// By the multiplying warps: what a step does before its products, and whether plans of experts
 // follow that of the step itself.
-DEVICE int begin_routed(Decoder &d, const Step &step, const Plan &plan)
+DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan)
 {
     step_start(d, step.kind);
     clear_sums(plan.old_sums, plan.old_count);
     if (step.kind == STEP_ROUTE) {
         score_rows(plan);
-        return 0;
+        return false;
     }
     if (step.kind == STEP_EXPERTS_UP) {
         choose_rows(plan.layer);
@@ -287,9 +304,8 @@ DEVICE int begin_routed(Decoder &d, const Step &step, const Plan &plan)
     }
     if (step.kind == STEP_COMBINE) {
         combine(plan.layer);
-        return 0;
+        return false;
     }
-    Experts own = own_experts(step);
-    return own.end - own.first;
+    return share_begin(step, blockIdx.x) < share_begin(step, blockIdx.x + 1);
 }
 #endif

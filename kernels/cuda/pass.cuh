@@ -38,17 +38,28 @@ DEVICE const Layer *layer_before(const State &s, int layer)
 
 // Routed layers (experts.cuh).
 #if EXPERTS
-DEVICE void load_expert(const Plan &p, int row, int block, const Constants &c, float v[4]);
+DEVICE Linear expert_pending(const Plan &p, const Part &part, int i);
+DEVICE void load_expert(const Plan &p, const Part &part, int row, int block, const Constants &c,
+                        float v[4]);
 DEVICE void plan_routed(const Decoder &d, Plan *p);
 DEVICE void expect_router(const Layer *layer);
 DEVICE void copy_experts(Decoder &d, const Step &step);
-DEVICE int begin_routed(Decoder &d, const Step &step, const Plan &plan);
+DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan);
 #endif
 
 DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
 {
     uint2 none = {0x3c003c00u, 0x3c003c00u}; // ones
     return w.svh ? *(weights_at<uint2>(s, w.svh) + block * WARP + threadIdx.x % WARP) : none;
+}
+
+// The layer whose sums a part's input is made of.
+DEVICE Linear pending_of(const Plan &p, const Part &part, int i)
+{
+#if EXPERTS
+    if (p.step.kind == STEP_EXPERTS_DOWN) return expert_pending(p, part, i);
+#endif
+    return p.pending[i];
 }
 
 DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants *c)
@@ -68,8 +79,8 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 #pragma unroll
         for (int i = 0; i < 4; i++) c->in[i] *= norm[i];
     }
-    if (p.pending_count > 0) c->svh[0] = load_svh(s, p.pending[0], block);
-    if (p.pending_count > 1) c->svh[1] = load_svh(s, p.pending[1], block);
+    if (p.pending_count > 0) c->svh[0] = load_svh(s, pending_of(p, part, 0), block);
+    if (p.pending_count > 1) c->svh[1] = load_svh(s, pending_of(p, part, 1), block);
 }
 
 // Outputs of a pending layer from its sums, whose svh is known.
@@ -130,7 +141,7 @@ DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
 // What gate and up of WIDTH channels left as sums of a row: act(gate) * up, or without a gate
 // act(up).
 template <int WIDTH>
-DEVICE void load_activated(const Plan &p, const uint64_t *sums, int row, int block,
+DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums, int row, int block,
                            const Constants &c, float v[4])
 {
     const State &s = decode_state();
@@ -138,9 +149,9 @@ DEVICE void load_activated(const Plan &p, const uint64_t *sums, int row, int blo
     float factor = 1, y[4] = {1, 1, 1, 1};
     if (p.layer->ffn_norm)
         factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
-    finish_pending(s, p.pending[0], c.svh[0], sums, block, factor, v);
+    finish_pending(s, pending_of(p, part, 0), c.svh[0], sums, block, factor, v);
     if (p.pending_count > 1)
-        finish_pending(s, p.pending[1], c.svh[1], sums + PADDED(WIDTH), block, factor, y);
+        finish_pending(s, pending_of(p, part, 1), c.svh[1], sums + PADDED(WIDTH), block, factor, y);
     bool gated = p.pending_count > 1;
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -149,17 +160,19 @@ DEVICE void load_activated(const Plan &p, const uint64_t *sums, int row, int blo
                    : 0;
 }
 
-DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4])
+DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool own,
+                       const Constants &c, float v[4])
 {
     const State &s = decode_state();
     if (p.step.kind == STEP_OUT)
         load_attended(p, row, block, v);
     else if (p.step.kind == STEP_DOWN)
         load_activated<FFN_DIM>(
-            p, sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM), row, block, c, v);
+            p, part, sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM), row, block, c,
+            v);
 #if EXPERTS
     else if (p.step.kind > STEP_ROUTE)
-        load_expert(p, row, block, c, v);
+        load_expert(p, part, row, block, c, v);
 #endif
     else
         load_stream(p, row, block, own, c, v);
@@ -167,11 +180,11 @@ DEVICE void load_block(const Plan &p, int row, int block, bool own, const Consta
     for (int i = 0; i < 4; i++) v[i] *= c.in[i];
 }
 
-DEVICE void expect_block(const Plan &p, int block)
+DEVICE void expect_block(const Plan &p, const Part &part, int block)
 {
     const State &s = decode_state();
     if (reads_stream(p)) expect_floats<DIM>(s, p.norm, block);
-    for (int i = 0; i < p.pending_count; i++) expect_halves(s, p.pending[i].svh, block);
+    for (int i = 0; i < p.pending_count; i++) expect_halves(s, pending_of(p, part, i).svh, block);
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -364,7 +377,7 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
 {
     const Plan *plan = plan_slot(d);
     const Layer *layer = decode_state().layers + step.layer;
-    int more = 0; // plans of the step after its first
+    bool more = false; // another plan of the step follows
     plan_wait(d);
     if (step.kind == STEP_ATTEND && d.together) plan_attend(layer);
 #if EXPERTS
@@ -372,10 +385,11 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
 #endif
     while (plan->count || more) {
         if (plan->count) multiply_step<WIDE>(d, *plan);
-        if (more-- == 0) break;
+        if (!more) break;
         plan_over(d);
         plan = plan_slot(d);
         plan_wait(d);
+        more = plan->more;
     }
     if (plan->count || step.kind >= STEP_ROUTE) {
         step_end(d);
