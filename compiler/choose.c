@@ -77,16 +77,21 @@ const char *missing_on_cuda(const Plan *plan)
     if (f->head_dim % 16 || f->head_dim > 256)
         return arena_format("head_dim %d: on CUDA a multiple of 16 up to 256 is expected",
                             f->head_dim);
-    if (plan->layer_norm) return "LayerNorm has no CUDA kernels";
-    if (strcmp(plan->head_norms, "HEAD_NORM_EACH") == 0)
-        return "LayerNorms of every head have no CUDA kernels";
+    if (f->experts > 1024)
+        return arena_format("%d experts: on CUDA at most 1024", f->experts);
+    if (plan->layer_norm && !plan->parallel)
+        return "LayerNorm has CUDA kernels only where attention and feed-forward are parallel";
+    if (plan->parallel < 0)
+        return "layers of parallel and of serial parts together have no CUDA kernels";
+    if (plan->parallel && (f->experts || plan->post_norms))
+        return "experts or norms before sums in parallel layers have no CUDA kernels";
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))
                 return arena_format("step %s has no CUDA kernels", plan->runs[r].steps[i].name);
     for (int l = 0; l < f->layers; l++) {
         const LayerWeights *w = &plan->layers[l];
-        if (w->kv_heads != f->kv_heads || w->ffn_dim != f->ffn_dim)
+        if (w->kv_heads != f->kv_heads || (!w->router && w->ffn_dim != f->ffn_dim))
             return "layers of different widths have no CUDA kernels";
     }
     return NULL;

@@ -133,6 +133,7 @@ static void define_features(Buffer *b, const Plan *plan)
     define_number(b, "LOGIT_SCALE", f->logit_scale, 1, "on the logits");
     define_number(b, "LOGIT_SOFTCAP", f->logit_softcap, 0, "c of c tanh(logit / c)");
     define_number(b, "ATTN_SOFTCAP", f->attn_softcap, 0, "c of c tanh(score / c)");
+    if (plan->parallel > 0) define_int(b, "PARALLEL", 1, "attention and feed-forward");
     if (plan->post_norms) define_int(b, "POST_NORMS", 1, "norms before sums");
     if (plan->layer_norm) define_int(b, "LAYER_NORM", 1, "norms subtract the mean");
     if (strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0)
@@ -292,6 +293,14 @@ static Buffer layers_region(const Plan *plan)
 
 static void add_kernel(Buffer *b, const Step *step)
 {
+    if (strcmp(step->name, "moe_shared") == 0) { // two lines: routed experts may be with and without
+        Step routed = {.name = "moe", .format_count = 3}, shared = {.name = "shared", .format_count = 3};
+        memcpy(routed.formats, step->formats, 3 * sizeof *step->formats);
+        memcpy(shared.formats, step->formats + 3, 3 * sizeof *step->formats);
+        add_kernel(b, &routed);
+        add_kernel(b, &shared);
+        return;
+    }
     Buffer line = {0};
     buffer_print(&line, "%s(", upper_case(step->name));
     for (int i = 0; i < step->format_count; i++)

@@ -197,6 +197,7 @@ typedef struct {
     int layer_norm;         // the norms of the residual stream subtract the mean
     const char *head_norms; // "HEAD_NORM_SHARED", of kernels/features.h
     const char *activation; // "silu"
+    int parallel;           // attention and feed-forward read the same x; -1: in some layers
     int post_norms;         // some step norms what it adds to the residual stream
     int y_dim;              // of State.y; 0: it is not needed
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed

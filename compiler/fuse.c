@@ -458,6 +458,16 @@ static void count_parameters(Plan *plan)
     plan->bits = weights > 0 ? bits / weights : 0;
 }
 
+// Whether a layer's feed-forward begins before what attention gives is added.
+static int is_parallel(const LayerWeights *w)
+{
+    for (int i = 0; i < w->step_count; i++) {
+        if (strncmp(w->steps[i].name, "out", 3) == 0) return 0;
+        if (strncmp(w->steps[i].name, "up", 2) == 0) return 1;
+    }
+    return 0;
+}
+
 static int most(int a, int b)
 {
     return a > b ? a : b;
@@ -488,6 +498,8 @@ Plan *fuse_ops(const Graph *g)
     for (int l = 0; l < g->facts.layers; l++) {
         fuse_list(plan, &g->layers[l], l, &plan->layers[l]);
         measure_layer(g, l, &plan->layers[l]);
+        int parallel = is_parallel(&plan->layers[l]);
+        plan->parallel = l == 0 || plan->parallel == parallel ? parallel : -1;
         plan->post_norms |= plan->layers[l].attn_post || plan->layers[l].ffn_post;
         if (plan->post_norms || plan->layers[l].router)
             plan->y_dim = most(plan->y_dim, g->facts.dim);

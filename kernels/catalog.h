@@ -92,7 +92,7 @@
          "expert_gate = experts(ffn_norm, router); expert_up = experts(ffn_norm, router);"         \
          "active = act(expert_gate); lifted ?= clamp(expert_up); product = mul(active, lifted);"   \
          "expert_down = experts(product, router); sum = add(@x, expert_down); @x = sum",           \
-         ", {act}, + x -> x", "cpu", "")                                                           \
+         ", {act}, + x -> x", "cpu,cuda", "waves of places of rows; splits of the chosen experts")                                                           \
     STEP(moe_shared, 6,                                                                            \
          "ffn_norm = norm(@x); router_bias ?= values(); choice_bias ?= values();"                  \
          "router = route(ffn_norm, router_bias, choice_bias);"                                     \
@@ -104,7 +104,7 @@
          "product_2 = mul(active_2, lifted_2); shared_down = linear(product_2);"                   \
          "shared_weight ?= gate(shared_down, ffn_norm); both = add(expert_down, shared_weight);"   \
          "sum = add(@x, both); @x = sum",                                                          \
-         ", {act}, + x -> x", "cpu", "")                                                           \
+         ", {act}, + x -> x", "cpu,cuda", "waves of places of rows; splits of the chosen experts")                                                           \
     STEP(head, 1, "norm = norm(@x); head = linear(norm); @logits = head",                          \
          " -> logits of the output rows", "cpu,cuda", "column blocks of head, splits of dim")
 

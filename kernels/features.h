@@ -23,6 +23,9 @@
 #ifndef POST_NORMS
 #define POST_NORMS 0 // 1: some steps norm what they add to the residual stream
 #endif
+#ifndef PARALLEL
+#define PARALLEL 0 // 1: attention and feed-forward both read what their layer begins with
+#endif
 #ifndef LAYER_NORM
 #define LAYER_NORM 0 // 1: norms of the residual stream subtract the mean
 #endif

@@ -128,7 +128,10 @@ typedef struct {
 #define TRACE_WORDS 5
 enum {
     STEP_EMBED, STEP_QKV, STEP_HEADS, STEP_ATTEND, STEP_OUT, STEP_OUT_POST, STEP_UP, STEP_UP_ALONE,
-    STEP_DOWN, STEP_DOWN_POST, STEP_HEAD, STEP_LOGITS, STEP_KINDS
+    STEP_DOWN, STEP_DOWN_POST, STEP_JOIN, STEP_HEAD, STEP_LOGITS,
+    STEP_ROUTE, STEP_EXPERTS_UP, STEP_EXPERTS_DOWN, STEP_COMBINE, // of a routed layer
+    STEP_SHARED_DOWN, // a part of STEP_EXPERTS_UP
+    STEP_KINDS
 };
 
 // What a step reads and writes besides its batch. One on the CPU, one per GPU.
@@ -148,6 +151,6 @@ typedef struct {
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL
     void *work;          // per-target working memory, see catalog.h
     uint64_t *trace;     // (steps, blocks, TRACE_WORDS) of a decode pass in one launch, or NULL
-    uint64_t places[16]; // of what lies in work, on a GPU
+    uint64_t places[24]; // of what lies in work, on a GPU
     int32_t max_rows, max_outputs;
 } State;

@@ -165,12 +165,15 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
 static void write_trace(Bench *b, const char *path)
 {
     static const char *const names[STEP_KINDS] = {
-        [STEP_EMBED] = "embed", [STEP_QKV] = "qkv",
-        [STEP_HEADS] = "heads", [STEP_ATTEND] = "attend",
-        [STEP_OUT] = "out",     [STEP_OUT_POST] = "out_post",
-        [STEP_UP] = "up",       [STEP_UP_ALONE] = "up_alone",
-        [STEP_DOWN] = "down",   [STEP_DOWN_POST] = "down_post",
-        [STEP_HEAD] = "head",   [STEP_LOGITS] = "logits"};
+        [STEP_EMBED] = "embed",     [STEP_QKV] = "qkv",
+        [STEP_HEADS] = "heads",     [STEP_ATTEND] = "attend",
+        [STEP_OUT] = "out",         [STEP_OUT_POST] = "out_post",
+        [STEP_UP] = "up",           [STEP_UP_ALONE] = "up_alone",
+        [STEP_DOWN] = "down",       [STEP_DOWN_POST] = "down_post",
+        [STEP_JOIN] = "join",       [STEP_HEAD] = "head",
+        [STEP_LOGITS] = "logits",   [STEP_ROUTE] = "route",
+        [STEP_COMBINE] = "combine", [STEP_EXPERTS_UP] = "experts_up",
+        [STEP_SHARED_DOWN] = "shared_down", [STEP_EXPERTS_DOWN] = "experts_down"};
     static const char *const parts[] = {"waits", "prepares", "works"};
     int steps, blocks, first = 1;
     const uint64_t *trace = device_trace(b->model.device, &steps, &blocks);

@@ -70,6 +70,8 @@ fuzz_tests = $(foreach f,$1,'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
 FUZZ_SECONDS = 10
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
+# On the CUDA target without a GPU.
+EMULATED = qwen3-moe dots1 gpt-oss cohere
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
@@ -89,6 +91,7 @@ test-long: $(TEST_PROGRAMS)
 	    'kernels with sanitizers: SAN=address,undefined OPT=1 tests/kernels/run.sh full' \
 	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
 	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
+	    $(foreach c,$(EMULATED),'emulated $c: tests/models/emulate.sh $(B) $c') \
 	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
 	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \

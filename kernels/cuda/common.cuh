@@ -304,6 +304,11 @@ DEVICE float load_fresh1(const float *p)
     return __ldcg(global(p));
 }
 
+DEVICE uint64_t load_fresh64(const uint64_t *p)
+{
+    return __ldcg((const unsigned long long *)global(p));
+}
+
 // Four numbers at a multiple of 32 bytes.
 DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
 {
@@ -315,6 +320,11 @@ DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
 DEVICE int atomic_add(int32_t *p, int32_t v)
 {
     return atomicAdd(global(p), v);
+}
+
+DEVICE void shared_add(int32_t *p, int32_t v)
+{
+    atomicAdd(p, v);
 }
 
 DEVICE void atomic_add64(uint64_t *p, uint64_t v)

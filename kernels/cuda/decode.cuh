@@ -23,8 +23,9 @@ typedef struct {
     int room_bytes, ring_bytes; // of shared memory
     int ring_at;                // copying warp: end of the last chunk
     uint32_t oldest;            // copying warp: number of the oldest chunk whose place is taken
-    uint32_t chunk;             // number of the next chunk in this launch, or of the step's first
-    int steps;                  // that are over
+    uint32_t chunk;             // number of the next chunk in this launch, or of the plan's first
+    int steps, plans;           // that are over
+    int routings;               // copying warp: routed layers it has come to
 } Decoder;
 
 // A step of a pass: what, where, of which weight formats.
@@ -43,6 +44,7 @@ typedef struct {
     int first_unit, last_unit;    // that they belong to
     int begin_block, begin_slice; // of the first one, in its unit
     int last_steps;               // k-steps of the last slice
+    int expert, first;            // of an expert: which, and the place of its first row
 } Part;
 
 // A chunk in the ring or on its way there: all that the multiplying warps need to know of it.
@@ -70,6 +72,8 @@ typedef struct {
     uint64_t pending_sums, norm;
     const float *x;
     float *new_x;
+    int started; // the step's inputs are there when this is multiplied: a part of a step
+    int more;    // another plan of the same step follows
 } Plan;
 
 // At the start of shared memory.
@@ -79,11 +83,13 @@ typedef struct {
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     Chunk chunk[RING_CHUNKS];
     uint64_t planned[PLANS], done[PLANS];                     // barriers of plans
-    Plan plan[PLANS];                                         // of step n, n + PLANS, ...
+    uint64_t routed;                                          // barrier of Routing
+    int last_plan;                                            // of the step that is over
+    Plan plan[PLANS];                                         // n, n + PLANS, ...
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
-static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES, "room of DecodeShared");
+static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES - ROUTING_BYTES, "room of DecodeShared");
 
 DEVICE DecodeShared *decode_shared(void)
 {
@@ -138,7 +144,7 @@ DEVICE bool meets(void)
 // By all threads. room_bytes: of activations or attention; the rest of shared memory is the ring.
 DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int room_bytes)
 {
-    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0};
+    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0, 0, 0};
     d.ring_bytes = dynamic_shared_bytes() - DECODE_SHARED_BYTES - room_bytes;
     if (threadIdx.x == 0) {
         decode_shared()->s = s, decode_shared()->b = b;
@@ -150,6 +156,7 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
             barrier_init(&decode_shared()->planned[i], 1);
             barrier_init(&decode_shared()->done[i], 1);
         }
+        barrier_init(&decode_shared()->routed, 1);
         barrier_init_done();
     }
     block_sync();
@@ -170,30 +177,38 @@ DEVICE void other_registers(void)
 
 // --- plans ---------------------------------------------------------------------------------------
 // The copying warp plans every step, for itself and for the others, so that those find their work
-// ready when they come.
+// ready when they come. A step with experts has several plans.
 
 DEVICE Plan *plan_slot(const Decoder &d)
 {
-    return &decode_shared()->plan[d.steps % PLANS];
+    return &decode_shared()->plan[d.plans % PLANS];
 }
 
 // Before the copying warp writes a plan.
 DEVICE void plan_begin(const Decoder &d)
 {
-    if (d.steps >= PLANS)
-        barrier_wait(&decode_shared()->done[d.steps % PLANS], d.steps / PLANS % 2 ^ 1);
+    if (d.plans >= PLANS)
+        barrier_wait(&decode_shared()->done[d.plans % PLANS], d.plans / PLANS % 2 ^ 1);
 }
 
 DEVICE void plan_ready(const Decoder &d)
 {
     warp_sync();
-    if (threadIdx.x % WARP == 0) barrier_arrive(&decode_shared()->planned[d.steps % PLANS]);
+    if (threadIdx.x % WARP == 0) barrier_arrive(&decode_shared()->planned[d.plans % PLANS]);
 }
 
 // Before the others use it.
 DEVICE void plan_wait(const Decoder &d)
 {
-    barrier_wait(&decode_shared()->planned[d.steps % PLANS], d.steps / PLANS % 2);
+    barrier_wait(&decode_shared()->planned[d.plans % PLANS], d.plans / PLANS % 2);
+}
+
+// After them, where another plan of the same step follows: its activations go to the same room.
+DEVICE void plan_over(Decoder &d)
+{
+    multipliers_sync();
+    if (threadIdx.x == 0) barrier_arrive(&decode_shared()->done[d.plans % PLANS]);
+    d.plans++;
 }
 
 // --- meetings ------------------------------------------------------------------------------------
@@ -225,8 +240,10 @@ DEVICE void step_start(const Decoder &d, int kind)
 // After they have written.
 DEVICE void step_end(Decoder &d)
 {
+    if (EXPERTS && threadIdx.x == 0) decode_shared()->last_plan = d.plans;
     if (d.together) meeting_arrive(STEP_OVER);
     d.steps++;
+    d.plans++;
 }
 
 // The meeting warp's side.
@@ -236,8 +253,9 @@ DEVICE void meet_others(Decoder &d, bool last)
     meeting_wait(STEP_OVER);
     stamp(d, 4, 0);
     if (threadIdx.x % WARP == 0) {
+        int plan = EXPERTS ? decode_shared()->last_plan : d.steps;
         count_release(count);
-        barrier_arrive(&decode_shared()->done[d.steps % PLANS]);
+        barrier_arrive(&decode_shared()->done[plan % PLANS]);
     }
     d.steps++;
     if (last) return;
@@ -305,7 +323,7 @@ template <int IN> DEVICE void expect_floats(const State &s, uint64_t place, int 
 }
 
 // Has the constants of a block of a step's input come nearer. By a whole warp.
-DEVICE void expect_block(const Plan &p, int block);
+DEVICE void expect_block(const Plan &p, const Part &part, int block);
 
 // By the copying warp, which is ahead of the others: what the channels that a part's chunks
 // multiply will be prepared with.
@@ -315,7 +333,7 @@ DEVICE void expect_part(const Plan &plan, const Part &p)
 #pragma unroll 1
     for (int block = p.first_unit * UNIT_BLOCKS; block < end && block < BLOCKS(plan.in); block++) {
         expect_halves(decode_state(), p.linear.suh, block);
-        expect_block(plan, block);
+        expect_block(plan, p, block);
     }
 }
 
@@ -477,7 +495,8 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 
 // 128 channels of a row of a step's input, times c.in. Exactly one block of threads in the grid has
 // `own` for them. By a whole warp.
-DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4]);
+DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool own,
+                       const Constants &c, float v[4]);
 
 // Activations of one task, by four warps.
 DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Constants &c,
@@ -490,7 +509,7 @@ DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Con
     int block = t.unit * UNIT_BLOCKS + own_block;
     float v[4] = {0, 0, 0, 0};
     if (block < BLOCKS(plan.in)) {
-        load_block(plan, t.row, block, own, c, v);
+        load_block(plan, p, t.row, block, own, c, v);
         if (exl3) hadamard(v, threadIdx.x % WARP);
     }
     uint32_t most = largest_bits(v);
@@ -762,32 +781,49 @@ DEVICE void plan_part(Plan *p, const Linear &linear, int out, int column)
     p->part[p->count++] = part;
 }
 
+// The range of `chunks` chunks that block `block` of threads takes: equal ones.
+DEVICE int share_of(int chunks, int block)
+{
+    return (uint32_t)(chunks * block) / gridDim.x;
+}
+
+// Chunks from .. to - 1 of a part are this block's.
+DEVICE void plan_share(Plan *p, Part *part, int from, int to)
+{
+    part->from = from;
+    part->to = to;
+    if (from >= to) return;
+    int a_unit = UNIT_ROWS / SLICE_ROWS(part->format), whole = a_unit * part->blocks;
+    part->first_unit = from / whole;
+    part->last_unit = (to - 1) / whole;
+    int slices = part->slices - part->first_unit * a_unit;
+    if (slices > a_unit) slices = a_unit;
+    int within = from - part->first_unit * whole;
+    part->begin_block = within / slices;
+    part->begin_slice = within - part->begin_block * slices;
+    p->chunks += to - from;
+    p->units += part->last_unit - part->first_unit + 1;
+}
+
 // Gives every block of threads an equal range of a plan's chunks.
 DEVICE void plan_ranges(Plan *p)
 {
     int chunks = 0;
-    p->chunks = p->units = 0;
     for (int i = 0; i < p->count; i++) chunks += p->part[i].blocks * p->part[i].slices;
-    int from = (uint32_t)(chunks * blockIdx.x) / gridDim.x;
-    int to = (uint32_t)(chunks * (blockIdx.x + 1)) / gridDim.x;
+    int from = share_of(chunks, blockIdx.x), to = share_of(chunks, blockIdx.x + 1);
+    p->chunks = p->units = 0;
     for (int i = 0; i < p->count; i++) {
-        Part *part = &p->part[i];
-        int most = part->blocks * part->slices;
-        part->from = clip(from, most);
-        part->to = clip(to, most);
+        int most = p->part[i].blocks * p->part[i].slices;
+        plan_share(p, &p->part[i], clip(from, most), clip(to, most));
         from -= most, to -= most;
-        if (part->from >= part->to) continue;
-        int a_unit = UNIT_ROWS / SLICE_ROWS(part->format), whole = a_unit * part->blocks;
-        part->first_unit = part->from / whole;
-        part->last_unit = (part->to - 1) / whole;
-        int slices = part->slices - part->first_unit * a_unit;
-        if (slices > a_unit) slices = a_unit;
-        int within = part->from - part->first_unit * whole;
-        part->begin_block = within / slices;
-        part->begin_slice = within - part->begin_block * slices;
-        p->chunks += part->to - part->from;
-        p->units += part->last_unit - part->first_unit + 1;
     }
+}
+
+// How many units of activations the room holds.
+DEVICE void plan_held(const Decoder &d, Plan *p)
+{
+    p->held = d.room_bytes / (p->rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    if (p->held < 1) p->held = 1;
 }
 
 // The copying warp's side of a planned step.
@@ -816,8 +852,10 @@ template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
     for (int i = 0; i < four; i++) task_next(plan, &t);
     if (t.part < plan.count)
         load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
-    step_start(d, plan.step.kind);
-    clear_sums(plan.old_sums, plan.old_count);
+    if (!plan.started) {
+        step_start(d, plan.step.kind);
+        clear_sums(plan.old_sums, plan.old_count);
+    }
     uint32_t next = d.chunk + ((threadIdx.x / WARP / 8 + d.chunk) & 1);
 #pragma unroll 1
     for (int first = 0;; first += plan.held) {

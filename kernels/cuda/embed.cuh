@@ -47,10 +47,10 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     grid_wait();
     int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Linear *down =
-        pending && l > 0 && !s.layers[l - 1].ffn_post ? &s.layers[l - 1].down : nullptr;
-    __shared__ float squares[BLOCKS(DIM)];
+        pending && l > 0 && leaves_down(&s.layers[l - 1]) ? &s.layers[l - 1].down : nullptr;
+    __shared__ float squares[MOMENTS];
     for (int block = warp; block < BLOCKS(DIM); block += PREFILL_THREADS / WARP) {
-        float v[4], y[4], sum = 0;
+        float v[4], y[4];
         load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * lane, v);
         if (down) {
             read_sums(sums_at(s, work_of(s).sums_down) + (uint64_t)row * PADDED(DIM), block, 1, y);
@@ -58,16 +58,12 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
             for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
         }
         store4<DIM>(s.hidden + ((uint64_t)l * b.rows + row) * DIM, block * BLOCK + 4 * lane, v);
-        for (int i = 0; i < 4; i++) sum = fmaf(v[i], v[i], sum);
-        sum = warp_sum(sum);
-        if (lane == 0) squares[block] = sum;
+        put_moments(squares, block, v);
     }
     if (l < LAYERS) return;
     block_sync();
-    float sum = 0;
-    for (int i = 0; i < BLOCKS(DIM); i++) sum += squares[i];
-    float factor = 1.0f / sqrtf(sum / DIM + NORM_EPS);
+    Moments m = moments_of<false>(squares, lane);
     const float *norm = weights_at<float>(s, s.ends.norm);
     float *x = s.hidden + ((uint64_t)LAYERS * b.rows + row) * DIM;
-    for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS) x[k] = x[k] * factor * norm[k];
+    for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS) x[k] = (x[k] - m.mean) * m.factor * norm[k];
 }

@@ -51,7 +51,7 @@ DEVICE void store_prepared(uint16_t *prepared, int row, int rows, int k, const f
 typedef struct {
     const float *x;       // (rows, in)
     const float *norm;    // (in) or NULL
-    const float *squares; // (rows, BLOCKS(in)) sums of squares of x, where there is a norm
+    const float *squares; // (rows, MOMENTS) of x, where there is a norm
     const int32_t *map;   // row r is row map[r] of x, or NULL
 } Source;
 
@@ -69,18 +69,20 @@ DEVICE Source normed_source(const State &s, uint64_t norm, const int32_t *map)
     return from;
 }
 
-// One row of the activations of COUNT linear layers by a block of 256 threads, each with a power of
-// two taken out that keeps any values inside fp16. Bit i of EXL3 says that layer i is quantized.
+// One row of the activations of COUNT linear layers, from a row of the source, by a block of 256
+// threads, each with a power of two taken out that keeps any values inside fp16. Bit i of EXL3 says
+// that layer i is quantized.
 template <int IN, int COUNT, int EXL3>
-DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row, int rows)
+DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int source_row,
+                        int row, int rows)
 {
     constexpr int PASSES = (BLOCKS(IN) + 7) / 8;
     constexpr bool KEEP = PASSES <= 16; // the row stays in registers
     __shared__ uint32_t warp_most[COUNT][8];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, first = warp * BLOCK + 4 * lane;
-    int source_row = from.map ? from.map[row] : row;
     const float *x = from.x + (uint64_t)source_row * IN;
-    float factor = from.norm ? norm_factor<IN>(from.squares, source_row, lane) : 1;
+    Moments m = {0, 1};
+    if (from.norm) m = row_moments(from.squares, source_row, lane);
     const uint16_t *suh[COUNT];
     float kept[KEEP ? PASSES : 1][4];
     uint32_t most[COUNT] = {};
@@ -98,7 +100,7 @@ DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row
         if (from.norm) {
             float norm[4];
             load4<IN>(from.norm, k, norm);
-            for (int j = 0; j < 4; j++) v[j] *= factor * norm[j];
+            for (int j = 0; j < 4; j++) v[j] = (v[j] - m.mean) * (m.factor * norm[j]);
         }
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
@@ -138,7 +140,7 @@ DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row
             if (from.norm) {
                 float norm[4];
                 load4<IN>(from.norm, k, norm);
-                for (int j = 0; j < 4; j++) v[j] *= factor * norm[j];
+                for (int j = 0; j < 4; j++) v[j] = (v[j] - m.mean) * (m.factor * norm[j]);
             }
         }
 #pragma unroll
@@ -154,6 +156,12 @@ DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row
             store_prepared<IN>(prepared<IN>(s, i, rows), row, rows, k, t);
         }
     }
+}
+
+template <int IN, int COUNT, int EXL3>
+DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row, int rows)
+{
+    prepare_row<IN, COUNT, EXL3>(s, w, from, from.map ? from.map[row] : row, row, rows);
 }
 
 // Columns 4 * lane .. + 3 of a row of a finished tile, with the row's scale.

@@ -140,24 +140,41 @@ static void launch_wide(Gpu *gpu, int kernel, const State *s, const Batch *b, co
                 WIDE_SHARED_BYTES(bits));
 }
 
+// The most bits and shared memory of up to three formats.
+typedef struct {
+    int bits, bytes;
+} FormatNeeds;
+
+static FormatNeeds needs_of(int x, int y, int z)
+{
+    int formats[3] = {x, y, z};
+    FormatNeeds needs = {0, 0};
+    for (int i = 0; i < 3 && formats[i]; i++) {
+        needs.bytes = most(needs.bytes, PREFILL_SHARED_BYTES(formats[i]));
+        needs.bits = most(needs.bits, FORMAT_BITS(formats[i]));
+    }
+    return needs;
+}
+
 // A prefill step: the activations, then tiles of rows by column blocks, in pairs where the form
 // wants that.
+static void launch_tiles(Gpu *gpu, int prepare, int kernel, const State *s, const Batch *b,
+                         const Layer *layer, FormatNeeds needs, int blocks, int pairs, int rows)
+{
+    launch_step(gpu, prepare, s, b, layer, 0, rows, 1, PREFILL_THREADS, 0);
+    if (gpu->image_sm == 90)
+        launch_wide(gpu, kernel, s, b, layer, needs.bits, pairs, rows);
+    else
+        launch_step(gpu, kernel, s, b, layer, 0, (rows + TILE_ROWS - 1) / TILE_ROWS, blocks,
+                    PREFILL_THREADS, needs.bytes);
+}
+
 static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Batch *b,
                            const Layer *layer, int x, int y, int z, int blocks, int pairs, int rows)
 {
-    int formats[3] = {x, y, z}, bytes = 0, bits = 0;
-    for (int i = 0; i < 3 && formats[i]; i++) {
-        bytes = most(bytes, PREFILL_SHARED_BYTES(formats[i]));
-        bits = most(bits, FORMAT_BITS(formats[i]));
-    }
-    launch_step(gpu, step_kernel(gpu, step, x, y, z, "_prepare"), s, b, layer, 0, rows, 1,
-                PREFILL_THREADS, 0);
-    int kernel = step_kernel(gpu, step, x, y, z, "_prefill");
-    if (gpu->image_sm == 90)
-        launch_wide(gpu, kernel, s, b, layer, bits, pairs, rows);
-    else
-        launch_step(gpu, kernel, s, b, layer, 0, (rows + TILE_ROWS - 1) / TILE_ROWS, blocks,
-                    PREFILL_THREADS, bytes);
+    launch_tiles(gpu, step_kernel(gpu, step, x, y, z, "_prepare"),
+                 step_kernel(gpu, step, x, y, z, "_prefill"), s, b, layer, needs_of(x, y, z),
+                 blocks, pairs, rows);
 }
 
 // All steps of the decode form in one launch, for rows that are sequences of their own; 0 when this
@@ -165,7 +182,7 @@ static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Bat
 static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
 {
     int rows = most(b->rows, b->outputs), bytes = decode_shared_bytes(gpu);
-    int room = most(activation_room(gpu, rows), ATTEND_ROOM);
+    int room = most(most(activation_room(gpu, rows), ATTEND_ROOM), COMBINE_ROOM);
     if (!decode_form(gpu, s, b) || b->rows != b->segments || b->outputs == 0 || s->hidden ||
         room + DECODE_SHARED_BYTES + MOST_CHUNK_BYTES > bytes)
         return 0;
@@ -264,10 +281,12 @@ static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
                                const Layer *layer)
 {
-    if (decode_form(gpu, s, b))
+    if (decode_form(gpu, s, b)) {
         launch_decode(gpu, STEP_DOWN, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
-    else
-        launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+        if (PARALLEL) launch_decode(gpu, STEP_JOIN, s, b, layer, 0, 0, 0, 0, 0);
+        return;
+    }
+    launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
 }
 
 static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, int format,
@@ -282,6 +301,96 @@ static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, in
     launch_step(gpu, step_kernel(gpu, "ffn_post_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
                 PREFILL_THREADS, 0);
 }
+
+#if EXPERTS
+// One of the two products of a wave of `places` places: the activations, then tiles.
+static void launch_wave(Gpu *gpu, const int formats[3], const char *prepare, const char *kernel,
+                        const State *s, const Batch *b, const Layer *layer, int wave,
+                        FormatNeeds needs, int places, int width)
+{
+    int routes = b->rows * ACTIVE_EXPERTS, experts = routes < EXPERTS ? routes : EXPERTS;
+    launch_step(gpu, step_kernel(gpu, "experts", formats[0], formats[1], formats[2], prepare), s, b,
+                layer, wave, places, 1, PREFILL_THREADS, 0);
+    int k = step_kernel(gpu, "experts", formats[0], formats[1], formats[2], kernel);
+    if (gpu->image_sm == 90) {
+        int items = (places / WIDE_ROWS + experts) * PAIRS(width), most_items = gpu->sm_count / 2;
+        if (items > most_items) items = most(most_items, 1);
+        launch_step(gpu, k, s, b, layer, wave, 2 * items, 1, WIDE_THREADS,
+                    WIDE_SHARED_BYTES(needs.bits));
+    } else {
+        launch_step(gpu, k, s, b, layer, wave, places / TILE_ROWS + experts, BLOCKS(width),
+                    PREFILL_THREADS, needs.bytes);
+    }
+}
+
+static int score_tiles(void)
+{
+    return (EXPERTS + 1 + SCORE_TILE - 1) / SCORE_TILE;
+}
+
+static void launch_routing(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)
+{
+    launch_step(gpu, step_kernel(gpu, "score_kernel", 0, 0, 0, ""), s, b, layer, 0,
+                (b->rows + SCORE_ROWS - 1) / SCORE_ROWS, UNITS(DIM) * score_tiles(),
+                PREFILL_THREADS, 0);
+    launch_step(gpu, step_kernel(gpu, "choose_kernel", 0, 0, 0, ""), s, b, layer, 0,
+                (b->rows + PREFILL_THREADS / 32 - 1) / (PREFILL_THREADS / 32), 1, PREFILL_THREADS,
+                0);
+    launch_step(gpu, step_kernel(gpu, "group_kernel", 0, 0, 0, ""), s, b, layer, 0, EXPERTS, 1,
+                PREFILL_THREADS, 0);
+}
+
+static void launch_experts(Gpu *gpu, const State *s, const Batch *b, const int formats[3],
+                           const Layer *layer)
+{
+    int all = (int)work_most_places(b->rows), places = (int)work_wave(s->max_rows);
+    for (int wave = 0; wave * places < all; wave++) {
+        int here = all - wave * places < places ? all - wave * places : places;
+        launch_wave(gpu, formats, "_up_prepare", "_up_prefill", s, b, layer, wave,
+                    needs_of(formats[0], formats[1], 0), here, EXPERT_DIM);
+        launch_wave(gpu, formats, "_down_prepare", "_down_prefill", s, b, layer, wave,
+                    needs_of(formats[2], 0, 0), here, DIM);
+        launch_step(gpu, step_kernel(gpu, "combine_kernel", 0, 0, 0, ""), s, b, layer, wave,
+                    b->rows, 1, PREFILL_THREADS, 0);
+    }
+}
+
+static void launch_shared(Gpu *gpu, const State *s, const Batch *b, const int f[3],
+                          const Layer *layer)
+{
+    launch_tiles(gpu, step_kernel(gpu, "shared", f[0], f[1], f[2], "_up_prepare"),
+                 step_kernel(gpu, "shared", f[0], f[1], f[2], "_up_prefill"), s, b, layer,
+                 needs_of(f[0], f[1], 0), BLOCKS(SHARED_DIM), PAIRS(SHARED_DIM), b->rows);
+    launch_tiles(gpu, step_kernel(gpu, "shared", f[0], f[1], f[2], "_down_prepare"),
+                 step_kernel(gpu, "shared", f[0], f[1], f[2], "_down_prefill"), s, b, layer,
+                 needs_of(f[2], 0, 0), BLOCKS(DIM), PAIRS(DIM), b->rows);
+}
+
+// A routed layer; shared formats 0: without a shared expert.
+static inline void launch_moe_shared(Gpu *gpu, const State *s, const Batch *b, int gate, int up,
+                                     int down, int shared_gate, int shared_up, int shared_down,
+                                     const Layer *layer)
+{
+    if (decode_form(gpu, s, b)) {
+        int room = activation_room(gpu, b->rows);
+        launch_decode(gpu, STEP_ROUTE, s, b, layer, shared_gate, shared_up, 0, 0, room);
+        launch_decode(gpu, STEP_EXPERTS_UP, s, b, layer, gate, up, shared_down, 0, room);
+        launch_decode(gpu, STEP_EXPERTS_DOWN, s, b, layer, down, 0, 0, 0, room);
+        launch_decode(gpu, STEP_COMBINE, s, b, layer, 0, 0, 0, 0, COMBINE_ROOM);
+        return;
+    }
+    launch_routing(gpu, s, b, layer);
+    if (shared_gate)
+        launch_shared(gpu, s, b, (int[]){shared_gate, shared_up, shared_down}, layer);
+    launch_experts(gpu, s, b, (int[]){gate, up, down}, layer);
+}
+
+static inline void launch_moe(Gpu *gpu, const State *s, const Batch *b, int gate, int up, int down,
+                              const Layer *layer)
+{
+    launch_moe_shared(gpu, s, b, gate, up, down, 0, 0, 0, layer);
+}
+#endif
 
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)
 {

@@ -73,13 +73,54 @@ template <int N> DEVICE void store4(float *p, int column, const float v[4])
     }
 }
 
-// 1 / rms of a row, by a whole warp.
+// The norm of a row is (x - mean) * factor, times weights.
+typedef struct {
+    float mean, factor;
+} Moments;
+
+// From MOMENTS numbers, by a whole warp; FRESH: in global memory, where others wrote them.
+template <bool FRESH> DEVICE Moments moments_of(const float *squares, int lane)
+{
+    float sum = 0, mean = 0;
+    if (LAYER_NORM) {
+        for (int i = lane; i < BLOCKS(DIM); i += WARP)
+            mean += FRESH ? load_fresh1(squares + BLOCKS(DIM) + i) : squares[BLOCKS(DIM) + i];
+        mean = warp_sum(mean) / DIM;
+    }
+    for (int i = lane; i < BLOCKS(DIM); i += WARP) {
+        sum += FRESH ? load_fresh1(squares + i) : squares[i];
+        if (!LAYER_NORM) continue;
+        float all = FRESH ? load_fresh1(squares + BLOCKS(DIM) + i) : squares[BLOCKS(DIM) + i];
+        float count = DIM - i * BLOCK < BLOCK ? DIM - i * BLOCK : BLOCK;
+        float away = all / count - mean;
+        sum += count * away * away;
+    }
+    Moments m = {mean, 1.0f / sqrtf(warp_sum(sum) / DIM + NORM_EPS)};
+    return m;
+}
+
+DEVICE Moments row_moments(const float *squares, int row, int lane)
+{
+    return moments_of<true>(squares + (uint64_t)row * MOMENTS, lane);
+}
+
 template <int IN> DEVICE float norm_factor(const float *squares, int row, int lane)
 {
-    float sum = 0;
-    for (int i = lane; i < BLOCKS(IN); i += WARP)
-        sum += load_fresh1(squares + (uint64_t)row * BLOCKS(IN) + i);
-    return 1.0f / sqrtf(warp_sum(sum) / IN + NORM_EPS);
+    static_assert(IN == DIM, "squares are of x");
+    return row_moments(squares, row, lane).factor;
+}
+
+// A linear layer as a tile is given it: itself, or what it will be looked up by once the products are
+// there, which leaves their registers alone (route.cuh).
+DEVICE const Linear &linear_of(const Linear &w)
+{
+    return w;
+}
+
+// Whether the decode form leaves a layer's last products as sums, for the step after it to add.
+DEVICE bool leaves_down(const Layer *layer)
+{
+    return !PARALLEL && !layer->ffn_post && !(EXPERTS && layer->router);
 }
 
 // Raw sums of columns 4 * lane .. + 3 of a block to outputs: Hadamard, svh, bias. By a whole warp.
@@ -99,15 +140,51 @@ DEVICE void finish_columns(const State &s, const Linear &w, int block, float v[4
     }
 }
 
-// x[row] of one 128-column block and its sum of squares, by a whole warp.
+// The sum over 32 lanes, or over 8 of them.
+template <int LANES> DEVICE float lane_sum(float v)
+{
+#pragma unroll
+    for (int bit = LANES / 2; bit; bit /= 2) v += shuffle_xor(v, bit);
+    return v;
+}
+
+// A 128-column block of a row of x, LANES lanes with COUNT columns each, to the row's moments.
+template <int LANES, int COUNT>
+DEVICE void put_moments(float *squares, int block, const float v[COUNT], const bool real[COUNT],
+                        bool store)
+{
+    float sum = 0, mean = 0, square = 0;
+    if (LAYER_NORM) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) sum += real[i] ? v[i] : 0;
+        sum = lane_sum<LANES>(sum);
+        mean = sum / (DIM - block * BLOCK < BLOCK ? DIM - block * BLOCK : BLOCK);
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        if (real[i]) square += (v[i] - mean) * (v[i] - mean);
+    square = lane_sum<LANES>(square);
+    if (!store || threadIdx.x % LANES != 0) return;
+    squares[block] = square;
+    if (LAYER_NORM) squares[BLOCKS(DIM) + block] = sum;
+}
+
+// The same for a whole warp, with its columns 4 * lane .. + 3.
+DEVICE void put_moments(float *squares, int block, const float v[4])
+{
+    int column = block * BLOCK + 4 * (threadIdx.x % WARP);
+    bool real[4] = {column < DIM, column + 1 < DIM, column + 2 < DIM, column + 3 < DIM};
+    put_moments<WARP, 4>(squares, block, v, real, true);
+}
+
+DEVICE float *row_squares(const State &s, int row)
+{
+    return work_at<float>(s, work_of(s).squares) + (uint64_t)row * MOMENTS;
+}
+
+// x[row] of one 128-column block and its moments, by a whole warp.
 DEVICE void store_x(const State &s, float *x, int row, int block, const float v[4])
 {
-    int lane = threadIdx.x % WARP, column = block * BLOCK + 4 * lane;
-    float sum = 0;
-    store4<DIM>(x + (uint64_t)row * DIM, column, v);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (column + i < DIM) sum += v[i] * v[i];
-    sum = warp_sum(sum);
-    if (lane == 0) work_at<float>(s, work_of(s).squares)[(uint64_t)row * BLOCKS(DIM) + block] = sum;
+    store4<DIM>(x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+    put_moments(row_squares(s, row), block, v);
 }

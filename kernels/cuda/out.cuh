@@ -3,12 +3,13 @@
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
-// Adds a row's outputs of one column block to x, or leaves them in y, by a whole warp.
-template <bool POST> DEVICE void put_product(const State &s, int row, int block, float v[4])
+// Adds a row's outputs of one column block to x, or leaves them in y (rows, DIM), by a whole warp.
+template <bool POST>
+DEVICE void put_product(const State &s, float *y, int row, int block, float v[4])
 {
     float x[4];
     if (POST) {
-        store4<DIM>(s.y + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+        store4<DIM>(y + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
         return;
     }
     load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), x);
@@ -53,11 +54,13 @@ DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, co
 }
 
 #if WGMMA
-template <int BITS, int FORMAT, int IN, bool POST>
-DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t, int rows)
+template <int BITS, int FORMAT, int IN, bool POST, typename Weights>
+DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *ring, const Tile &t,
+                     int rows)
 {
     float sums[WIDE_ROWS / 2];
     multiply_tile<BITS, FORMAT, FORMAT, FORMAT, IN>(ring, 0, t.rows, sums);
+    const Linear w = linear_of(weights);
     constexpr bool EXL3 = FORMAT_IS_EXL3(FORMAT);
     if (EXL3) hadamard_stage(sums);
     Columns columns = columns_of(s, w, t.block, EXL3);
@@ -75,21 +78,19 @@ DEVICE void out_tile(const State &s, const Linear &w, Ring *ring, const Tile &t,
         const float *tile = tile_part(ring, sums, part);
 #pragma unroll
         for (int u = 0; u < 2; u++) {
-            float v[16], sum = 0;
+            float v[16];
+            bool real[16];
             finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, EXL3, v);
 #pragma unroll
             for (int i = 0; i < 16; i++) {
                 if (!POST) v[i] = v[i] * RESIDUAL_SCALE + x[u][i];
-                if (t.block * BLOCK + own_column(i / 4) + i % 4 < DIM) sum += v[i] * v[i];
+                real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < DIM;
             }
-#pragma unroll
-            for (int bit = 1; bit < 8; bit *= 2) sum += shuffle_xor(sum, bit);
-            if (own_row(u) < count) {
-                uint64_t row = first + own_row(u);
-                store_columns<DIM>((POST ? s.y : s.x) + row * DIM, t.block, v);
-                if (!POST && threadIdx.x % 8 == 0)
-                    work_at<float>(s, work_of(s).squares)[row * BLOCKS(DIM) + t.block] = sum;
-            }
+            uint64_t row = first + own_row(u);
+            if (own_row(u) < count)
+                store_columns<DIM>((POST ? y : s.x) + row * DIM, t.block, v);
+            if (!POST)
+                put_moments<8, 16>(row_squares(s, row), t.block, v, real, own_row(u) < count);
         }
     }
 }
@@ -115,28 +116,36 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, in
         begin_multiplying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
             Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
-            out_tile<BITS, FORMAT, IN, POST>(s, w, &ring, t, b.rows);
+            out_tile<BITS, FORMAT, IN, POST>(s, w, s.y, &ring, t, b.rows);
         }
     }
     ring_close();
 }
 #else
+// A tile of `rows` rows from prepared row `first` of `all` on.
+template <int FORMAT, int IN, bool POST>
+DEVICE void out_tile(const State &s, const Linear &w, float *y, int block, int first, int rows,
+                     int all)
+{
+    const float *tile = gemm_tile<FORMAT, IN>(
+        s, w, block, prepared<IN>(s, 0, all) + (uint64_t)first * PADDED(IN), rows);
+    for (int r = threadIdx.x / WARP; r < rows; r += PREFILL_THREADS / WARP) {
+        float v[4];
+        tile_row(tile, r, prepared_scale(s, 0, all)[first + r], v);
+        finish_columns(s, w, block, v);
+        put_product<POST>(s, y, first + r, block, v);
+    }
+}
+
 // Grid: (tiles of rows, column blocks).
 template <int FORMAT, int IN, bool POST>
 DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int)
 {
     const Linear w = *linear;
-    int first = blockIdx.x * TILE_ROWS, block = blockIdx.y;
+    int first = blockIdx.x * TILE_ROWS;
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
     grid_release();
     grid_wait();
-    const float *tile = gemm_tile<FORMAT, IN>(
-        s, w, block, prepared<IN>(s, 0, b.rows) + (uint64_t)first * PADDED(IN), rows);
-    for (int r = threadIdx.x / WARP; r < rows; r += PREFILL_THREADS / WARP) {
-        float v[4];
-        tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
-        finish_columns(s, w, block, v);
-        put_product<POST>(s, first + r, block, v);
-    }
+    out_tile<FORMAT, IN, POST>(s, w, s.y, blockIdx.y, first, rows, b.rows);
 }
 #endif

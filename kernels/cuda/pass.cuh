@@ -7,20 +7,59 @@
 
 // --- inputs --------------------------------------------------------------------------------------
 // `qkv`, `up` and `head` read the residual stream: x, to which products of the step before are
-// still to be added. x lies in s.x before attention and in `middle` after it. They multiply with
+// still to be added, unless attention and feed-forward are parallel and a step of its own does that.
+// x lies in s.x before attention and in `middle` after it. They multiply with
 // the norm's weights but not with its factor, which is applied to their products: the sums of
 // squares are complete only then. Who owns a block stores the new x and its square.
 
 DEVICE bool reads_stream(const Plan &p)
 {
     return p.step.kind == STEP_QKV || p.step.kind == STEP_UP || p.step.kind == STEP_UP_ALONE ||
-           p.step.kind == STEP_HEAD;
+           p.step.kind == STEP_HEAD || p.step.kind == STEP_ROUTE ||
+           p.step.kind == STEP_EXPERTS_UP;
 }
+
+// The columns of a row of the sums that a layer adds to in `up` and in `down`.
+DEVICE int up_sums(const Layer *layer)
+{
+    return EXPERTS && layer->router ? ACTIVE_EXPERTS * UP_COLUMNS(EXPERT_DIM) : UP_COLUMNS(FFN_DIM);
+}
+
+DEVICE int down_sums(const Layer *layer)
+{
+    return EXPERTS && layer->router ? DOWN_SUMS : PADDED(DIM);
+}
+
+// The layer before one; before the first, the last one of the pass before.
+DEVICE const Layer *layer_before(const State &s, int layer)
+{
+    return s.layers + (layer + LAYERS - 1) % LAYERS;
+}
+
+// Routed layers (experts.cuh).
+#if EXPERTS
+DEVICE Linear expert_pending(const Plan &p, const Part &part, int i);
+DEVICE void load_expert(const Plan &p, const Part &part, int row, int block, const Constants &c,
+                        float v[4]);
+DEVICE void plan_routed(const Decoder &d, Plan *p);
+DEVICE void expect_router(const Layer *layer);
+DEVICE void copy_experts(Decoder &d, const Step &step);
+DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan);
+#endif
 
 DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
 {
     uint2 none = {0x3c003c00u, 0x3c003c00u}; // ones
     return w.svh ? *(weights_at<uint2>(s, w.svh) + block * WARP + threadIdx.x % WARP) : none;
+}
+
+// The layer whose sums a part's input is made of.
+DEVICE Linear pending_of(const Plan &p, const Part &part, int i)
+{
+#if EXPERTS
+    if (p.step.kind == STEP_EXPERTS_DOWN) return expert_pending(p, part, i);
+#endif
+    return p.pending[i];
 }
 
 DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants *c)
@@ -40,8 +79,8 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 #pragma unroll
         for (int i = 0; i < 4; i++) c->in[i] *= norm[i];
     }
-    if (p.pending_count > 0) c->svh[0] = load_svh(s, p.pending[0], block);
-    if (p.pending_count > 1) c->svh[1] = load_svh(s, p.pending[1], block);
+    if (p.pending_count > 0) c->svh[0] = load_svh(s, pending_of(p, part, 0), block);
+    if (p.pending_count > 1) c->svh[1] = load_svh(s, pending_of(p, part, 1), block);
 }
 
 // Outputs of a pending layer from its sums, whose svh is known.
@@ -75,7 +114,16 @@ DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Const
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
     }
-    if (own) store_x(s, p.new_x, row, block, v);
+    if (PARALLEL) { // x is complete
+        float mean = LAYER_NORM && p.norm
+                         ? row_moments(work_at<const float>(s, work_of(s).squares), row,
+                                       threadIdx.x % WARP).mean
+                         : 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] -= mean;
+    } else if (own) {
+        store_x(s, p.new_x, row, block, v);
+    }
 }
 
 // The attention output, where its splits are still to be added.
@@ -90,40 +138,53 @@ DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
         add_splits(s, p.layer, row, channel, splits, v);
 }
 
-// What gate and up left: act(gate) * up, or without a gate act(up).
-DEVICE void load_activated(const Plan &p, int row, int block, const Constants &c, float v[4])
+// What gate and up of WIDTH channels left as sums of a row: act(gate) * up, or without a gate
+// act(up).
+template <int WIDTH>
+DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums, int row, int block,
+                           const Constants &c, float v[4])
 {
     const State &s = decode_state();
-    const uint64_t *sums = sums_at(s, p.pending_sums) + (uint64_t)row * 2 * PADDED(FFN_DIM);
     int lane = threadIdx.x % WARP;
     float factor = 1, y[4] = {1, 1, 1, 1};
     if (p.layer->ffn_norm)
         factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
-    finish_pending(s, p.pending[0], c.svh[0], sums, block, factor, v);
+    finish_pending(s, pending_of(p, part, 0), c.svh[0], sums, block, factor, v);
     if (p.pending_count > 1)
-        finish_pending(s, p.pending[1], c.svh[1], sums + PADDED(FFN_DIM), block, factor, y);
+        finish_pending(s, pending_of(p, part, 1), c.svh[1], sums + PADDED(WIDTH), block, factor, y);
+    bool gated = p.pending_count > 1;
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        v[i] = block * BLOCK + 4 * lane + i < FFN_DIM ? activate(p.layer, v[i]) * y[i] : 0;
+        v[i] = block * BLOCK + 4 * lane + i < WIDTH
+                   ? activate(p.layer, v[i]) * (gated ? lifted(y[i]) : 1)
+                   : 0;
 }
 
-DEVICE void load_block(const Plan &p, int row, int block, bool own, const Constants &c, float v[4])
+DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool own,
+                       const Constants &c, float v[4])
 {
+    const State &s = decode_state();
     if (p.step.kind == STEP_OUT)
         load_attended(p, row, block, v);
     else if (p.step.kind == STEP_DOWN)
-        load_activated(p, row, block, c, v);
+        load_activated<FFN_DIM>(
+            p, part, sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM), row, block, c,
+            v);
+#if EXPERTS
+    else if (p.step.kind > STEP_ROUTE)
+        load_expert(p, part, row, block, c, v);
+#endif
     else
         load_stream(p, row, block, own, c, v);
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] *= c.in[i];
 }
 
-DEVICE void expect_block(const Plan &p, int block)
+DEVICE void expect_block(const Plan &p, const Part &part, int block)
 {
     const State &s = decode_state();
     if (reads_stream(p)) expect_floats<DIM>(s, p.norm, block);
-    for (int i = 0; i < p.pending_count; i++) expect_halves(s, p.pending[i].svh, block);
+    for (int i = 0; i < p.pending_count; i++) expect_halves(s, pending_of(p, part, i).svh, block);
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -141,23 +202,25 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     p->count = p->pending_count = 0;
     p->rows = step.kind == STEP_HEAD ? decode_batch().outputs : (int)rows;
     p->old_count = 0;
-    p->held = d.room_bytes / (p->rows * (MOST_UNIT_BYTES + FACTS_BYTES));
-    if (p->held < 1) p->held = 1;
+    p->started = 0;
+    plan_held(d, p);
     switch (step.kind) {
     case STEP_QKV:
         p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
         plan_part(p, layer->q, Q_DIM, 0);
         plan_part(p, layer->k, KV_DIM, PADDED(Q_DIM));
         plan_part(p, layer->v, KV_DIM, PADDED(Q_DIM) + PADDED(KV_DIM));
-        p->old_sums = w.sums_up, p->old_count = rows * 2 * PADDED(FFN_DIM);
+        p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, step.layer));
         p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
-        if (step.layer > 0 && !layer[-1].ffn_post) p->pending[p->pending_count++] = layer[-1].down;
+        if (step.layer > 0 && leaves_down(layer - 1)) p->pending[p->pending_count++] = layer[-1].down;
         p->pending_sums = w.sums_down;
         break;
     case STEP_HEADS:
     case STEP_ATTEND: // nothing to multiply, but the layers that are finished
         p->part[0].linear = layer->q, p->part[1].linear = layer->k, p->part[2].linear = layer->v;
-        if (step.kind == STEP_ATTEND) p->old_sums = w.sums_down, p->old_count = rows * PADDED(DIM);
+        if (step.kind == STEP_ATTEND)
+            p->old_sums = w.sums_down,
+            p->old_count = rows * down_sums(layer_before(s, step.layer));
         break;
     case STEP_OUT:
         p->in = Q_DIM, p->sums = w.sums_out, p->width = PADDED(DIM);
@@ -169,14 +232,14 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         p->in = DIM, p->sums = w.sums_up, p->width = 2 * PADDED(FFN_DIM);
         if (step.kind == STEP_UP) plan_part(p, layer->gate, FFN_DIM, 0);
         plan_part(p, layer->up, FFN_DIM, p->count ? PADDED(FFN_DIM) : 0);
-        p->x = middle, p->new_x = s.x, p->norm = layer->ffn_norm;
-        if (!layer->attn_post) p->pending[p->pending_count++] = layer->o;
+        p->x = PARALLEL ? s.x : middle, p->new_x = s.x, p->norm = layer->ffn_norm;
+        if (!PARALLEL && !layer->attn_post) p->pending[p->pending_count++] = layer->o;
         p->pending_sums = w.sums_out;
         break;
     case STEP_DOWN:
         p->in = FFN_DIM, p->sums = w.sums_down, p->width = PADDED(DIM);
         plan_part(p, layer->down, DIM, 0);
-        p->old_sums = w.sums_out, p->old_count = rows * PADDED(DIM);
+        p->old_sums = w.sums_out, p->old_count = PARALLEL ? 0 : rows * PADDED(DIM);
         if (layer->gate.weights) p->pending[p->pending_count++] = layer->gate;
         p->pending[p->pending_count++] = layer->up;
         p->pending_sums = w.sums_up;
@@ -186,9 +249,9 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         plan_part(p, s.ends.head, VOCAB, 0);
         p->x = p->new_x = s.x, p->norm = s.ends.norm;
         if (!step.pending) break;
-        p->old_sums = w.sums_up, p->old_count = rows * 2 * PADDED(FFN_DIM);
+        p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, 0));
         p->new_x = middle;
-        if (!s.layers[LAYERS - 1].ffn_post)
+        if (leaves_down(&s.layers[LAYERS - 1]))
             p->pending[p->pending_count++] = s.layers[LAYERS - 1].down;
         p->pending_sums = w.sums_down;
         break;
@@ -196,9 +259,16 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     case STEP_DOWN_POST:
         p->part[0].linear = step.kind == STEP_OUT_POST ? layer->o : layer->down;
         break;
-    case STEP_LOGITS:
-        if (step.pending) p->old_sums = w.sums_down, p->old_count = rows * PADDED(DIM);
+    case STEP_JOIN:
+        p->part[0].linear = layer->o, p->part[1].linear = layer->down;
         break;
+    case STEP_LOGITS:
+        if (step.pending)
+            p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, 0));
+        break;
+#if EXPERTS
+    default: plan_routed(d, p);
+#endif
     }
     plan_ranges(p);
 }
@@ -259,6 +329,29 @@ DEVICE void decode_post(const Plan &p)
     }
 }
 
+// x += what out and down left, which both began with the same x. Clears it.
+DEVICE void decode_join(const Plan &p)
+{
+    const State &s = decode_state();
+    const uint64_t places[2] = {work_of(s).sums_out, work_of(s).sums_down};
+    int lane = threadIdx.x % WARP;
+    for (int task = threadIdx.x / WARP * gridDim.x + blockIdx.x;
+         task < decode_batch().rows * BLOCKS(DIM); task += MULTIPLIERS / WARP * gridDim.x) {
+        int row = task / BLOCKS(DIM), block = task % BLOCKS(DIM);
+        float x[4], v[4];
+        load4_fresh<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * lane, x);
+        for (int i = 0; i < 2; i++) {
+            uint64_t *sums = sums_at(s, places[i]) + (uint64_t)row * PADDED(DIM);
+            read_sums(sums, block, 1, v);
+            uint4 *place = (uint4 *)(sums + block * BLOCK + 4 * lane);
+            place[0] = place[1] = make_uint4(0, 0, 0, 0);
+            finish_columns(s, p.part[i].linear, block, v);
+            for (int j = 0; j < 4; j++) x[j] = v[j] * RESIDUAL_SCALE + x[j];
+        }
+        store_x(s, s.x, row, block, x);
+    }
+}
+
 // The copying warp's side of a step.
 DEVICE void copy_step(Decoder &d, const Step &step)
 {
@@ -266,11 +359,17 @@ DEVICE void copy_step(Decoder &d, const Step &step)
     plan_begin(d);
     if (threadIdx.x % WARP == 0) plan_step(d, step, plan);
     plan_ready(d);
+#if EXPERTS
+    if (step.kind == STEP_ROUTE) expect_router(plan->layer);
+#endif
     if (step.kind == STEP_ATTEND)
         expect_heads(*plan);
     else
         copy_parts(d, *plan);
-    d.steps++;
+    d.plans++;
+#if EXPERTS
+    if (step.kind > STEP_ROUTE) copy_experts(d, step);
+#endif
 }
 
 // The multiplying warps'.
@@ -278,10 +377,21 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
 {
     const Plan *plan = plan_slot(d);
     const Layer *layer = decode_state().layers + step.layer;
+    bool more = false; // another plan of the step follows
     plan_wait(d);
     if (step.kind == STEP_ATTEND && d.together) plan_attend(layer);
-    if (plan->count) {
-        multiply_step<WIDE>(d, *plan);
+#if EXPERTS
+    if (step.kind >= STEP_ROUTE) more = begin_routed(d, step, *plan);
+#endif
+    while (plan->count || more) {
+        if (plan->count) multiply_step<WIDE>(d, *plan);
+        if (!more) break;
+        plan_over(d);
+        plan = plan_slot(d);
+        plan_wait(d);
+        more = plan->more;
+    }
+    if (plan->count || step.kind >= STEP_ROUTE) {
         step_end(d);
         return;
     }
@@ -298,6 +408,8 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
             embed_row<EMBED_FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
     } else if (POST_NORMS && (step.kind == STEP_OUT_POST || step.kind == STEP_DOWN_POST)) {
         decode_post(*plan);
+    } else if (PARALLEL && step.kind == STEP_JOIN) {
+        decode_join(*plan);
     } else if (step.kind == STEP_HEADS) {
         decode_heads(*plan);
     } else {
@@ -343,8 +455,16 @@ typedef struct {
 #define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 0};
 #define TABLE_out_norm(f, l) TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT_POST, l, {}, 0};
 #define TABLE_up_alone(u, l) t.step[t.count++] = Step{STEP_UP_ALONE, l, {u}, 0};
-#define TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN, l, {f}, 0};
+#define TABLE_down(f, l)                                                                           \
+    t.step[t.count++] = Step{STEP_DOWN, l, {f}, 0};                                                \
+    if (PARALLEL) t.step[t.count++] = Step{STEP_JOIN, l, {}, 0};
 #define TABLE_down_norm(f, l) TABLE_down(f, l) t.step[t.count++] = Step{STEP_DOWN_POST, l, {}, 0};
+#define TABLE_moe_shared(g, u, d, sg, su, sd, l)                                                   \
+    t.step[t.count++] = Step{STEP_ROUTE, l, {sg, su}, 0};                                          \
+    t.step[t.count++] = Step{STEP_EXPERTS_UP, l, {g, u, sd}, 0};                                   \
+    t.step[t.count++] = Step{STEP_EXPERTS_DOWN, l, {d}, 0};                                        \
+    t.step[t.count++] = Step{STEP_COMBINE, l, {}, 0};
+#define TABLE_moe(g, u, d, l) TABLE_moe_shared(g, u, d, 0, 0, 0, l)
 #define TABLE_head(f)                                                                              \
     t.step[t.count++] = Step{STEP_HEAD, 0, {f}, 1};                                                \
     t.step[t.count++] = Step{STEP_LOGITS, 0, {}, 1};

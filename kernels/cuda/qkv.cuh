@@ -50,13 +50,16 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     uint64_t norm = queries ? layer->q_norm : value ? 0 : layer->k_norm;
     if (norm) {
         const float *weight = weights_at<float>(s, norm);
-        float sum = 0, factor = all;
-        for (int i = lane; i < HEAD_DIM; i += WARP) sum += c[i] * c[i];
-        if (HEAD_NORMS == HEAD_NORM_ALL)
-            weight += (queries ? head : head - HEADS) * HEAD_DIM;
-        else
+        float sum = 0, mean = 0, factor = all;
+        if (HEAD_NORMS == HEAD_NORM_EACH) {
+            for (int i = lane; i < HEAD_DIM; i += WARP) mean += c[i];
+            mean = warp_sum(mean) / HEAD_DIM;
+        }
+        for (int i = lane; i < HEAD_DIM; i += WARP) sum += (c[i] - mean) * (c[i] - mean);
+        if (HEAD_NORMS != HEAD_NORM_SHARED) weight += (queries ? head : head - HEADS) * HEAD_DIM;
+        if (HEAD_NORMS != HEAD_NORM_ALL)
             factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
-        for (int i = lane; i < HEAD_DIM; i += WARP) c[i] *= factor * weight[i];
+        for (int i = lane; i < HEAD_DIM; i += WARP) c[i] = (c[i] - mean) * (factor * weight[i]);
         warp_sync();
     }
     uint64_t place = 0;
@@ -233,16 +236,23 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
     for (int first = 0; first < 4; first += HEAD_PARTS) {
         float *c = v + 4 * first;
         if (norm) {
-            float sum = 0, weight[4];
+            float sum = 0, mean = 0, weight[4];
+            const float *weights = weights_at<float>(s, norm);
+            if (HEAD_NORMS == HEAD_NORM_EACH) {
+                weights += block * BLOCK + first * 32;
 #pragma unroll
-            for (int i = 0; i < 4 * HEAD_PARTS; i++) sum += c[i] * c[i];
+                for (int i = 0; i < 4 * HEAD_PARTS; i++) mean += c[i];
+                mean = lane_sum<8>(mean) / HEAD_DIM;
+            }
 #pragma unroll
-            for (int bit = 1; bit < 8; bit *= 2) sum += shuffle_xor(sum, bit);
+            for (int i = 0; i < 4 * HEAD_PARTS; i++) sum += (c[i] - mean) * (c[i] - mean);
+            sum = lane_sum<8>(sum);
             float factor = 1.0f / sqrtf(sum / HEAD_DIM + NORM_EPS);
 #pragma unroll
             for (int q = 0; q < HEAD_PARTS; q++) {
-                load4<HEAD_DIM>(weights_at<float>(s, norm), own_column(q), weight);
-                for (int i = 0; i < 4; i++) c[4 * q + i] *= factor * weight[i];
+                load4<HEAD_DIM>(weights, own_column(q), weight);
+                for (int i = 0; i < 4; i++)
+                    c[4 * q + i] = (c[4 * q + i] - mean) * (factor * weight[i]);
             }
         }
         if (which < 2 && is_turned(layer)) {

@@ -4,7 +4,9 @@
 #pragma once
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/embed.cuh"
+#include "kernels/cuda/experts.cuh"
 #include "kernels/cuda/head.cuh"
+#include "kernels/cuda/moe.cuh"
 #include "kernels/cuda/out.cuh"
 #include "kernels/cuda/pass.cuh"
 #include "kernels/cuda/qkv.cuh"
@@ -41,7 +43,8 @@
 #define KEEP()                                                                                     \
     ENTRY(keep_kernel, PREFILL_THREADS, 2) { keep(s, b, n, false); }                               \
     ENTRY(keep_pending_kernel, PREFILL_THREADS, 2) { keep(s, b, n, true); }                        \
-    POST_NORM_ENTRIES
+    POST_NORM_ENTRIES                                                                              \
+    ROUTED_ENTRIES
 
 #define QKV(q, k, v)                                                                               \
     ENTRY(qkv_##q##_##k##_##v##_prepare, PREFILL_THREADS, 2) { qkv_prepare<q, k, v>(s, b, layer); } \
@@ -58,8 +61,8 @@
 #define OUT_NORM(f) OUT_ENTRIES(out_norm, f, true)
 
 #define UP(g, u)                                                                                   \
-    ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer); }           \
-    PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u>(s, b, layer, n); }
+    ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->gate); } \
+    PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u, FFN_DIM>(s, b, layer, &layer->gate, n); }
 
 #define UP_ALONE(u)                                                                                \
     ENTRY(up_alone_##u##_prepare, PREFILL_THREADS, 2) { up_alone_prepare<u>(s, b, layer); }        \
@@ -70,6 +73,30 @@
     PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post>(s, b, &layer->down, n); }
 #define DOWN(f) DOWN_ENTRIES(down, f, false)
 #define DOWN_NORM(f) DOWN_ENTRIES(down_norm, f, true)
+
+#if EXPERTS
+#define ROUTED_ENTRIES                                                                             \
+    ENTRY(score_kernel, PREFILL_THREADS, 2) { score_prefill(s, b, layer); }                        \
+    ENTRY(choose_kernel, PREFILL_THREADS, 2) { choose_prefill(s, b, layer); }                      \
+    ENTRY(group_kernel, PREFILL_THREADS, 2) { group_prefill(s, b); }                               \
+    ENTRY(combine_kernel, PREFILL_THREADS, 2) { combine_prefill(s, b, layer, n); }
+#else
+#define ROUTED_ENTRIES
+#endif
+
+// Gate, up and down of experts; n: the wave.
+#define MOE(g, u, d)                                                                               \
+    ENTRY(experts_##g##_##u##_##d##_up_prepare, PREFILL_THREADS, 2) { experts_up_prepare<g, u>(s, b, layer, n); } \
+    PREFILL_ENTRY(experts_##g##_##u##_##d##_up_prefill) { experts_up_prefill<g, u>(s, b, layer, n); } \
+    ENTRY(experts_##g##_##u##_##d##_down_prepare, PREFILL_THREADS, 2) { experts_down_prepare<d>(s, b, layer, n); } \
+    PREFILL_ENTRY(experts_##g##_##u##_##d##_down_prefill) { experts_down_prefill<d>(s, b, layer, n); }
+
+// Of the shared expert.
+#define SHARED(g, u, d)                                                                            \
+    ENTRY(shared_##g##_##u##_##d##_up_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->shared_gate); } \
+    PREFILL_ENTRY(shared_##g##_##u##_##d##_up_prefill) { up_prefill<g, u, SHARED_DIM>(s, b, layer, &layer->shared_gate, n); } \
+    ENTRY(shared_##g##_##u##_##d##_down_prepare, PREFILL_THREADS, 2) { out_prepare<d, SHARED_DIM>(s, b, &layer->shared_down, s.h); } \
+    PREFILL_ENTRY(shared_##g##_##u##_##d##_down_prefill) { out_prefill<d, SHARED_DIM, true>(s, b, &layer->shared_down, n); }
 
 #define HEAD(f)                                                                                    \
     ENTRY(head_##f##_prepare, PREFILL_THREADS, 2) { head_prepare<f>(s, b); }                       \

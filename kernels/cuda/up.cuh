@@ -1,4 +1,4 @@
-// up: h = act(gate) * up of rmsnorm(x). up_alone: h = act(up).
+// up: h = act(gate) * lifted(up) of rmsnorm(x). up_alone: h = act(up).
 #pragma once
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/wide.cuh"
@@ -12,28 +12,46 @@ DEVICE float activate(const Layer *layer, float v)
         if (v > 0) return layer->act[0] * v * v + 0.5f * v;
         return (expf(fminf(v, -1e-6f)) - 1 - v) * layer->act[1] + 0.5f * v;
     }
+    if (ACTIVATION == CLAMPED_SILU) {
+        v = v > ACT_LIMIT ? ACT_LIMIT : v;
+        return divide_fast(v, 1 + expf(-1.702f * v));
+    }
     return divide_fast(v, 1 + expf(-v));
+}
+
+// What gate is multiplied with.
+DEVICE float lifted(float up)
+{
+    if (ACTIVATION != CLAMPED_SILU) return up;
+    return (up > ACT_LIMIT ? ACT_LIMIT : up < -ACT_LIMIT ? -ACT_LIMIT : up) + 1;
 }
 
 // Grid: rows.
 template <int GATE, int UP>
-DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer)
+DEVICE void up_prepare(const State &s, const Batch &b, const Layer *layer, const Linear *w)
 {
     grid_release();
     grid_wait();
     prepare<DIM, 2, FORMAT_IS_EXL3(GATE) | FORMAT_IS_EXL3(UP) << 1>(
-        s, &layer->gate, normed_source(s, layer->ffn_norm, nullptr), blockIdx.x, b.rows);
+        s, w, normed_source(s, layer->ffn_norm, nullptr), blockIdx.x, b.rows);
+}
+
+// A row of h (.., WIDTH): of prepared row `row`, by a map or without one the same.
+template <int WIDTH> DEVICE float *active_row(const State &s, const int32_t *map, int row)
+{
+    return s.h + (uint64_t)(map ? map[row] : row) * WIDTH;
 }
 
 #if WGMMA
-// One of the two products of a tile into h: act(gate), or h times up, by the same lane.
-template <int BITS, int GATE, int UP>
-DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, const Tile &t,
-                    int rows)
+// One of the two products of a tile into h: act(gate), or h times up, by the same lane. `rows` were
+// prepared.
+template <int BITS, int GATE, int UP, int WIDTH, typename Weights>
+DEVICE void up_tile(const State &s, const Layer *layer, const Weights &weights, int which,
+                    Ring *ring, const Tile &t, int rows, const int32_t *map)
 {
-    const Linear w = which ? layer->up : layer->gate;
     float sums[WIDE_ROWS / 2];
     multiply_tile<BITS, GATE, UP, UP, DIM>(ring, which, t.rows, sums);
+    const Linear w = linear_of(weights);
     const bool exl3 = which ? FORMAT_IS_EXL3(UP) : FORMAT_IS_EXL3(GATE);
     if (exl3) hadamard_stage(sums);
     Columns columns = columns_of(s, w, t.block, exl3);
@@ -48,26 +66,27 @@ DEVICE void up_tile(const State &s, const Layer *layer, int which, Ring *ring, c
         const float *tile = tile_part(ring, sums, part);
 #pragma unroll
         for (int u = 0; u < 2; u++) {
-            float *h = s.h + (uint64_t)readable_row(t, part, u) * FFN_DIM, v[16], gate[16];
-            if (which) load_columns<FFN_DIM>(h, t.block, gate);
+            float *h = active_row<WIDTH>(s, map, readable_row(t, part, u)), v[16], gate[16];
+            if (which) load_columns<WIDTH>(h, t.block, gate);
             finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, exl3, v);
             if (which) {
 #pragma unroll
-                for (int i = 0; i < 16; i++) v[i] *= gate[i];
+                for (int i = 0; i < 16; i++) v[i] = lifted(v[i]) * gate[i];
             } else {
 #pragma unroll
                 for (int i = 0; i < 16; i++) v[i] = activate(layer, v[i]);
             }
-            if (own_row(u) < count) store_columns<FFN_DIM>(h, t.block, v);
+            if (own_row(u) < count) store_columns<WIDTH>(h, t.block, v);
         }
     }
 }
 
-// Grid: clusters of two blocks. Gate first, its activation through h.
-template <int GATE, int UP>
-DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
+// Grid: clusters of two blocks. w: gate and up. Gate first, its activation through h.
+template <int GATE, int UP, int WIDTH>
+DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, const Linear *w,
+                       int tile_rows)
 {
-    constexpr int BITS = WORK_MOST(FORMAT_BITS(GATE), FORMAT_BITS(UP)), PAIRS = PAIRS(FFN_DIM);
+    constexpr int BITS = WORK_MOST(FORMAT_BITS(GATE), FORMAT_BITS(UP)), PAIRS = PAIRS(WIDTH);
     int tiles = (b.rows + tile_rows - 1) / tile_rows;
     Ring ring;
     ring_open<BITS>(&ring);
@@ -76,55 +95,63 @@ DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int t
     if (fills_ring()) {
         begin_copying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(WIDTH), b.rows, tile_rows);
             for (int which = 0; which < 2; which++)
-                ring_fill<BITS, DIM>(&ring, s, (which ? layer->up : layer->gate).weights,
-                                     FORMAT_BITS(which ? UP : GATE), t,
+                ring_fill<BITS, DIM>(&ring, s, w[which].weights, FORMAT_BITS(which ? UP : GATE), t,
                                      prepared<DIM>(s, which, b.rows), b.rows);
         }
     } else {
         begin_multiplying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(WIDTH), b.rows, tile_rows);
 #pragma unroll 1
             for (int which = 0; which < 2; which++)
-                up_tile<BITS, GATE, UP>(s, layer, which, &ring, t, b.rows);
+                up_tile<BITS, GATE, UP, WIDTH>(s, layer, w[which], which, &ring, t, b.rows,
+                                               nullptr);
         }
     }
     ring_close();
 }
 #else
-// Grid: (tiles of rows, column blocks). Gate first, its activation through h; the same lane then
-// multiplies it with up.
-template <int GATE, int UP>
-DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, int)
+// A tile of `rows` rows from prepared row `first` of `all` on, into h. Gate first, its activation
+// through h; the same lane then multiplies it with up.
+template <int GATE, int UP, int WIDTH>
+DEVICE void up_tile(const State &s, const Layer *layer, const Linear &gate, const Linear &up,
+                    int block, int first, int rows, int all, const int32_t *map)
 {
-    const Linear gate_linear = layer->gate, up_linear = layer->up;
-    int first = blockIdx.x * TILE_ROWS, block = blockIdx.y, warp = threadIdx.x / WARP;
-    int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
-    int column = block * BLOCK + 4 * (threadIdx.x % WARP);
-    grid_release();
-    grid_wait();
+    int warp = threadIdx.x / WARP, column = block * BLOCK + 4 * (threadIdx.x % WARP);
     const float *tile = gemm_tile<GATE, DIM>(
-        s, gate_linear, block, prepared<DIM>(s, 0, b.rows) + (uint64_t)first * PADDED(DIM), rows);
+        s, gate, block, prepared<DIM>(s, 0, all) + (uint64_t)first * PADDED(DIM), rows);
     for (int r = warp; r < rows; r += PREFILL_THREADS / WARP) {
         float v[4];
-        tile_row(tile, r, prepared_scale(s, 0, b.rows)[first + r], v);
-        finish_columns(s, gate_linear, block, v);
+        tile_row(tile, r, prepared_scale(s, 0, all)[first + r], v);
+        finish_columns(s, gate, block, v);
         for (int i = 0; i < 4; i++) v[i] = activate(layer, v[i]);
-        store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
+        store4<WIDTH>(active_row<WIDTH>(s, map, first + r), column, v);
     }
     block_sync();
-    tile = gemm_tile<UP, DIM>(s, up_linear, block,
-                              prepared<DIM>(s, 1, b.rows) + (uint64_t)first * PADDED(DIM), rows);
+    tile = gemm_tile<UP, DIM>(s, up, block,
+                              prepared<DIM>(s, 1, all) + (uint64_t)first * PADDED(DIM), rows);
     for (int r = warp; r < rows; r += PREFILL_THREADS / WARP) {
         float v[4], h[4];
-        tile_row(tile, r, prepared_scale(s, 1, b.rows)[first + r], v);
-        finish_columns(s, up_linear, block, v);
-        load4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, h);
-        for (int i = 0; i < 4; i++) v[i] *= h[i];
-        store4<FFN_DIM>(s.h + (uint64_t)(first + r) * FFN_DIM, column, v);
+        tile_row(tile, r, prepared_scale(s, 1, all)[first + r], v);
+        finish_columns(s, up, block, v);
+        load4<WIDTH>(active_row<WIDTH>(s, map, first + r), column, h);
+        for (int i = 0; i < 4; i++) v[i] = lifted(v[i]) * h[i];
+        store4<WIDTH>(active_row<WIDTH>(s, map, first + r), column, v);
     }
+}
+
+// Grid: (tiles of rows, column blocks). w: gate and up.
+template <int GATE, int UP, int WIDTH>
+DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, const Linear *w, int)
+{
+    const Linear gate = w[0], up = w[1];
+    int first = blockIdx.x * TILE_ROWS;
+    int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
+    grid_release();
+    grid_wait();
+    up_tile<GATE, UP, WIDTH>(s, layer, gate, up, blockIdx.y, first, rows, b.rows, nullptr);
 }
 #endif
 

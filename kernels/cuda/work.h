@@ -41,6 +41,18 @@
 // Activations of the prefill form are stored in groups of 8 rows.
 #define ROWS_UP(rows) (((rows) + 7) / 8 * 8)
 
+// A routed layer. A route is row * ACTIVE_EXPERTS + which of the row's experts, ascending; places are
+// routes sorted by expert, then by row.
+#define SCORES ((EXPERTS + 2) / 2 * 2)         // of a row, and of its shared expert; an even number
+#define DOWN_WIDTH (ACTIVE_EXPERTS + 1)        // products of a row that are added to x
+#define UP_COLUMNS(width) (2 * PADDED(width))  // of gate and up
+#define ROUTING_BYTES                                                                              \
+    (EXPERTS ? WORK_UP(128 + 12 * DECODE_ROWS * ACTIVE_EXPERTS + 4 * DECODE_ROWS) : 0)
+// The prefill form takes places in waves of at most so many.
+#ifndef WAVE_PLACES
+#define WAVE_PLACES(rows) (2 * (rows) + 8 * EXPERTS)
+#endif
+
 #define WORK_MOST(a, b) ((a) > (b) ? (a) : (b))
 #define WORK_UP(n) (((n) + 255) / 256 * 256)
 
@@ -50,21 +62,40 @@ typedef struct {
     int32_t id;
 } Best;
 
+// The places of an expert: first .. end - 1.
+typedef struct {
+    int32_t first, end;
+} Places;
+
 typedef struct {
     uint64_t counters; // int32 (COUNTERS): arrivals of the blocks of a launch; left at zero
-    uint64_t squares;  // f32 (rows, BLOCKS(DIM)): sums of squares of x
+    uint64_t squares;  // f32 (rows, MOMENTS)
     // Decode form. Sums of linear layers in fixed point (decode.cuh), left at zero; x after
     // attention.
     uint64_t sums_qkv, sums_out, sums_up, sums_down, sums_head;
-    uint64_t middle; // f32 (rows, DIM)
+    uint64_t sums_route, sums_shared; // scores of experts; the shared one's gate and up
+    uint64_t middle;                  // f32 (rows, DIM)
     uint64_t best;   // Best (outputs, BLOCKS(VOCAB))
     uint64_t scales; // f32 (3, rows): of the prefill form's fp16 activations
     uint64_t raw;    // f32 (rows, RAW_DIM): q, k, v before norm and rope
-    uint64_t large;  // one of: attention partials, fp16 activations
+    uint64_t large;  // one of: attention partials, fp16 activations, parts of experts' scores
+    uint64_t experts, weights; // uint16, f32 (routes)
+    uint64_t shared;           // f32 (rows): weights of the shared expert
+    // Prefill form of a routed layer, where each expert's places begin at a multiple of 8.
+    uint64_t first;    // Places (EXPERTS)
+    uint64_t route;    // int32 (places); -1: none
+    uint64_t place;    // int32 (routes)
+    uint64_t products; // f32 (a wave's places, DIM)
     uint64_t bytes;
 } Work;
 
 #define COUNTERS 2
+// Of a row of x, by 128-column blocks: sums of squares, with LAYER_NORM of deviations from the
+// block's mean, and then sums.
+#define MOMENTS ((LAYER_NORM ? 2 : 1) * BLOCKS(DIM))
+#define UP_SUMS /* of a row, in sums_up and sums_down */                                           \
+    WORK_MOST(UP_COLUMNS(FFN_DIM), ACTIVE_EXPERTS *UP_COLUMNS(EXPERT_DIM))
+#define DOWN_SUMS (DOWN_WIDTH * PADDED(DIM))
 
 // The decode rows a pass can have.
 WORK_INLINE uint64_t work_decode_rows(int max_rows)
@@ -75,6 +106,19 @@ WORK_INLINE uint64_t work_decode_rows(int max_rows)
     return max_rows < most ? max_rows : most;
 }
 
+// The most places that rows can have in the prefill form, and those of a wave.
+WORK_INLINE uint64_t work_most_places(int max_rows)
+{
+    uint64_t routes = (uint64_t)max_rows * ACTIVE_EXPERTS;
+    return ROWS_UP(routes + 7 * (routes > EXPERTS ? EXPERTS : routes));
+}
+
+WORK_INLINE uint64_t work_wave(int max_rows)
+{
+    uint64_t most = work_most_places(max_rows), wave = ROWS_UP(WAVE_PLACES((uint64_t)max_rows));
+    return wave < most ? wave : most;
+}
+
 WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
 {
     uint64_t rows = work_decode_rows(max_rows);
@@ -82,7 +126,12 @@ WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
     uint64_t most_rows = WORK_MOST(max_rows, max_outputs);
     uint64_t prepared = WORK_MOST(3 * PADDED(DIM), WORK_MOST(PADDED(Q_DIM), PADDED(FFN_DIM))) *
                         ROWS_UP(most_rows) * 2;
-    return WORK_MOST(attend * 4, prepared);
+    uint64_t wave = work_wave(max_rows), scores = most_rows * UNITS(DIM) * SCORES * 4;
+    uint64_t experts = WORK_MOST(wave * WORK_MOST(2 * PADDED(DIM), PADDED(EXPERT_DIM)),
+                                 PADDED(SHARED_DIM) * ROWS_UP(most_rows)) *
+                       2;
+    return WORK_MOST(WORK_MOST(attend * 4, prepared),
+                     EXPERTS ? WORK_MOST(experts, scores) : 0);
 }
 
 WORK_INLINE Work work_places(int max_rows, int max_outputs)
@@ -91,19 +140,29 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     Work w;
     uint64_t rows = work_decode_rows(max_rows);
     uint64_t outputs = max_outputs < DECODE_ROWS ? max_outputs : DECODE_ROWS;
+    uint64_t wave = work_wave(max_rows);
     w.counters = 0;
     w.squares = w.counters + WORK_UP(COUNTERS * 4);
-    w.sums_qkv = w.squares + WORK_UP((uint64_t)max_rows * BLOCKS(DIM) * 4);
+    w.sums_qkv = w.squares + WORK_UP((uint64_t)max_rows * MOMENTS * 4);
     w.sums_out = w.sums_qkv + WORK_UP(rows * RAW_DIM * 8);
     w.sums_up = w.sums_out + WORK_UP(rows * PADDED(DIM) * 8);
-    w.sums_down = w.sums_up + WORK_UP(rows * 2 * PADDED(FFN_DIM) * 8);
-    w.sums_head = w.sums_down + WORK_UP(rows * PADDED(DIM) * 8);
-    w.middle = w.sums_head + WORK_UP(outputs * PADDED(VOCAB) * 8);
+    w.sums_down = w.sums_up + WORK_UP(rows * UP_SUMS * 8);
+    w.sums_head = w.sums_down + WORK_UP(rows * DOWN_SUMS * 8);
+    w.sums_route = w.sums_head + WORK_UP(outputs * PADDED(VOCAB) * 8);
+    w.sums_shared = w.sums_route + (EXPERTS ? WORK_UP(rows * SCORES * 8) : 0);
+    w.middle = w.sums_shared + WORK_UP(rows * UP_COLUMNS(SHARED_DIM) * 8);
     w.best = w.middle + WORK_UP(rows * DIM * 4);
     w.scales = w.best + WORK_UP((uint64_t)max_outputs * BLOCKS(VOCAB) * sizeof(Best));
-    w.raw = w.scales + WORK_UP(3 * most_rows * 4);
+    w.raw = w.scales + WORK_UP(WORK_MOST(3 * most_rows, 2 * wave) * 4);
     w.large = w.raw + (HEADS_IN_BLOCKS ? 0 : WORK_UP((uint64_t)max_rows * RAW_DIM * 4));
-    w.bytes = w.large + WORK_UP(work_large_bytes(max_rows, max_outputs));
+    w.experts = w.large + WORK_UP(work_large_bytes(max_rows, max_outputs));
+    w.weights = w.experts + WORK_UP((uint64_t)max_rows * ACTIVE_EXPERTS * 2);
+    w.shared = w.weights + WORK_UP((uint64_t)max_rows * ACTIVE_EXPERTS * 4);
+    w.first = w.shared + (EXPERTS ? WORK_UP((uint64_t)max_rows * 4) : 0);
+    w.route = w.first + WORK_UP(EXPERTS * sizeof(Places));
+    w.place = w.route + WORK_UP(work_most_places(max_rows) * 4);
+    w.products = w.place + WORK_UP((uint64_t)max_rows * ACTIVE_EXPERTS * 4);
+    w.bytes = w.products + WORK_UP(wave * DIM * 4);
     return w;
 }
 
@@ -130,7 +189,7 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define MOST_CHUNK_BYTES 65536
 #define RING_CHUNKS 16           // under way at a time
 #define PLANS 4                  // steps planned ahead
-#define DECODE_SHARED_BYTES 4096 // DecodeShared of decode.cuh
+#define DECODE_SHARED_BYTES (4096 + ROUTING_BYTES) // DecodeShared of decode.cuh, Routing of route.cuh
 #define UNITS_ROOM (72 * 1024)   // what activations may take where it is enough for one unit
 // Rows whose activations and a chunk of weights fit.
 WORK_INLINE int decode_rows_that_fit(int shared_bytes)
@@ -139,6 +198,9 @@ WORK_INLINE int decode_rows_that_fit(int shared_bytes)
         (shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES) / (MOST_UNIT_BYTES + FACTS_BYTES);
     return rows < DECODE_ROWS ? rows : DECODE_ROWS;
 }
+
+// Where the decode form adds up a row's products.
+#define COMBINE_ROOM (EXPERTS ? WORK_UP(DOWN_WIDTH * BLOCK * 4) : 0)
 
 // Units of activations that a block holds at a time. Few steps have more than four.
 WORK_INLINE int held_units(int rows, int shared_bytes)
@@ -159,6 +221,10 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define PREFILL_SHARED_BYTES(format)                                                               \
     WORK_MOST(STAGES(format) * STAGE_BYTES(format), TILE_ROWS * TILE_STRIDE * 4)
 
+// Scores of experts in the prefill form: tiles of rows by experts.
+#define SCORE_ROWS 32
+#define SCORE_TILE 64
+
 // The prefill form on sm_90a: a block of two warpgroups that multiply and one that copies; tiles of
 // 128 columns by up to 256 rows, k in stages of 64, as many stages as fit; a part of the finished
 // tile at a time. Two blocks of a cluster share the activations.
@@ -170,10 +236,11 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define WIDE_PART_BYTES (WIDE_PART_ROWS * TILE_STRIDE * 4)
 #define WIDE_STAGE_BYTES(bits) (WIDE_ACTIVATION_BYTES + 2 * PASS_BYTES(bits))
 #define WIDE_BARRIER_BYTES 256
-#define WIDE_ROOM (227 * 1024 - 1024 - WIDE_PART_BYTES - WIDE_BARRIER_BYTES) // 1024: to align it
+#define WIDE_LIST_BYTES (EXPERTS ? WORK_UP((EXPERTS + 1) * 4) : 0) // tiles of experts
+#define WIDE_ENDS (1024 + WIDE_PART_BYTES + WIDE_BARRIER_BYTES + WIDE_LIST_BYTES) // 1024: to align
+#define WIDE_ROOM (227 * 1024 - WIDE_ENDS)
 #define WIDE_STAGES(bits) (WIDE_ROOM / WIDE_STAGE_BYTES(bits))
-#define WIDE_SHARED_BYTES(bits)                                                                    \
-    (1024 + WIDE_STAGES(bits) * WIDE_STAGE_BYTES(bits) + WIDE_PART_BYTES + WIDE_BARRIER_BYTES)
+#define WIDE_SHARED_BYTES(bits) (WIDE_STAGES(bits) * WIDE_STAGE_BYTES(bits) + WIDE_ENDS)
 
 // Attention of the decode form: the values of a split, scores (f32), weights (fp16), per-head
 // values.

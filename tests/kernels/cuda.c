@@ -222,33 +222,52 @@ static void compare(const char *what, int rows, int columns, const float *got,
         printf("%-24s %4d rows: relative error %.2e\n", what, b.rows, sqrt(error / square));
 }
 
-static void set_x(void)
+// The moments of x.
+static double *moments_of(const float *x)
 {
-    float *x = random_floats((size_t)b.rows * DIM, 2), *squares = calloc(b.rows * BLOCKS(DIM), 4);
+    double *moments = calloc(b.rows * MOMENTS, sizeof *moments);
     for (int r = 0; r < b.rows; r++)
-        for (int i = 0; i < DIM; i++)
-            squares[r * BLOCKS(DIM) + i / BLOCK] += x[r * DIM + i] * x[r * DIM + i];
-    put(s.x, x, (size_t)b.rows * DIM * 4);
-    put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares, squares,
-        b.rows * BLOCKS(DIM) * 4);
-    free(x);
-    free(squares);
+        for (int block = 0; block < BLOCKS(DIM); block++) {
+            int count = DIM - block * BLOCK < BLOCK ? DIM - block * BLOCK : BLOCK;
+            const float *from = x + r * DIM + block * BLOCK;
+            double sum = 0, square = 0;
+            for (int i = 0; i < count && LAYER_NORM; i++) sum += from[i];
+            for (int i = 0; i < count; i++)
+                square += (from[i] - sum / count) * (from[i] - sum / count);
+            moments[r * MOMENTS + block] = square;
+            if (LAYER_NORM) moments[r * MOMENTS + BLOCKS(DIM) + block] = sum;
+        }
+    return moments;
 }
 
-// That the sums of squares beside x belong to it.
+static void set_squares(void)
+{
+    float *x = get(s.x, (size_t)b.rows * DIM * 4), *squares = malloc(b.rows * MOMENTS * 4);
+    double *moments = moments_of(x);
+    for (int i = 0; i < b.rows * MOMENTS; i++) squares[i] = moments[i];
+    put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares, squares,
+        b.rows * MOMENTS * 4);
+    free(x), free(squares), free(moments);
+}
+
+static void set_x(void)
+{
+    float *x = random_floats((size_t)b.rows * DIM, 2);
+    for (int i = 0; i < b.rows * DIM && LAYER_NORM; i++) x[i] += 1.5f;
+    put(s.x, x, (size_t)b.rows * DIM * 4);
+    free(x);
+    set_squares();
+}
+
+// That the moments beside x belong to it.
 static void check_squares(void)
 {
     float *x = get(s.x, (size_t)b.rows * DIM * 4);
     float *got = get((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares,
-                     b.rows * BLOCKS(DIM) * 4);
-    double *expected = calloc(b.rows * BLOCKS(DIM), sizeof *expected);
-    for (int r = 0; r < b.rows; r++)
-        for (int i = 0; i < DIM; i++)
-            expected[r * BLOCKS(DIM) + i / BLOCK] += (double)x[r * DIM + i] * x[r * DIM + i];
-    compare("squares of x", b.rows, BLOCKS(DIM), got, expected, 1e-5);
-    free(x);
-    free(got);
-    free(expected);
+                     b.rows * MOMENTS * 4);
+    double *expected = moments_of(x);
+    compare("squares of x", b.rows, MOMENTS, got, expected, 1e-5);
+    free(x), free(got), free(expected);
 }
 
 // Without a norm (0), x itself.
@@ -365,6 +384,8 @@ static float cache_at(const uint16_t *cache, int l, int row_sequence, int value,
     return reference_half(cache[at]);
 }
 
+#define EACH_HEAD (HEAD_NORMS == HEAD_NORM_EACH)
+
 static void check_qkv(int q, int k, int v, int l, const char *name)
 {
     const Layer *layer = &layers[l];
@@ -394,7 +415,8 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         for (int r = 0; r < b.rows; r++)
             for (int h = 0; h < heads; h++) {
                 reference_head(y + (size_t)r * width + h * HEAD_DIM,
-                               norm ? (float *)(weights + norm) : NULL,
+                               norm ? (float *)(weights + norm) + (EACH_HEAD ? h * HEAD_DIM : 0)
+                                    : NULL,
                                which < 2 && layer->rope >= 0
                                    ? rope + (size_t)r * TURNS + layer->rope * ROPE_DIM
                                    : NULL);
@@ -623,10 +645,25 @@ static void check_up(int gate, int up, int down, int l, const char *name)
     if (gate) reference_linear(weights, &layer->gate, gate, DIM, FFN_DIM, b.rows, x, y);
     reference_linear(weights, &layer->up, up, DIM, FFN_DIM, b.rows, x, z);
     for (int i = 0; i < n; i++)
-        y[i] = gate ? reference_activation(y[i]) * z[i] : reference_activation(z[i]);
+        y[i] = gate ? reference_activation(y[i]) * reference_lifted(z[i])
+                    : reference_activation(z[i]);
     char what[64];
     snprintf(what, sizeof what, "up(%s)", name);
-    if (decode) {
+    if (decode && PARALLEL) { // down is followed by the step that adds it and what `out` left
+        double *t = malloc((size_t)b.rows * DIM * 8);
+        float *bias = (float *)(weights + layer->o.bias);
+        reference_linear(weights, &layer->down, down, FFN_DIM, DIM, b.rows, y, t);
+        launch_down(gpu, &s, &b, down, s.layers + l);
+        float *got = get(s.x, (size_t)b.rows * DIM * 4);
+        check_squares();
+        for (int i = 0; i < b.rows * DIM; i++) {
+            t[i] = (t[i] + bias[i % DIM]) * RESIDUAL_SCALE;
+            got[i] -= before[i];
+        }
+        compare(what, b.rows, DIM, got, t, 2e-3);
+        free(t), free(got);
+        clear_all_sums();
+    } else if (decode) {
         double *t = malloc((size_t)b.rows * DIM * 8);
         reference_linear(weights, &layer->down, down, FFN_DIM, DIM, b.rows, y, t);
         // The residual stream plus what `out` left: a bias at least.
@@ -650,6 +687,161 @@ static void check_up(int gate, int up, int down, int l, const char *name)
     }
     free(before), free(x), free(y), free(z);
 }
+
+#if EXPERTS
+// Experts of random weights, some with biases. Nobody chooses expert 1, many choose expert 0, and
+// the last one scores as expert 2 does.
+static void random_experts(Layer *layer, int gate, int up, int down, int shared_gate, int shared_up,
+                           int shared_down)
+{
+    layer->router = random_vector(EXPERTS * DIM, 0, 2 / sqrtf(DIM));
+    float *router = (float *)(weights + layer->router);
+    memcpy(router + (EXPERTS - 1) * DIM, router + 2 * DIM, DIM * 4);
+    uint64_t *bias = ROUTER_SIGMOID ? &layer->choice_bias : &layer->router_bias;
+    *bias = random_vector(EXPERTS, 0, 0.1f);
+    float *biases = (float *)(weights + *bias);
+    biases[0] += 1, biases[1] = -100, biases[EXPERTS - 1] = biases[2];
+    layer->shared_gate = layer->shared_up = layer->shared_down = (Linear){0};
+    layer->shared_weight = 0;
+    if (shared_gate) {
+        layer->shared_gate = random_linear(shared_gate, DIM, SHARED_DIM, 0);
+        layer->shared_up = random_linear(shared_up, DIM, SHARED_DIM, 1);
+        layer->shared_down = random_linear(shared_down, SHARED_DIM, DIM, 0);
+        if (TEST_SHARED_WEIGHT) layer->shared_weight = random_vector(DIM, 0, 1 / sqrtf(DIM));
+    }
+    for (int e = 0; e < EXPERTS; e++) {
+        Linear g = random_linear(gate, DIM, EXPERT_DIM, 1);
+        Linear u = random_linear(up, DIM, EXPERT_DIM, 0);
+        Linear d = random_linear(down, EXPERT_DIM, DIM, 1);
+        if (e == 0) layer->gate = g, layer->up = u, layer->down = d;
+        if (e == 1) layer->expert_stride = g.weights - layer->gate.weights;
+    }
+}
+
+static Linear of_expert(Linear l, uint64_t more)
+{
+    l.weights += more;
+    if (l.suh) l.suh += more, l.svh += more;
+    if (l.bias) l.bias += more;
+    return l;
+}
+
+// sum += the output of an expert of `width` channels for one row, times weight.
+static void add_expert(const int formats[3], const Linear w[3], int width, const double *x,
+                       double weight, double *sum)
+{
+    double *gate = malloc(width * 8), *up = malloc(width * 8), y[DIM];
+    reference_linear(weights, &w[0], formats[0], DIM, width, 1, x, gate);
+    reference_linear(weights, &w[1], formats[1], DIM, width, 1, x, up);
+    for (int i = 0; i < width; i++) gate[i] = reference_activation(gate[i]) * reference_lifted(up[i]);
+    reference_linear(weights, &w[2], formats[2], width, DIM, 1, gate, y);
+    for (int i = 0; i < DIM; i++) sum[i] += weight * y[i];
+    free(gate), free(up);
+}
+
+// What a routed layer adds to one row.
+static void reference_experts(const Layer *layer, const int formats[6], const double *x, double *sum)
+{
+    double score[EXPERTS + 1], weight[ACTIVE_EXPERTS];
+    int chosen[ACTIVE_EXPERTS];
+    for (int e = 0; e <= EXPERTS; e++) {
+        const float *w = (float *)(weights + (e < EXPERTS ? layer->router : layer->shared_weight));
+        if (e < EXPERTS) w += e * DIM;
+        score[e] = e < EXPERTS && layer->router_bias
+                       ? ((float *)(weights + layer->router_bias))[e]
+                       : 0;
+        for (int i = 0; i < DIM; i++) score[e] += x[i] * w[i];
+    }
+    reference_route(score,
+                    layer->choice_bias ? (float *)(weights + layer->choice_bias) : NULL, chosen,
+                    weight);
+    for (int i = 0; i < DIM; i++) sum[i] = 0;
+    for (int i = 0; i < ACTIVE_EXPERTS; i++) {
+        uint64_t more = chosen[i] * layer->expert_stride;
+        Linear w[3] = {of_expert(layer->gate, more), of_expert(layer->up, more),
+                       of_expert(layer->down, more)};
+        add_expert(formats, w, EXPERT_DIM, x, weight[i], sum);
+    }
+    if (formats[3])
+        add_expert(formats + 3, (Linear[]){layer->shared_gate, layer->shared_up, layer->shared_down},
+                   SHARED_DIM, x,
+                   layer->shared_weight ? 1 / (1 + exp(-score[EXPERTS])) : 1, sum);
+}
+
+// Sums of another pass that a routed layer expects to be clear, or leaves to be cleared.
+static float *run_experts(const State *state, const Batch *batch, const int f[6], int l)
+{
+    if (decode_form(gpu, state, batch)) clear_all_sums();
+    launch_moe_shared(gpu, state, batch, f[0], f[1], f[2], f[3], f[4], f[5], s.layers + l);
+    if (decode_form(gpu, state, batch)) clear_all_sums();
+    return get(s.x, (size_t)b.rows * DIM * 4);
+}
+
+// A routed layer: x += what the experts give. In the decode form a row alone gives the same bits;
+// in both a NaN stays in its row.
+static void check_experts(const int formats[6], int l, const char *name)
+{
+    const Layer *layer = &layers[l];
+    int decode = decode_form(gpu, &s, &b), checks = b.rows < 12 ? b.rows : 12, r;
+    set_x();
+    float *before = get(s.x, (size_t)b.rows * DIM * 4);
+    if (decode) set_middle();
+    if (decode && layer->o.bias) // what `out` left
+        for (int i = 0; i < b.rows * DIM; i++)
+            before[i] +=
+                RESIDUAL_SCALE * ((float *)(weights + layer->o.bias))[i % DIM];
+    float *after = run_experts(&s, &b, formats, l);
+    check_squares();
+    double *expected = malloc((size_t)checks * DIM * 8), x[DIM];
+    float *got = malloc((size_t)checks * DIM * 4);
+    for (int i = 0; i < checks; i++) {
+        r = checks == b.rows ? i : (int)(random_bits() % b.rows);
+        reference_norm(before + (size_t)r * DIM, (float *)(weights + layer->ffn_norm), DIM, x);
+        reference_experts(layer, formats, x, expected + (size_t)i * DIM);
+        for (int j = 0; j < DIM; j++) {
+            got[(size_t)i * DIM + j] = after[(size_t)r * DIM + j] - before[(size_t)r * DIM + j];
+            expected[(size_t)i * DIM + j] *= RESIDUAL_SCALE;
+        }
+    }
+    char what[64];
+    snprintf(what, sizeof what, "moe(%s)", name);
+    compare(what, checks, DIM, got, expected, 2e-3);
+
+    r = random_bits() % b.rows;
+    if (decode) {
+        State one = s;
+        Batch alone = b;
+        alone.rows = alone.segments = 1;
+        one.x += (size_t)r * DIM;
+        float *row = get((float *)work_place(places().middle) + (size_t)r * DIM, DIM * 4);
+        float *first = get(work_place(places().middle), DIM * 4);
+        put(work_place(places().middle), row, DIM * 4);
+        float *again = run_experts(&one, &alone, formats, l);
+        if (memcmp(again + (size_t)r * DIM, after + (size_t)r * DIM, DIM * 4) != 0) {
+            printf("%s: row %d of %d differs when it is alone\n", what, r, b.rows);
+            failed++;
+        }
+        put(work_place(places().middle), first, DIM * 4);
+        free(row), free(first), free(again);
+    }
+    float nan = NAN, *in = decode ? work_place(places().middle) : s.x;
+    if (!decode) put(s.x, before, (size_t)b.rows * DIM * 4);
+    if (!decode) set_squares();
+    put(in + (size_t)r * DIM + DIM / 2, &nan, 4);
+    if (!decode)
+        put((float *)work_place(places().squares) + (size_t)r * MOMENTS, &nan, 4);
+    float *odd = run_experts(&s, &b, formats, l);
+    for (int i = 0; i < b.rows * DIM; i++)
+        if (i / DIM == r ? odd[i] == odd[i] : memcmp(&odd[i], &after[i], 4) != 0) {
+            printf("%s, %d rows: with a NaN in row %d, [%d][%d] is %g, before %g\n", what, b.rows, r,
+                   i / DIM, i % DIM, odd[i], after[i]);
+            failed++;
+            break;
+        }
+    checked++;
+    free(before), free(after), free(expected), free(got), free(odd);
+}
+#endif
 
 static void check_head(int format, const char *name)
 {
@@ -795,7 +987,7 @@ static void check_nan(void)
     float nan = NAN;
     put(s.x + (size_t)output[0] * DIM + DIM / 2, &nan, 4);
     put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares +
-            (size_t)output[0] * BLOCKS(DIM) * 4,
+            (size_t)output[0] * MOMENTS * 4,
         &nan, 4);
     launch_head(gpu, &s, &b, TEST_HEAD_FORMAT);
     Sampling how[TEST_ROWS] = {{0}};
@@ -827,6 +1019,19 @@ static void check_nan(void)
 #define TEST_LAUNCH_UP(g, u, layer) launch_up(gpu, &plain, &b, g, u, layer)
 #endif
 
+// Routed layers of check_together.
+#if EXPERTS
+#define TEST_RANDOM_EXPERTS(layer) TEST_EXPERT_FORMATS(RANDOM_EXPERTS, layer)
+#define RANDOM_EXPERTS(g, u, d, sg, su, sd, layer) random_experts(layer, g, u, d, sg, su, sd)
+#define TEST_LAUNCH_EXPERTS(layer) TEST_EXPERT_FORMATS(LAUNCH_EXPERTS, layer)
+#define LAUNCH_EXPERTS(g, u, d, sg, su, sd, layer)                                                 \
+    launch_moe_shared(gpu, &plain, &b, g, u, d, sg, su, sd, layer)
+#else
+#define TEST_ROUTED(l) 0
+#define TEST_RANDOM_EXPERTS(layer)
+#define TEST_LAUNCH_EXPERTS(layer)
+#endif
+
 // All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys
 // and values, and sums that are clear.
 static void check_together(void)
@@ -844,6 +1049,10 @@ static void check_together(void)
         layers[l].gate = g_ ? random_linear(g_, DIM, FFN_DIM, 0) : (Linear){0};                    \
         layers[l].up = random_linear(u_, DIM, FFN_DIM, 1);                                         \
         layers[l].down = random_linear(d_, FFN_DIM, DIM, 1);                                       \
+        layers[l].router = 0;                                                                      \
+        if (TEST_ROUTED(l)) {                                                                      \
+            TEST_RANDOM_EXPERTS(&layers[l]);                                                       \
+        }                                                                                          \
     }                                                                                              \
     s.ends.head = plain.ends.head = random_linear(h_, DIM, VOCAB, 0);
     TEST_STEP_FORMATS(RANDOM_STEPS)
@@ -862,14 +1071,22 @@ static void check_together(void)
                 return;
             }
         } else {
+// Attention's products before or after those of the feed-forward.
+#define OUT_FIRST(layer, o) if (!PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
+#define OUT_LAST(layer, o) if (PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
 #define STEPS_ALONE(q_, k_, v_, o_, g_, u_, d_, h_)                                                \
     launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
     for (int l = 0; l < LAYERS; l++) {                                                             \
         const Layer *layer = s.layers + l;                                                         \
         launch_qkv(gpu, &plain, &b, q_, k_, v_, layer);                                            \
         launch_attend(gpu, &plain, &b, layer);                                                     \
-        TEST_LAUNCH_OUT(gpu, &plain, &b, o_, layer);                                               \
+        OUT_FIRST(layer, o_)                                                                       \
+        if (TEST_ROUTED(l)) {                                                                      \
+            TEST_LAUNCH_EXPERTS(layer);                                                            \
+            continue;                                                                              \
+        }                                                                                          \
         TEST_LAUNCH_UP(g_, u_, layer);                                                             \
+        OUT_LAST(layer, o_)                                                                        \
         TEST_LAUNCH_DOWN(gpu, &plain, &b, d_, layer);                                              \
     }                                                                                              \
     launch_head(gpu, &plain, &b, h_);
@@ -899,6 +1116,7 @@ static void check_together(void)
     }
     for (int i = 0; i < 2; i++) free(logits[i]), free(cache[i]);
     layers[0].down = (Linear){0}; // nothing is pending on the second layer in other tests
+    layers[0].router = layers[1].router = 0;
     put_weights();
     weights_used = start;
 }
@@ -972,6 +1190,17 @@ static void check_batch(int segments, const int *rows)
     TEST_UP_ALONE(CHECK_UP_ALONE)
 #endif
     TEST_DOWN(CHECK_DOWN)
+#if EXPERTS
+#define CHECK_EXPERTS(g, u, d, sg, su, sd)                                                         \
+    random_experts(&layers[1], g, u, d, sg, su, sd);                                               \
+    layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
+    put_weights();                                                                                 \
+    check_experts((int[]){g, u, d, sg, su, sd}, 1,                                                 \
+                  #g "," #u "," #d ", shared " #sg "," #su "," #sd);                               \
+    layers[1].router = 0, layers[1].down = (Linear){0};                                            \
+    weights_used = start;
+    TEST_EXPERTS(CHECK_EXPERTS)
+#endif
     TEST_HEAD(CHECK_HEAD)
     check_together();
 }
@@ -1050,7 +1279,7 @@ int main(int count, char **arguments)
     s.x = device(TEST_ROWS * DIM * 4);
     s.q = device(TEST_ROWS * Q_DIM * 4);
     s.a = device(TEST_ROWS * Q_DIM * 4);
-    s.h = device(TEST_ROWS * FFN_DIM * 4);
+    s.h = device(TEST_ROWS * H_DIM * 4);
     s.y = device(TEST_ROWS * DIM * 4);
     s.rope = device(TEST_ROWS * TURNS * 4);
     s.logits = device((size_t)TEST_ROWS * VOCAB * 4);
@@ -1083,7 +1312,7 @@ int main(int count, char **arguments)
         }
         layers[l].sinks = random_vector(HEADS, 0, 1);
         if (TEST_HEAD_NORM) {
-            int all = HEAD_NORMS == HEAD_NORM_ALL;
+            int all = HEAD_NORMS != HEAD_NORM_SHARED;
             layers[l].q_norm = random_vector(all ? Q_DIM : HEAD_DIM, 1, 0.2f);
             layers[l].k_norm = random_vector(all ? KV_DIM : HEAD_DIM, 1, 0.2f);
         }

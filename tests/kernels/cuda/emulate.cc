@@ -1,7 +1,14 @@
 // runtime/gpu.h on the CPU: the device's memory is the host's, a launch runs its blocks one after
 // the other in a random order, the threads of a block (or of blocks that work together) as fibers
-// (emulated/kernels/cuda/common.cuh). For x86-64.
+// (emulated/kernels/cuda/common.cuh). For x86-64. The kernels are those of a test, or of a generated
+// program, whose forward.cu EMULATED_MODEL then names.
+#ifdef EMULATED_MODEL
+#include EMULATED_MODEL
+#undef STEP
+#else
 #include "kernels/cuda/steps.cuh"
+#include "tests/kernels/cuda/kernels.h"
+#endif
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,8 +16,6 @@
 extern "C" {
 #include "runtime/gpu.h"
 }
-
-#include "tests/kernels/cuda/kernels.h"
 
 enum { STACK = 96 * 1024, MOST_BLOCKS = 7, MOST_THREADS = MOST_BLOCKS * 1024 };
 
@@ -427,6 +432,64 @@ void gpu_read(Gpu *, void *to, GpuPointer from, size_t bytes)
     memcpy(to, (void *)from, bytes);
 }
 void gpu_wait(Gpu *) {}
+
+// What only a whole program calls.
+int gpu_count(Error *)
+{
+    return 1;
+}
+size_t gpu_free_bytes(Gpu *)
+{
+    return (size_t)1 << 30;
+}
+int gpu_alloc_host(Gpu *gpu, size_t bytes, void **out, Error *err)
+{
+    return gpu_alloc(gpu, bytes, (GpuPointer *)out, err);
+}
+void gpu_free_host(Gpu *, void *p)
+{
+    free(p);
+}
+void gpu_write_async(Gpu *, GpuPointer to, const void *from, size_t bytes)
+{
+    memcpy((void *)to, from, bytes);
+}
+void gpu_read_async(Gpu *, void *to, GpuPointer from, size_t bytes)
+{
+    memcpy(to, (void *)from, bytes);
+}
+void gpu_copy_async(Gpu *, GpuPointer to, GpuPointer from, size_t bytes)
+{
+    memcpy((void *)to, (void *)from, bytes);
+}
+void gpu_clear_async(Gpu *, GpuPointer to, size_t bytes)
+{
+    memset((void *)to, 0, bytes);
+}
+void gpu_upload(Gpu *, GpuPointer to, const void *from, size_t bytes)
+{
+    memcpy((void *)to, from, bytes);
+}
+void gpu_capture_begin(Gpu *)
+{
+    fprintf(stderr, "graphs are not emulated: --mode steps\n");
+    exit(1);
+}
+GpuGraph *gpu_capture_end(Gpu *)
+{
+    return NULL;
+}
+void gpu_graph_launch(Gpu *, GpuGraph *) {}
+void gpu_graph_free(Gpu *, GpuGraph *) {}
+void gpu_mark(Gpu *, int) {}
+double gpu_elapsed(Gpu *, int, int)
+{
+    return 1;
+}
+const GpuImage *gpu_choose_image(const GpuImage *images, int)
+{
+    return images;
+}
 static void *functions[512];
 static Signature signatures[512];
 static int function_count;

@@ -16,9 +16,17 @@ TEST_KERNELS
 #else
 #define TABLE_UP TABLE_up
 #endif
+#if EXPERTS
+#define TABLE_ROUTED(g, u, d, sg, su, sd, l) TABLE_moe_shared(g, u, d, sg, su, sd, l)
+#define TABLE_EXPERTS(l) TEST_EXPERT_FORMATS(TABLE_ROUTED, l)
+#else
+#define TEST_ROUTED(l) false
+#define TABLE_EXPERTS(l)
+#endif
 #define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
     TABLE_embed(EMBED_FORMAT) for (int l = 0; l < LAYERS; l++){TABLE_qkv(q, k, v, l) TABLE_attend( \
-        l) TABLE_OUT(o, l) TABLE_UP(g, u, l) TABLE_DOWN(d, l)} TABLE_head(h)
+        l) if (!PARALLEL) {TABLE_OUT(o, l)} if (TEST_ROUTED(l)) {TABLE_EXPERTS(l)} else {          \
+        TABLE_UP(g, u, l) if (PARALLEL) {TABLE_OUT(o, l)} TABLE_DOWN(d, l)}} TABLE_head(h)
 DEVICE constexpr StepTable make_steps(void)
 {
     StepTable t = {};

@@ -120,23 +120,76 @@ static double reference_activation(double x)
     if (ACTIVATION == RELU2) return x > 0 ? x * x : 0;
     if (ACTIVATION == XIELU) // with the parameters of cuda.c
         return (x > 0 ? 0.7 * x * x : (expm1(fmin(x, -1e-6)) - x) * 1.1) + 0.5 * x;
+    if (ACTIVATION == CLAMPED_SILU) {
+        x = fmin(x, ACT_LIMIT);
+        return x / (1 + exp(-1.702 * x));
+    }
     return x / (1 + exp(-x));
 }
 
+// What an activation of gate is multiplied with.
+static double reference_lifted(double up)
+{
+    return ACTIVATION == CLAMPED_SILU ? fmax(-ACT_LIMIT, fmin(up, ACT_LIMIT)) + 1 : up;
+}
+
+#if EXPERTS
+// The experts of a row, best first, and their weights, from its scores and biases (or NULL).
+static void reference_route(const double *score, const float *choice_bias, int *chosen,
+                            double *weight)
+{
+    double value[EXPERTS], choice[EXPERTS], total = 0, sum = 0;
+    int size = EXPERTS / ROUTER_GROUPS;
+    for (int e = 0; e < EXPERTS; e++) total += exp(score[e]);
+    for (int e = 0; e < EXPERTS; e++) {
+        value[e] = ROUTER_SIGMOID ? 1 / (1 + exp(-score[e])) : exp(score[e]) / total;
+        choice[e] = value[e] + (choice_bias ? choice_bias[e] : 0);
+    }
+    double worth[ROUTER_GROUPS];
+    for (int g = 0; g < ROUTER_GROUPS; g++) {
+        double best = -INFINITY, second = -INFINITY;
+        for (int e = g * size; e < (g + 1) * size; e++) {
+            second = fmax(second, fmin(best, choice[e]));
+            best = fmax(best, choice[e]);
+        }
+        worth[g] = best + second;
+    }
+    for (int g = 0; g < ROUTER_GROUPS && ROUTER_GROUPS > 1; g++) {
+        int better = 0;
+        for (int i = 0; i < ROUTER_GROUPS; i++) better += worth[i] > worth[g];
+        for (int e = g * size; better >= ROUTER_TOP_GROUPS && e < (g + 1) * size; e++)
+            choice[e] = -INFINITY;
+    }
+    for (int i = 0; i < ACTIVE_EXPERTS; i++) {
+        chosen[i] = 0;
+        for (int e = 0; e < EXPERTS; e++)
+            if (choice[e] > choice[chosen[i]]) chosen[i] = e;
+        choice[chosen[i]] = -INFINITY;
+        sum += weight[i] = value[chosen[i]];
+    }
+    for (int i = 0; i < ACTIVE_EXPERTS; i++)
+        weight[i] *= ROUTER_SCALE / (ROUTER_NORMALIZE ? sum : 1);
+}
+#endif
+
 static void reference_norm(const float *x, const float *weight, int count, double *y)
 {
-    double sum = 0;
-    for (int i = 0; i < count; i++) sum += (double)x[i] * x[i];
-    for (int i = 0; i < count; i++) y[i] = x[i] / sqrt(sum / count + NORM_EPS) * weight[i];
+    double sum = 0, mean = 0;
+    for (int i = 0; i < count && LAYER_NORM; i++) mean += (double)x[i] / count;
+    for (int i = 0; i < count; i++) sum += (x[i] - mean) * (x[i] - mean);
+    for (int i = 0; i < count; i++)
+        y[i] = (x[i] - mean) / sqrt(sum / count + NORM_EPS) * weight[i];
 }
 
 // Norm and rope of one head, in place. A norm over all heads is done beforehand.
 static void reference_head(double *v, const float *weight, const float *rope)
 {
     if (weight && HEAD_NORMS != HEAD_NORM_ALL) {
-        double sum = 0;
-        for (int i = 0; i < HEAD_DIM; i++) sum += v[i] * v[i];
-        for (int i = 0; i < HEAD_DIM; i++) v[i] *= weight[i] / sqrt(sum / HEAD_DIM + NORM_EPS);
+        double sum = 0, mean = 0;
+        for (int i = 0; i < HEAD_DIM && HEAD_NORMS == HEAD_NORM_EACH; i++) mean += v[i] / HEAD_DIM;
+        for (int i = 0; i < HEAD_DIM; i++) sum += (v[i] - mean) * (v[i] - mean);
+        for (int i = 0; i < HEAD_DIM; i++)
+            v[i] = (v[i] - mean) * weight[i] / sqrt(sum / HEAD_DIM + NORM_EPS);
     }
     for (int j = 0; rope && j < ROPE_DIM / 2; j++) {
         int a = ROPE_INTERLEAVED ? 2 * j : j, b = ROPE_INTERLEAVED ? 2 * j + 1 : j + ROPE_DIM / 2;

@@ -197,12 +197,14 @@ template <int N> DEVICE void copy_wait(void) { emulate_copy_wait(N); }
 DEVICE uint4 load_weights(const uint4 *p) { return *p; }
 DEVICE float4 load_fresh(const float *p) { return *(const float4 *)p; }
 DEVICE float load_fresh1(const float *p) { return *p; }
+DEVICE uint64_t load_fresh64(const uint64_t *p) { return *p; }
 DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
 {
     assert((uintptr_t)p % 32 == 0);
     memcpy(v, p, 32);
 }
 DEVICE int atomic_add(int32_t *p, int32_t v) { int old = *p; *p += v; return old; }
+DEVICE void shared_add(int32_t *p, int32_t v) { *p += v; }
 DEVICE void atomic_add64(uint64_t *p, uint64_t v) { *p += v; }
 DEVICE void memory_fence(void) {}
 DEVICE int dynamic_shared_bytes(void) { return emulate_shared_bytes(); }
