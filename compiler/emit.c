@@ -196,6 +196,8 @@ static Buffer constants_region(const Plan *plan, const BuildOptions *options)
     define_features(&b, plan);
     define_int(&b, "MAX_CONTEXT", options->max_context, "--max-context");
     define_int(&b, "MAX_BATCH", options->max_batch, "--max-batch");
+    if (options->cache_bits != 1u << 16)
+        define_int(&b, "QUANTIZED_CACHE", 1, "--cache-bits");
     buffer_print(&b,
                  f->rope_count > 1
                      ? "\n// Radians per position of each rotating pair: ROPES tables of "
@@ -467,8 +469,9 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,\n"
                      "    .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,\n"
                      "    .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,\n");
-    buffer_print(&b, "    .ropes = %d, .y_dim = %d, .wide_head_norms = %d,\n", f->rope_count,
-                 plan->y_dim, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    buffer_print(&b, "    .cache_bits = 0x%x, .ropes = %d, .y_dim = %d, .wide_head_norms = %d,\n",
+                 options->cache_bits, f->rope_count, plan->y_dim,
+                 strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
     if (f->kv_latent)
         buffer_print(&b, "    .q_latent = Q_LATENT, .kv_latent = KV_LATENT, .nope_dim = NOPE_DIM, "
                          ".value_dim = VALUE_DIM,\n");
@@ -562,6 +565,7 @@ void emit_program(const Plan *plan, const Packed *packed, const Buffer *tokenize
         int wanted = strncmp(*name, "runtime/", 8) == 0 || strcmp(*name, "kernels/types.h") == 0 ||
                      strcmp(*name, "kernels/sampling.h") == 0 ||
                      strcmp(*name, "kernels/features.h") == 0 ||
+                     strcmp(*name, "kernels/cache.h") == 0 ||
                      (options->cpu && strncmp(*name, "kernels/cpu/", 12) == 0) ||
                      (options->cuda && strncmp(*name, "kernels/cuda/", 13) == 0);
         size_t bytes;

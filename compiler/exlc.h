@@ -207,7 +207,8 @@ const char *missing_on_cuda(const Plan *plan);
 void print_plan(const Plan *plan, FILE *out, int runs); // --dump=steps (0), --dump=variants (1)
 
 // --- memory.c ------------------------------------------------------------------------------------
-uint64_t cache_bytes_per_token(const Facts *facts, int cache_bits);
+#define CACHE_BITS 0x101fc // all: 2 to 8, and 16
+uint64_t cache_bytes_per_token(const Facts *facts, int key_bits, int value_bits);
 void print_memory(const Plan *plan, FILE *out);
 
 // --- inspect.c -----------------------------------------------------------------------------------
@@ -250,6 +251,7 @@ typedef struct {
     int cpu, cuda;
     int sms[16], sm_count; // compute capabilities; 0 is PTX
     int max_context, max_batch;
+    unsigned cache_bits; // bit b: keys and values can be stored in b bits
     int embed_weights; // 0: beside the program
     const char *driver_min; // NVIDIA driver that the images need
 } BuildOptions;

@@ -175,7 +175,7 @@ static Page make_page(const char *dir)
     p.groups = group_weights(plan);
     const Facts *f = &plan->graph->facts;
     p.weights_bytes = pack_weights(plan, NULL)->bytes;
-    p.token_bytes = cache_bytes_per_token(f, 16);
+    p.token_bytes = cache_bytes_per_token(f, 16, 16);
     for (int l = 0; l < f->layers; l++) {
         p.sliding += plan->layers[l].window > 0;
         if (plan->layers[l].window > p.window) p.window = plan->layers[l].window;
@@ -226,7 +226,10 @@ static void print_page(const Page *p)
     print_group("embedding", &p->groups.embedding);
     printf("  weights      %.1f MiB, %.2f bits in the layers\n",
            (double)p->weights_bytes / (1 << 20), p->plan->bits);
-    printf("  cache        %llu bytes per token\n", (unsigned long long)p->token_bytes);
+    printf("  cache        %llu bytes per token", (unsigned long long)p->token_bytes);
+    for (int bits = 8; bits >= 4 && f->head_dim % CACHE_GROUP == 0; bits /= 2)
+        printf(", %llu in %d bits", (unsigned long long)cache_bytes_per_token(f, bits, bits), bits);
+    putchar('\n');
     for (int i = 0; i < p->context_count; i++)
         printf("  memory       %.1f MiB with %d tokens of context\n",
                (double)memory_bytes(p, p->contexts[i]) / (1 << 20), p->contexts[i]);

@@ -2,17 +2,16 @@
 // token.
 #include "exlc.h"
 
-uint64_t cache_bytes_per_token(const Facts *f, int cache_bits)
+uint64_t cache_bytes_per_token(const Facts *f, int key_bits, int value_bits)
 {
-    uint64_t values = (uint64_t)f->layers * 2 * (uint64_t)f->kv_heads * (uint64_t)f->head_dim;
-    if (cache_bits != 16) die("--cache-bits", "%d is not supported, expected 16", cache_bits);
-    return values * 2;
+    return (uint64_t)f->layers * (uint64_t)f->kv_heads *
+           (CACHE_ROW_BYTES(f->head_dim, key_bits) + CACHE_ROW_BYTES(f->head_dim, value_bits));
 }
 
 static uint64_t cache_bytes(const Facts *f, int tokens)
 {
     uint64_t pages = ((uint64_t)tokens + PAGE - 1) / PAGE;
-    return pages * PAGE * cache_bytes_per_token(f, 16);
+    return pages * PAGE * cache_bytes_per_token(f, 16, 16);
 }
 
 static void print_bytes(const char *what, const char *of, uint64_t bytes, FILE *out)
@@ -42,12 +41,14 @@ void print_memory(const Plan *plan, FILE *out)
                             : "x, q, a, h and rope of one row of a batch",
                 row, out);
     print_bytes("output", "logits of one output row", 4 * (uint64_t)f->vocab, out);
-    print_bytes("token", "keys and values of one token in the cache", cache_bytes_per_token(f, 16),
-                out);
+    for (int bits = 16; bits >= 4 && (bits == 16 || f->head_dim % CACHE_GROUP == 0); bits /= 2)
+        print_bytes("token",
+                    arena_format("keys and values of one token in the cache, in %d bits", bits),
+                    cache_bytes_per_token(f, bits, bits), out);
     const int contexts[] = {2048, 8192, 32768, f->max_position};
     for (int i = 0; i < 4; i++) {
         if (i < 3 && contexts[i] >= f->max_position) continue;
-        print_bytes("cache", arena_format("of a context of %d tokens", contexts[i]),
+        print_bytes("cache", arena_format("of a context of %d tokens, in 16 bits", contexts[i]),
                     cache_bytes(f, contexts[i]), out);
     }
 }

@@ -94,9 +94,13 @@ typedef struct {
     Linear head;
 } Ends;
 
-// The cache: pages of PAGE tokens. Page p of layer l holds first all keys, then all values, each
-// fp16 (KV_HEADS, PAGE, HEAD_DIM). Keys are stored after norm and rope.
+// The cache: pages of PAGE tokens (cache.h draws them). Keys are stored after norm and rope. A key or
+// value of one head takes CACHE_ROW_BYTES; in less than 16 bits, groups of CACHE_GROUP channels have
+// a scale in fp16.
 #define PAGE 256
+#define CACHE_GROUP 32
+#define CACHE_ROW_BYTES(head_dim, bits)                                                            \
+    ((uint64_t)((bits) == 16 ? 2 * (head_dim) : (head_dim) / CACHE_GROUP * (4 * (bits) + 2)))
 
 // Rows of one sequence that follow each other in the batch and in position.
 typedef struct {
@@ -128,7 +132,9 @@ typedef struct {
     const uint8_t *weights;
     const Layer *layers;
     Ends ends;
-    uint16_t *cache;     // fp16 (pages, LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
+    uint8_t *cache;      // pages of page_bytes
+    uint64_t page_bytes;
+    int32_t key_bits, value_bits; // 16, or 2 .. 8
     float *x;            // (rows, DIM) residual stream
     float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
     float *a;            // (rows, HEADS * HEAD_DIM) attention output

@@ -88,11 +88,10 @@ int hidden_width(const ModelInfo *m)
     return m->shared_dim > width ? m->shared_dim : width;
 }
 
-// Of one page of the cache, all layers.
-static size_t page_bytes(void)
+uint64_t cache_token_bytes(const ModelInfo *m, int key_bits, int value_bits)
 {
-    const ModelInfo *m = &model_info;
-    return (size_t)m->layers * 2 * (size_t)m->kv_heads * PAGE * (size_t)m->head_dim * 2;
+    return (uint64_t)m->layers * (uint64_t)m->kv_heads *
+           (CACHE_ROW_BYTES(m->head_dim, key_bits) + CACHE_ROW_BYTES(m->head_dim, value_bits));
 }
 
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
@@ -103,7 +102,10 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     State *s = &d->state;
     size_t rows = (size_t)o->max_rows, outputs = (size_t)o->max_outputs;
     size_t q_dim = (size_t)m->heads * (size_t)m->head_dim;
-    if (!(s->cache = get(d, page_bytes() * (size_t)o->pages, err)) ||
+    s->key_bits = o->key_bits;
+    s->value_bits = o->value_bits;
+    s->page_bytes = PAGE * cache_token_bytes(m, o->key_bits, o->value_bits);
+    if (!(s->cache = get(d, s->page_bytes * (size_t)o->pages, err)) ||
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
@@ -189,6 +191,8 @@ static int open_gpu(Device *d, const Weights *w, Error *err)
     snprintf(d->name, sizeof d->name, "cuda:%d (%s, sm_%d)", d->gpu->ordinal, d->gpu->name,
              d->gpu->sm);
     const DeviceOptions *o = &d->options;
+    if (o->key_bits < 16 || o->value_bits < 16)
+        return error_set(err, "--cache-bits below 16 has no CUDA kernels");
     if (allocate_state(d, w, model_info.gpu_work_bytes(o->max_rows, o->max_outputs), err) != 0)
         return -1;
     Rows r;
@@ -259,10 +263,11 @@ void device_set_page(Device *d, int sequence, int index, int page)
 
 void device_copy_page(Device *d, int to, int from)
 {
-    uint8_t *cache = (uint8_t *)d->state.cache;
-    uint8_t *target = cache + page_bytes() * (size_t)to, *source = cache + page_bytes() * (size_t)from;
-    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, page_bytes());
-    else memcpy(target, source, page_bytes());
+    const State *s = &d->state;
+    uint8_t *target = s->cache + s->page_bytes * (size_t)to;
+    const uint8_t *source = s->cache + s->page_bytes * (size_t)from;
+    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, s->page_bytes);
+    else memcpy(target, source, s->page_bytes);
 }
 
 int device_decode_rows(const Device *d)

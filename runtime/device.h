@@ -18,6 +18,7 @@ typedef struct {
     int max_outputs;   // rows with logits in one pass
     int max_context;   // tokens of one sequence
     int max_sequences, pages_per_sequence, pages; // pages of PAGE tokens each
+    int key_bits, value_bits;                     // of the cache: 16 or 2 to 8
     int keep_hidden;   // keep the residual stream after every layer
     int trace;         // on a GPU: keep the times of the steps of a decode pass in one launch
     LaunchMode mode;
@@ -25,6 +26,8 @@ typedef struct {
 
 // Values of a row of State.h.
 int hidden_width(const ModelInfo *m);
+// What one token takes in the cache.
+uint64_t cache_token_bytes(const ModelInfo *m, int key_bits, int value_bits);
 int device_open(Device **d, const DeviceOptions *o, const Weights *w, Error *err);
 void device_close(Device *d);
 const char *device_name(const Device *d); // "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200, sm_90)"

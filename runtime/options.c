@@ -79,6 +79,17 @@ static void parse_device(Options *o, const char *text)
     }
 }
 
+// " 16 8 4"
+static const char *cache_bits_list(void)
+{
+    static char text[64];
+    int n = 0;
+    for (int bits = 16; bits > 1; bits--)
+        if (model_info.cache_bits >> bits & 1)
+            n += snprintf(text + n, sizeof text - (size_t)n, " %d", bits);
+    return text;
+}
+
 static const char *const mode_names[] = {
     [MODE_PERSISTENT] = "persistent", [MODE_GRAPH] = "graph", [MODE_STEPS] = "steps"};
 
@@ -89,6 +100,17 @@ static void parse_mode(Options *o, const char *text)
     if (mode > MODE_STEPS) usage_error("--mode %s: expected persistent, graph or steps", text);
     o->mode = (LaunchMode)mode;
     o->mode_given = 1;
+}
+
+static void parse_cache_bits(Options *o, const char *text)
+{
+    int bits[32], count = whole_list("--cache-bits", text, 2, 16, bits);
+    if (count > 2) usage_error("--cache-bits %s: expected the bits of keys and of values", text);
+    o->key_bits = bits[0];
+    o->value_bits = bits[count - 1];
+    for (int i = 0; i < count; i++)
+        if (!(model_info.cache_bits >> bits[i] & 1))
+            usage_error("--cache-bits %s: this program was built for%s", text, cache_bits_list());
 }
 
 static void parse_contexts(Options *o, const char *text)
@@ -200,7 +222,8 @@ static const struct {
      "sequences at once; default 1, for serve the build's limit"},
     {"--cache-tokens", "N", OPENERS | INFO, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
      "of all sequences; default: enough for all"},
-    {"--cache-bits", "B", OPENERS | INFO, WHOLE, AT(cache_bits), 16, 16, 0, "default 16"},
+    {"--cache-bits", "K[,V]", OPENERS | INFO, OTHER, 0, 0, 0, parse_cache_bits,
+     "of keys, and of values where they differ; 2 to 8, or 16, the default"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
      "prompt tokens in one pass; default 512, on CUDA 2048"},
     {"--mode", "persistent|graph|steps", OPENERS, OTHER, 0, 0, 0, parse_mode,
@@ -315,6 +338,8 @@ void print_config(const Options *o)
             printf("%s = cuda:%d\n", name, o->ordinal);
         else if (rows[i].parse == parse_device && o->device_given)
             printf("%s = cpu\n", name);
+        else if (rows[i].parse == parse_cache_bits)
+            printf("%s = %d,%d\n", name, o->key_bits, o->value_bits);
         else if (rows[i].parse == parse_mode && o->mode_given)
             printf("%s = %s\n", name, mode_names[o->mode]);
         else
@@ -350,7 +375,8 @@ Options parse_options(int argc, char **argv, int first, const char *name, Comman
                               .top_k = -1,
                               .n = -1,
                               .gen = 64,
-                              .cache_bits = 16,
+                              .key_bits = 16,
+                              .value_bits = 16,
                               .context = 512,
                               .host = "127.0.0.1",
                               .port = 8080,
@@ -391,6 +417,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                        .ordinal = o->ordinal,
                        .threads = o->threads,
                        .mode = o->mode,
+                       .key_bits = o->key_bits,
+                       .value_bits = o->value_bits,
                        .trace = o->trace != NULL,
                        .keep_hidden = keep_hidden};
     d.max_context = context;
@@ -414,8 +442,7 @@ uint64_t memory_bytes(const DeviceOptions *o)
     const ModelInfo *m = &model_info;
     uint64_t rows = (uint64_t)o->max_rows, outputs = (uint64_t)o->max_outputs;
     uint64_t bytes = m->weights_bytes;
-    bytes += (uint64_t)o->pages * PAGE * (uint64_t)m->layers * 4 * (uint64_t)m->kv_heads *
-             (uint64_t)m->head_dim;
+    bytes += (uint64_t)o->pages * PAGE * cache_token_bytes(m, o->key_bits, o->value_bits);
     bytes += 4 * rows *
              (uint64_t)(m->dim + m->y_dim + 2 * m->heads * m->head_dim + hidden_width(m) +
                         m->ropes * m->rope_dim);

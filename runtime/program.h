@@ -50,6 +50,7 @@ typedef struct {
     int q_latent, kv_latent, nope_dim, value_dim;        // 0: no latent attention
     int experts, active_experts, expert_dim, shared_dim; // 0 experts: no routed layer
     int max_context, max_batch; // the build's upper limits
+    uint32_t cache_bits; // bit b: keys and values can be stored in b bits
     uint64_t parameters;
     double bits; // per weight, over the decoder's linear layers
     uint64_t weights_bytes;

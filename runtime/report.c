@@ -52,7 +52,7 @@ int command_info(const Options *o)
     int cuda = o->device_given ? o->cuda : m->images != NULL;
     if (cuda && !m->images) fail("this program was built without the CUDA target");
     DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, 0);
-    uint64_t cache = (uint64_t)m->layers * 4 * (uint64_t)m->kv_heads * (uint64_t)m->head_dim;
+    uint64_t cache = cache_token_bytes(m, sizes.key_bits, sizes.value_bits);
     uint64_t memory = memory_bytes(&sizes);
     char glibc[32], sms[128] = "", *p = sms;
     glibc_min(glibc, sizeof glibc);
@@ -75,7 +75,8 @@ int command_info(const Options *o)
            "shape", m->layers, m->dim, m->heads, m->head_dim, m->kv_heads, m->ffn_dim, m->vocab);
     printf("%-22s %d tokens, %d sequences\n", "limits", m->max_context, m->max_batch);
     print_bytes("weights", m->weights_bytes);
-    printf("%-22s %llu bytes\n", "cache per token", (unsigned long long)cache);
+    printf("%-22s %llu bytes, keys in %d bits, values in %d\n", "cache per token",
+           (unsigned long long)cache, sizes.key_bits, sizes.value_bits);
     printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages * PAGE,
            sizes.max_sequences, sizes.max_context);
     print_bytes(cuda ? "GPU memory" : "memory", memory);

@@ -79,7 +79,7 @@ const ModelInfo model_info = {
     .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,
     .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,
     .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,
-    .ropes = 1, .y_dim = 0, .wide_head_norms = 0,
+    .cache_bits = 0x0, .ropes = 1, .y_dim = 0, .wide_head_norms = 0,
     .parameters = 1443072, .bits = 4,
     .weights_bytes = 977408, .weights_hash = "dd09a4b0915199ebae9ea0b4b5f5e1b9", .random_seed = 0u,
     .layer_table = layers,

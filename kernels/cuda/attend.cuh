@@ -31,12 +31,12 @@ DEVICE int first_key(int window, int position)
     return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
-// Place of key `t` of a sequence in the cache; its value lies VALUES further.
-#define VALUES ((uint64_t)KV_HEADS * PAGE * HEAD_DIM)
-DEVICE uint64_t key_place(const Batch &b, int l, int sequence, int kv_head, int t)
+// Key (value 0) or value (1) t of a sequence in the cache, in 16 bits.
+DEVICE const uint16_t *cached(const State &s, const Batch &b, const Layer *layer, int value,
+                              int sequence, int kv_head, int t)
 {
-    uint64_t page = b.page_table[(uint64_t)sequence * b.pages_per_sequence + t / PAGE];
-    return (((page * LAYERS + l) * 2 * KV_HEADS + kv_head) * PAGE + t % PAGE) * HEAD_DIM;
+    return (const uint16_t *)cache_head(&s, &b, layer, value, sequence, kv_head, t) +
+           t % PAGE * HEAD_DIM;
 }
 
 // Operand words of 16 * N channels of a row, N = 1 or 2: lane c of a group takes the 4 N channels
@@ -72,14 +72,15 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     float *total = (float *)(weights + HEAD_TILES * 8 * WEIGHT_STRIDE); // (heads)
     float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
-    const uint16_t *keys =
-        s.cache + key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
+    int sequence = b.sequence[row];
+    const uint16_t *keys = cached(s, b, layer, 0, sequence, kv_head, split * SPLIT);
+    const uint16_t *cached_values = cached(s, b, layer, 1, sequence, kv_head, split * SPLIT);
     int first_tile = from / 16, last_tile = to / 16;
 
     for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16 * (HEAD_DIM / 8);
          i += MULTIPLIERS) {
         int t = first_tile * 16 + i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
-        copy_start(values + t * VALUE_STRIDE + part * 16, keys + VALUES + t * HEAD_DIM + part * 8,
+        copy_start(values + t * VALUE_STRIDE + part * 16, cached_values + t * HEAD_DIM + part * 8,
                    t >= from && t <= to);
     }
     copy_commit();
@@ -263,15 +264,16 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
 // values two at a time in the background, running softmax in registers.
 
 // Starts the copy of KEY_ROWS keys from `first`, and their values; zeros after key `last`.
-DEVICE void keys_start(const State &s, const Batch &b, int l, int sequence, int kv_head, int first,
-                       int last, uint8_t *keys, uint8_t *values)
+DEVICE void keys_start(const State &s, const Batch &b, const Layer *layer, int sequence,
+                       int kv_head, int first, int last, uint8_t *keys, uint8_t *values)
 {
-    const uint16_t *from = s.cache + key_place(b, l, sequence, kv_head, first);
+    const uint16_t *key = cached(s, b, layer, 0, sequence, kv_head, first);
+    const uint16_t *value = cached(s, b, layer, 1, sequence, kv_head, first);
     for (int i = threadIdx.x; i < KEY_ROWS * (HEAD_DIM / 8); i += 128) {
         int t = i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
-        const uint16_t *p = from + t * HEAD_DIM + part * 8;
-        copy_start(keys + t * VALUE_STRIDE + part * 16, p, first + t <= last);
-        copy_start(values + t * VALUE_STRIDE + part * 16, p + VALUES, first + t <= last);
+        int at = t * HEAD_DIM + part * 8;
+        copy_start(keys + t * VALUE_STRIDE + part * 16, key + at, first + t <= last);
+        copy_start(values + t * VALUE_STRIDE + part * 16, value + at, first + t <= last);
     }
 }
 
@@ -280,7 +282,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
 {
     constexpr int KEY_GROUPS = KEY_ROWS / 8, CHANNEL_GROUPS = HEAD_DIM / 8;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
-    int head = blockIdx.y, kv_head = head / GROUP, l = layer - s.layers;
+    int head = blockIdx.y, kv_head = head / GROUP;
     grid_release();
     int window = layer->window;
     grid_wait();
@@ -299,7 +301,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
     int last = position + rows - 1, first = first_key(window, position) / KEY_ROWS * KEY_ROWS;
 
     uint8_t *queries = shared_memory(), *stages = queries + QUERY_ROWS * VALUE_STRIDE;
-    keys_start(s, b, l, own.sequence, kv_head, first, last, stages,
+    keys_start(s, b, layer, own.sequence, kv_head, first, last, stages,
                stages + KEY_ROWS * VALUE_STRIDE);
     copy_commit();
     for (int i = threadIdx.x; i < QUERY_ROWS * (HEAD_DIM / 2); i += 128) {
@@ -324,7 +326,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
         stage ^= 1;
         if (key + KEY_ROWS <= last) {
             uint8_t *next = stages + stage * 2 * KEY_ROWS * VALUE_STRIDE;
-            keys_start(s, b, l, own.sequence, kv_head, key + KEY_ROWS, last, next,
+            keys_start(s, b, layer, own.sequence, kv_head, key + KEY_ROWS, last, next,
                        next + KEY_ROWS * VALUE_STRIDE);
         }
         copy_commit();

@@ -59,14 +59,10 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] *= factor * weight[i];
         warp_sync();
     }
-    uint64_t place = 0;
-    if (!queries) {
-        int position = b.position[row], kv_head = (head - HEADS) % KV_HEADS;
-        uint64_t page =
-            b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
-        place = (((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS + kv_head) * PAGE;
-        place = (place + position % PAGE) * HEAD_DIM;
-    }
+    int position = b.position[row];
+    uint8_t *part = queries ? nullptr
+                            : cache_head(&s, &b, layer, value, b.sequence[row],
+                                         (head - HEADS) % KV_HEADS, position);
     for (int i = lane; i < HEAD_DIM; i += WARP) {
         float y = c[i];
         if (!value && i < ROPE_DIM && is_turned(layer)) {
@@ -78,11 +74,11 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
             float cosine = load_fresh1(turn), sine = load_fresh1(turn + 1);
             y = fmaf(y, cosine, second ? other * sine : -(other * sine));
         }
-        if (queries && QUERY_BETA != 0) y *= query_scale(b.position[row]);
+        if (queries && QUERY_BETA != 0) y *= query_scale(position);
         if (queries)
             query[i] = y;
         else
-            s.cache[place + i] = float_half(y);
+            ((uint16_t *)part)[position % PAGE * HEAD_DIM + i] = float_half(y);
     }
 }
 
@@ -202,7 +198,7 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 // What finish_lanes needs of a row, read before the tile is there.
 typedef struct {
     float turn[HEAD_PARTS / 2][8]; // cosine and sine of a lane's channels
-    uint64_t place;                // in the cache, of key head 0
+    uint16_t *place;               // in the cache, of key head 0
     float query_scale;
 } RowFacts;
 
@@ -217,10 +213,8 @@ DEVICE RowFacts row_facts(const State &s, const Batch &b, const Layer *layer, in
     }
     int position = b.position[row];
     f.query_scale = query_scale(position);
-    uint64_t page =
-        b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
-    f.place = ((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS * PAGE;
-    f.place = (f.place + position % PAGE) * HEAD_DIM;
+    f.place = (uint16_t *)cache_head(&s, &b, layer, value, b.sequence[row], 0, position) +
+              position % PAGE * HEAD_DIM;
     return f;
 }
 
@@ -266,7 +260,7 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
     for (int q = 0; q < 4; q++) {
         int channel = block * BLOCK + own_column(q);
         if (channel < KV_DIM)
-            *(uint2 *)(s.cache + f.place + (uint64_t)(channel / HEAD_DIM) * PAGE * HEAD_DIM +
+            *(uint2 *)(f.place + (uint64_t)(channel / HEAD_DIM) * PAGE * HEAD_DIM +
                        channel % HEAD_DIM) = make_uint2(pack_half(v[4 * q], v[4 * q + 1]),
                                                         pack_half(v[4 * q + 2], v[4 * q + 3]));
     }

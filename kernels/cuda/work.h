@@ -2,6 +2,7 @@
 // decide its size. Plain C; sizes depend on constants.h and the State's limits alone.
 #pragma once
 #include "constants.h"
+#include "kernels/cache.h"
 #include "kernels/features.h"
 #include "kernels/types.h"
 

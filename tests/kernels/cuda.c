@@ -1047,6 +1047,8 @@ int main(int count, char **arguments)
     s.max_rows = s.max_outputs = TEST_ROWS;
     s.layers = device(sizeof layers);
     s.cache = device(CACHE_HALVES * 2);
+    s.key_bits = s.value_bits = 16;
+    s.page_bytes = (uint64_t)LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2;
     s.x = device(TEST_ROWS * DIM * 4);
     s.q = device(TEST_ROWS * Q_DIM * 4);
     s.a = device(TEST_ROWS * Q_DIM * 4);
