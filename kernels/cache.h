@@ -87,10 +87,10 @@ CACHE_INLINE void store_codes(uint8_t *codes, int bits, int eight, uint64_t plac
     if (bits & 1) codes[eight] = (uint8_t)placed;
 }
 
-// The cell of x among 2^bits from -scale to scale; the outer ones reach further.
-CACHE_INLINE int code_of(float x, float scale, int bits)
+// The cell of x among 2^bits, of which a unit holds `cells`; the outer ones reach further.
+CACHE_INLINE int code_of(float x, float cells, int bits)
 {
-    float cell = (x / scale + 1) * (float)(1 << (bits - 1)), last = (float)((1 << bits) - 1);
+    float cell = x * cells + (float)(1 << (bits - 1)), last = (float)((1 << bits) - 1);
     return cell > 0 ? (int)(cell < last ? cell : last) : 0; // not a number: the scale is none either
 }
 
@@ -100,8 +100,8 @@ CACHE_INLINE int level_of(int code, int bits)
     return 2 * code + 1 - (1 << bits);
 }
 
-// The scales that are tried for a group whose largest magnitude is 1: with few bits it pays to cut
-// off the largest.
+// The scales that are tried for a group, in units of its largest magnitude: with few bits it pays
+// to cut that off.
 #define SCALES_TRIED(bits) ((bits) > 4 ? 1 : 3)
 #define SCALE_TRIED(i, bits)                                                                       \
     ((1 - 0.15f * (float)(i)) * (float)(1 << (bits)) / (float)((1 << (bits)) - 1))

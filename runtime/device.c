@@ -191,8 +191,6 @@ static int open_gpu(Device *d, const Weights *w, Error *err)
     snprintf(d->name, sizeof d->name, "cuda:%d (%s, sm_%d)", d->gpu->ordinal, d->gpu->name,
              d->gpu->sm);
     const DeviceOptions *o = &d->options;
-    if (o->key_bits < 16 || o->value_bits < 16)
-        return error_set(err, "--cache-bits below 16 has no CUDA kernels");
     if (allocate_state(d, w, model_info.gpu_work_bytes(o->max_rows, o->max_outputs), err) != 0)
         return -1;
     Rows r;

@@ -40,9 +40,10 @@ NEVER void store_group(const float *v, int bits, uint8_t *codes, uint16_t *scale
     for (int i = 0; i < SCALES_TRIED(bits); i++) {
         // Of codes, the scale that fits best: <v, level> / <level, level>.
         uint8_t tried[CACHE_GROUP];
+        const float cells = (float)(1 << (bits - 1)) / (largest * SCALE_TRIED(i, bits));
         float product = 0, square = 0;
         for (int j = 0; j < CACHE_GROUP; j++) {
-            tried[j] = (uint8_t)code_of(v[j], largest * SCALE_TRIED(i, bits), bits);
+            tried[j] = (uint8_t)code_of(v[j], cells, bits);
             float level = (float)level_of(tried[j], bits);
             product += v[j] * level, square += level * level;
         }

@@ -213,8 +213,9 @@ static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const
             launch_decode(gpu, STEP_HEADS, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
         launch_decode(gpu, STEP_ATTEND, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
     } else {
-        launch_step(gpu, step_kernel(gpu, "attend_prefill_kernel", 0, 0, 0, ""), s, b, layer, 0,
-                    b->rows / QUERY_ROWS + b->segments, HEADS, 128, ATTEND_PREFILL_SHARED_BYTES);
+        const char *name = KEY_BITS(s) < 16 || VALUE_BITS(s) < 16 ? "attend_quantized_kernel"
+                                                                   : "attend_prefill_kernel";
+        launch_step(gpu, step_kernel(gpu, name, 0, 0, 0, ""), s, b, layer, 0, b->rows / QUERY_ROWS + b->segments, HEADS, 128, ATTEND_PREFILL_SHARED_BYTES);
     }
 }
 

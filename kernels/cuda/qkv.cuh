@@ -3,6 +3,7 @@
 // block is finished where the block is; otherwise the raw columns go to memory and `finish` takes
 // the heads.
 #pragma once
+#include "kernels/cuda/cache.cuh"
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/wide.cuh"
 
@@ -39,6 +40,43 @@ DEVICE const Linear *qkv_linear(const Layer *layer, int which)
     return which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
 }
 
+// Channel i of a head after rope; `turn` is null where there is none.
+DEVICE float turned_channel(const float *c, int i, const float *turn)
+{
+    float y = c[i];
+    if (turn && i < ROPE_DIM) {
+        constexpr int HALF = ROPE_DIM / 2;
+        bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
+        int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
+        float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
+        float cosine = load_fresh1(turn + 2 * j), sine = load_fresh1(turn + 2 * j + 1);
+        y = fmaf(y, cosine, second ? other * sine : -(other * sine));
+    }
+    return y;
+}
+
+#if QUANTIZED_CACHE
+// finish_head after its norm, for a cache of less than 16 bits: to `query` or to a head's part.
+FUNCTION void finish_quantized(float *c, const float *turn, float scale, float *query,
+                               uint8_t *part, int bits, int t)
+{
+    int lane = threadIdx.x % WARP;
+    float y[HEAD_GROUPS];
+#pragma unroll
+    for (int i = 0; i < HEAD_GROUPS; i++) y[i] = turned_channel(c, i * WARP + lane, turn) * scale;
+    warp_sync();
+#pragma unroll
+    for (int i = 0; i < HEAD_GROUPS; i++) c[i * WARP + lane] = y[i];
+    warp_sync();
+#pragma unroll 1
+    for (int i = 4 * lane; i < PADDED(HEAD_DIM); i += BLOCK) {
+        float4 v = i < HEAD_DIM ? *(const float4 *)(c + i) : make_float4(0, 0, 0, 0);
+        store_turned(query ? query + i : nullptr, part, bits, t, i / CACHE_GROUP, i < HEAD_DIM, v.x,
+                     v.y, v.z, v.w);
+    }
+}
+#endif
+
 // Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
 // values to the cache. `c` is its channels in shared memory; head counts through q, k and v. `all`
 // is the factor of a norm over all heads.
@@ -59,24 +97,22 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] *= factor * weight[i];
         warp_sync();
     }
-    int position = b.position[row];
+    int position = b.position[row], bits = value ? VALUE_BITS(&s) : KEY_BITS(&s);
     uint8_t *part = queries ? nullptr
                             : cache_head(&s, &b, layer, value, b.sequence[row],
                                          (head - HEADS) % KV_HEADS, position);
+    const float *turn = !value && is_turned(layer) ? turns_of(s, layer, row) : nullptr;
+    float scale = queries && QUERY_BETA != 0 ? query_scale(position) : 1;
+#if QUANTIZED_CACHE
+    if (bits < 16) {
+        finish_quantized(c, turn, scale, queries ? query : nullptr, part, bits, position % PAGE);
+        return;
+    }
+#endif
     for (int i = lane; i < HEAD_DIM; i += WARP) {
-        float y = c[i];
-        if (!value && i < ROPE_DIM && is_turned(layer)) {
-            constexpr int HALF = ROPE_DIM / 2;
-            bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
-            int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
-            float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
-            const float *turn = turns_of(s, layer, row) + j * 2;
-            float cosine = load_fresh1(turn), sine = load_fresh1(turn + 1);
-            y = fmaf(y, cosine, second ? other * sine : -(other * sine));
-        }
-        if (queries && QUERY_BETA != 0) y *= query_scale(position);
+        float y = turned_channel(c, i, turn);
         if (queries)
-            query[i] = y;
+            query[i] = QUERY_BETA != 0 ? y * scale : y;
         else
             ((uint16_t *)part)[position % PAGE * HEAD_DIM + i] = float_half(y);
     }
@@ -198,7 +234,8 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 // What finish_lanes needs of a row, read before the tile is there.
 typedef struct {
     float turn[HEAD_PARTS / 2][8]; // cosine and sine of a lane's channels
-    uint16_t *place;               // in the cache, of key head 0
+    uint8_t *part;                 // of key head 0 in the cache
+    int t;                         // in its page
     float query_scale;
 } RowFacts;
 
@@ -213,8 +250,8 @@ DEVICE RowFacts row_facts(const State &s, const Batch &b, const Layer *layer, in
     }
     int position = b.position[row];
     f.query_scale = query_scale(position);
-    f.place = (uint16_t *)cache_head(&s, &b, layer, value, b.sequence[row], 0, position) +
-              position % PAGE * HEAD_DIM;
+    f.part = cache_head(&s, &b, layer, value, b.sequence[row], 0, position);
+    f.t = position % PAGE;
     return f;
 }
 
@@ -249,10 +286,24 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
             }
         }
     }
+    int bits = which == 2 ? VALUE_BITS(&s) : KEY_BITS(&s);
+    if (which == 0 && QUERY_BETA != 0)
+        for (int i = 0; i < 16; i++) v[i] *= f.query_scale;
+    if (bits < 16) {
+        float *query = s.q + (uint64_t)row * Q_DIM + block * BLOCK;
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            int channel = block * BLOCK + 32 * q;
+            store_turned(which == 0 ? query + own_column(q) : nullptr,
+                         f.part + channel / HEAD_DIM * HEAD_BYTES(bits), bits, f.t,
+                         channel % HEAD_DIM / CACHE_GROUP,
+                         real && channel < (which == 0 ? Q_DIM : KV_DIM), v[4 * q], v[4 * q + 1],
+                         v[4 * q + 2], v[4 * q + 3]);
+        }
+        return;
+    }
     if (!real) return;
     if (which == 0) {
-        if (QUERY_BETA != 0)
-            for (int i = 0; i < 16; i++) v[i] *= f.query_scale;
         store_columns<Q_DIM>(s.q + (uint64_t)row * Q_DIM, block, v);
         return;
     }
@@ -260,7 +311,8 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
     for (int q = 0; q < 4; q++) {
         int channel = block * BLOCK + own_column(q);
         if (channel < KV_DIM)
-            *(uint2 *)(f.place + (uint64_t)(channel / HEAD_DIM) * PAGE * HEAD_DIM +
+            *(uint2 *)((uint16_t *)f.part +
+                       (uint64_t)(channel / HEAD_DIM * PAGE + f.t) * HEAD_DIM +
                        channel % HEAD_DIM) = make_uint2(pack_half(v[4 * q], v[4 * q + 1]),
                                                         pack_half(v[4 * q + 2], v[4 * q + 3]));
     }
