@@ -121,6 +121,7 @@ static void define_features(Buffer *b, const Plan *plan)
 {
     const Facts *f = &plan->graph->facts;
     int sinks = 0, unturned = 0, kv_heads = 1, ffn_dim = 1; // the last two: the same everywhere
+    int window, windows = window_layers(plan, &window);
     for (int l = 0; l < f->layers; l++) {
         const LayerWeights *w = &plan->layers[l];
         sinks |= w->sinks != NULL;
@@ -138,6 +139,7 @@ static void define_features(Buffer *b, const Plan *plan)
     if (strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0)
         define(b, "HEAD_NORMS", plan->head_norms, "of q and k");
     if (sinks) define_int(b, "ATTN_SINKS", 1, "a score of each head that has no value");
+    if (windows) define_int(b, "WINDOW_LAYERS", windows, "layers that see a window");
     if (f->rope_count > 1) define_int(b, "ROPES", f->rope_count, "tables of angles");
     if (unturned) define_int(b, "ROPE_EVERYWHERE", 0, "some layers do not turn q and k");
     if (f->query_beta) {
@@ -357,6 +359,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     const Graph *graph = plan->graph;
     const Checkpoint *ck = graph->checkpoint;
     const Facts *f = &graph->facts;
+    int window, windows = window_layers(plan, &window), places[2] = {0, 0}; // of layers without and with a window
     Buffer b = {0};
 
     buffer_print(&b, "// Offsets into the weights: {weights, suh, svh, bias}, 0 where there is none.\n"
@@ -401,8 +404,10 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         if (at->act[0] || at->act[1])
             buffer_print(&b, "     .act = {%s, %s},\n", float_text((double)at->act[0]),
                          float_text((double)at->act[1]));
-        buffer_print(&b, "     .window = %d, .rope = %d, .kv_heads = %d, .ffn_dim = %d},\n",
-                     at->window, at->rope, at->kv_heads, at->ffn_dim);
+        buffer_print(&b, "     .window = %d, ", at->window);
+        if (windows) buffer_print(&b, ".cache_place = %d, ", places[at->window > 0]++);
+        buffer_print(&b, ".rope = %d, .kv_heads = %d, .ffn_dim = %d},\n", at->rope, at->kv_heads,
+                     at->ffn_dim);
     }
     buffer_print(&b, "};\n\n");
 

@@ -208,7 +208,13 @@ void print_plan(const Plan *plan, FILE *out, int runs); // --dump=steps (0), --d
 
 // --- memory.c ------------------------------------------------------------------------------------
 #define CACHE_BITS 0x101fc // all: 2 to 8, and 16
-uint64_t cache_bytes_per_token(const Facts *facts, int key_bits, int value_bits);
+// Of the layers that see all tokens.
+uint64_t cache_bytes_per_token(const Plan *plan, int key_bits, int value_bits);
+// Of the others, for one sequence of so many tokens.
+uint64_t window_bytes(const Plan *plan, int tokens, int key_bits, int value_bits);
+// Layers that see a window of tokens; *window is the largest.
+int window_layers(const Plan *plan, int *window);
+#define DEFAULT_CHUNK 2048 // rows of a pass, on CUDA
 void print_memory(const Plan *plan, FILE *out);
 
 // --- inspect.c -----------------------------------------------------------------------------------

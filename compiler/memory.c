@@ -2,16 +2,43 @@
 // token.
 #include "exlc.h"
 
-uint64_t cache_bytes_per_token(const Facts *f, int key_bits, int value_bits)
+int window_layers(const Plan *plan, int *window)
 {
-    return (uint64_t)f->layers * (uint64_t)f->kv_heads *
+    int count = 0;
+    *window = 0;
+    for (int l = 0; l < plan->graph->facts.layers; l++) {
+        count += plan->layers[l].window > 0;
+        if (plan->layers[l].window > *window) *window = plan->layers[l].window;
+    }
+    return count;
+}
+
+static uint64_t layer_bytes(const Facts *f, int key_bits, int value_bits)
+{
+    return (uint64_t)f->kv_heads *
            (CACHE_ROW_BYTES(f->head_dim, key_bits) + CACHE_ROW_BYTES(f->head_dim, value_bits));
 }
 
-static uint64_t cache_bytes(const Facts *f, int tokens)
+uint64_t cache_bytes_per_token(const Plan *plan, int key_bits, int value_bits)
+{
+    const Facts *f = &plan->graph->facts;
+    int window, layers = f->layers - window_layers(plan, &window);
+    return (uint64_t)layers * layer_bytes(f, key_bits, value_bits);
+}
+
+uint64_t window_bytes(const Plan *plan, int tokens, int key_bits, int value_bits)
+{
+    const Facts *f = &plan->graph->facts;
+    int window, layers = window_layers(plan, &window);
+    int pages = WINDOW_PAGES(window, 1, DEFAULT_CHUNK), all = (tokens + PAGE - 1) / PAGE;
+    return (uint64_t)layers * layer_bytes(f, key_bits, value_bits) *
+           (uint64_t)(pages < all ? pages : all) * PAGE;
+}
+
+static uint64_t cache_bytes(const Plan *plan, int tokens)
 {
     uint64_t pages = ((uint64_t)tokens + PAGE - 1) / PAGE;
-    return pages * PAGE * cache_bytes_per_token(f, 16, 16);
+    return pages * PAGE * cache_bytes_per_token(plan, 16, 16) + window_bytes(plan, tokens, 16, 16);
 }
 
 static void print_bytes(const char *what, const char *of, uint64_t bytes, FILE *out)
@@ -44,11 +71,11 @@ void print_memory(const Plan *plan, FILE *out)
     for (int bits = 16; bits >= 4 && (bits == 16 || f->head_dim % CACHE_GROUP == 0); bits /= 2)
         print_bytes("token",
                     arena_format("keys and values of one token in the cache, in %d bits", bits),
-                    cache_bytes_per_token(f, bits, bits), out);
+                    cache_bytes_per_token(plan, bits, bits), out);
     const int contexts[] = {2048, 8192, 32768, f->max_position};
     for (int i = 0; i < 4; i++) {
         if (i < 3 && contexts[i] >= f->max_position) continue;
         print_bytes("cache", arena_format("of a context of %d tokens, in 16 bits", contexts[i]),
-                    cache_bytes(f, contexts[i]), out);
+                    cache_bytes(plan, contexts[i]), out);
     }
 }

@@ -1,7 +1,7 @@
 // Where keys and values lie, and how they are stored in 2 to 8 bits. Plain C for host and device;
 // needs the constants of the model.
 //
-// A page holds the layers one after the other, a layer its KV_HEADS heads of keys, then of values.
+// A page holds the layers of its pool one after the other, a layer its KV_HEADS heads of keys, then of values.
 // A head's part of a page is, in 16 bits, fp16 (PAGE, HEAD_DIM). In fewer, the channels of a token
 // go through the Hadamard transform in groups of 32, and each becomes the number of one of
 // 2^bits equally wide cells from -scale to scale, which stands for the cell's middle:
@@ -42,10 +42,12 @@
 CACHE_INLINE uint8_t *cache_head(const State *s, const Batch *b, const Layer *layer, int value,
                                  int sequence, int head, int position)
 {
-    uint64_t page = (uint64_t)b->page_table[(uint64_t)sequence * (uint64_t)b->pages_per_sequence +
-                                            (uint64_t)(position / PAGE)];
+    const int pool = WINDOW_LAYERS && layer->window > 0 ? POOL_WINDOW : POOL_ALL;
+    uint64_t place = (uint64_t)(WINDOW_LAYERS ? layer->cache_place : layer - s->layers);
+    uint64_t entry = (uint64_t)sequence * (uint64_t)b->pages_per_sequence + (uint64_t)position / PAGE;
+    uint64_t page = (uint64_t)b->page_table[pool][entry];
     uint64_t keys = HEAD_BYTES(KEY_BITS(s)), values = HEAD_BYTES(VALUE_BITS(s));
-    return s->cache + page * s->page_bytes + (uint64_t)(layer - s->layers) * KV_HEADS * (keys + values) +
+    return s->cache[pool] + page * s->page_bytes[pool] + place * KV_HEADS * (keys + values) +
            (value ? KV_HEADS * keys + (uint64_t)head * values : (uint64_t)head * keys);
 }
 

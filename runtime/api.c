@@ -746,7 +746,7 @@ int api_request(Api *api, json_t *body, int chat, Answer **out, Refusal *r)
             return refuse(r, 400, "prompt",
                           "the prompt has no tokens, and the tokenizer adds none");
         int context = api->generator->batch.max_context,
-            cache = api->generator->batch.options.pages * PAGE;
+            cache = api->generator->batch.options.pages[POOL_ALL] * PAGE;
         int room = context < cache ? context : cache;
         if (prompt->count > (size_t)context) { // counted as an answer of one token
             job->max_tokens = 1;
@@ -1072,7 +1072,7 @@ json_t *api_model(const Api *api)
         m, "parameters",
         json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}", "architecture",
                   model_info.architecture, "parameters", (json_int_t)model_info.parameters, "bits",
-                  model_info.bits, "max_seq_len", o->max_context, "cache_size", o->pages * PAGE,
+                  model_info.bits, "max_seq_len", o->max_context, "cache_size", o->pages[POOL_ALL] * PAGE,
                   "cache_mode", "FP16", "max_batch_size", o->max_sequences, "chunk_size",
                   o->max_rows, "prompt_template", chat_check(&api->chat, &err) == 0, "build",
                   model_info.build_id, "use_vision", 0));

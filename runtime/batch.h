@@ -2,7 +2,9 @@
 // next pass computes. Prompts go in chunks, one sequence a pass, in turns with passes that draw a
 // token for everybody else; so a row is computed in the same form whoever else is there. A sequence
 // takes pages as it grows; when there are none, the youngest of the least important gives its pages
-// up and is computed again when there is room.
+// up and is computed again when there is room. Of layers with a window it keeps only the pages that
+// it still sees. Others keep what they hold until the room is needed, so that a text can be taken up
+// again wherever the pages of all layers before that place are there.
 #pragma once
 #include "cache.h"
 #include "device.h"
@@ -22,7 +24,9 @@ typedef struct {
     int priority;     // smaller goes first
     uint64_t order;   // of admission
     int limit;        // tokens it may grow to
-    int pages, *page; // (pages_per_sequence)
+    int pages;        // page numbers 0 .. pages - 1 are there,
+    int first[POOLS]; // but of a pool only those from here on
+    int *page[POOLS]; // (pages_per_sequence)
     int entered;      // full pages that others can find
     int uniform;      // tokens from the start computed in whole chunks of the prompt
     Chain chain;      // up to the last page entered
@@ -43,7 +47,10 @@ typedef struct {
     // private
     Device *device;
     DeviceOptions options;
-    Cache *cache;
+    int pools;  // 2 where layers have windows
+    int window; // the largest
+    Cache *cache[POOLS];
+    int *found[POOLS]; // (pages_per_sequence)
     SampleRoom *room;
     uint64_t order;
     int decode_rows;

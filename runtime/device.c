@@ -1,6 +1,7 @@
 // One model on one device: memory, passes, results.
 #include "device.h"
 #include "gpu.h"
+#include "pools.h"
 #include "sample.h"
 #include "threads.h"
 #include <math.h>
@@ -31,7 +32,7 @@ struct Device {
     size_t block_bytes[16];
     int block_count;
     SampleRoom *room;
-    int32_t *page_table, *tokens;
+    int32_t *page_table, *tokens; // page_table (POOLS, max_sequences, pages_per_sequence)
     float *logits, *hidden; // host copies when on a GPU
 
     // GPU
@@ -88,12 +89,6 @@ int hidden_width(const ModelInfo *m)
     return m->shared_dim > width ? m->shared_dim : width;
 }
 
-uint64_t cache_token_bytes(const ModelInfo *m, int key_bits, int value_bits)
-{
-    return (uint64_t)m->layers * (uint64_t)m->kv_heads *
-           (CACHE_ROW_BYTES(m->head_dim, key_bits) + CACHE_ROW_BYTES(m->head_dim, value_bits));
-}
-
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
 {
     void *(*get)(Device *, size_t, Error *) = d->gpu ? take_gpu : take;
@@ -104,9 +99,12 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     size_t q_dim = (size_t)m->heads * (size_t)m->head_dim;
     s->key_bits = o->key_bits;
     s->value_bits = o->value_bits;
-    s->page_bytes = PAGE * cache_token_bytes(m, o->key_bits, o->value_bits);
-    if (!(s->cache = get(d, s->page_bytes * (size_t)o->pages, err)) ||
-        !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
+    for (int pool = 0; pool < POOLS; pool++) {
+        s->page_bytes[pool] = PAGE * cache_token_bytes(m, pool, o->key_bits, o->value_bits);
+        size_t bytes = s->page_bytes[pool] * (size_t)o->pages[pool];
+        if (bytes && !(s->cache[pool] = get(d, bytes, err))) return -1;
+    }
+    if (!(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
         (m->y_dim && !(s->y = get(d, 4 * rows * (size_t)m->y_dim, err))) ||
@@ -138,6 +136,12 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         d->bytes += m->weights_bytes;
     }
     return 0;
+}
+
+// Of the page table of a pool.
+static size_t table_entries(const DeviceOptions *o)
+{
+    return (size_t)o->max_sequences * (size_t)o->pages_per_sequence;
 }
 
 static size_t rows_layout(const DeviceOptions *o, void *base, Rows *r)
@@ -195,7 +199,7 @@ static int open_gpu(Device *d, const Weights *w, Error *err)
         return -1;
     Rows r;
     d->rows_bytes = rows_layout(o, NULL, &r);
-    size_t table = 4 * (size_t)o->max_sequences * (size_t)o->pages_per_sequence;
+    size_t table = POOLS * table_entries(o) * sizeof *d->page_table;
     d->graphs = calloc((size_t)o->max_outputs + 1, sizeof *d->graphs);
     if (!d->graphs) return error_set(err, "out of memory");
     if (gpu_alloc_host(d->gpu, d->rows_bytes, &d->rows_host, err) != 0 ||
@@ -217,7 +221,7 @@ int device_open(Device **out, const DeviceOptions *o, const Weights *w, Error *e
     d->options = *o;
     if (o->cuda) return open_gpu(d, w, err);
     Rows r;
-    if (!(d->page_table = take(d, 4 * (size_t)o->max_sequences * (size_t)o->pages_per_sequence, err)) ||
+    if (!(d->page_table = take(d, POOLS * table_entries(o) * sizeof *d->page_table, err)) ||
         !(d->tokens = take(d, 4 * (size_t)o->max_outputs, err)) ||
         !(d->rows_host = take(d, rows_layout(o, NULL, &r), err)) ||
         sample_open(&d->room, model_info.vocab, o->max_context, err) != 0)
@@ -248,9 +252,9 @@ uint64_t device_memory(const Device *d)
 
 // --- passes --------------------------------------------------------------------------------------
 
-void device_set_page(Device *d, int sequence, int index, int page)
+void device_set_page(Device *d, int pool, int sequence, int index, int page)
 {
-    int at = sequence * d->options.pages_per_sequence + index;
+    int at = pool * (int)table_entries(&d->options) + sequence * d->options.pages_per_sequence + index;
     if (d->page_table[at] == page) return;
     if (d->gpu && d->running) device_wait(d); // the copy of an earlier change may be under way
     d->page_table[at] = page;
@@ -259,13 +263,25 @@ void device_set_page(Device *d, int sequence, int index, int page)
     if (at >= d->pages_dirty_to) d->pages_dirty_to = at + 1;
 }
 
-void device_copy_page(Device *d, int to, int from)
+int device_map_pages(Device *d)
 {
-    const State *s = &d->state;
-    uint8_t *target = s->cache + s->page_bytes * (size_t)to;
-    const uint8_t *source = s->cache + s->page_bytes * (size_t)from;
-    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, s->page_bytes);
-    else memcpy(target, source, s->page_bytes);
+    const DeviceOptions *o = &d->options;
+    if (o->pages[POOL_ALL] < o->pages_per_sequence) return -1;
+    for (int i = 0; i < o->pages_per_sequence; i++) {
+        device_set_page(d, POOL_ALL, 0, i, i);
+        if (o->pages[POOL_WINDOW]) device_set_page(d, POOL_WINDOW, 0, i, i % o->pages[POOL_WINDOW]);
+    }
+    return 0;
+}
+
+void device_copy_page(Device *d, int pool, int to, int from)
+{
+    size_t bytes = d->state.page_bytes[pool];
+    uint8_t *target = d->state.cache[pool] + bytes * (size_t)to;
+    const uint8_t *source = d->state.cache[pool] + bytes * (size_t)from;
+    if (!bytes) return;
+    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
+    else memcpy(target, source, bytes);
 }
 
 int device_decode_rows(const Device *d)
@@ -346,8 +362,10 @@ void device_forward(Device *d, const Batch *b, const Sampling *sampling)
         .sequence = on_device.sequence,
         .output = on_device.output,
         .segment = on_device.segment,
-        .page_table = d->gpu ? (int32_t *)d->pages_gpu : d->page_table,
     };
+    for (int pool = 0; pool < POOLS; pool++)
+        d->batch.page_table[pool] = (d->gpu ? (int32_t *)d->pages_gpu : d->page_table) +
+                                    (size_t)pool * table_entries(&d->options);
     if (d->gpu) {
         gpu_pass(d, &on_device);
         return;

@@ -17,7 +17,8 @@ typedef struct {
     int max_rows;      // of one pass
     int max_outputs;   // rows with logits in one pass
     int max_context;   // tokens of one sequence
-    int max_sequences, pages_per_sequence, pages; // pages of PAGE tokens each
+    int max_sequences, pages_per_sequence;
+    int pages[POOLS]; // of PAGE tokens each
     int key_bits, value_bits;                     // of the cache: 16 or 2 to 8
     int keep_hidden;   // keep the residual stream after every layer
     int trace;         // on a GPU: keep the times of the steps of a decode pass in one launch
@@ -26,18 +27,20 @@ typedef struct {
 
 // Values of a row of State.h.
 int hidden_width(const ModelInfo *m);
-// What one token takes in the cache.
-uint64_t cache_token_bytes(const ModelInfo *m, int key_bits, int value_bits);
 int device_open(Device **d, const DeviceOptions *o, const Weights *w, Error *err);
 void device_close(Device *d);
 const char *device_name(const Device *d); // "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200, sm_90)"
 uint64_t device_memory(const Device *d);  // bytes taken, weights included
 
-// Page number `index` of sequence slot `sequence` is physical page `page` from the next pass on.
-void device_set_page(Device *d, int sequence, int index, int page);
+// Page number `index` of sequence slot `sequence` is physical page `page` of a pool from the next
+// pass on.
+void device_set_page(Device *d, int pool, int sequence, int index, int page);
+// Gives sequence slot 0 all pages, and those of the windows in turn, for whoever needs no more; -1
+// where they do not hold a sequence of max_context.
+int device_map_pages(Device *d);
 
-// Physical page `to` becomes a copy of `from`, before the next pass.
-void device_copy_page(Device *d, int to, int from);
+// Physical page `to` of a pool becomes a copy of `from`, before the next pass.
+void device_copy_page(Device *d, int pool, int to, int from);
 // The most rows of different sequences that one pass can compute so that each row's result does not
 // depend on the others.
 int device_decode_rows(const Device *d);

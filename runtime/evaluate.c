@@ -49,10 +49,9 @@ static int limit_rows(int rows)
 
 static void map_pages(Model *m)
 {
-    if (m->options.pages < m->options.pages_per_sequence)
-        fail("--cache-tokens %d: %d are needed", m->options.pages * PAGE,
+    if (device_map_pages(m->device) != 0)
+        fail("--cache-tokens %d: %d are needed", m->options.pages[POOL_ALL] * PAGE,
              m->options.pages_per_sequence * PAGE);
-    for (int i = 0; i < m->options.pages_per_sequence; i++) device_set_page(m->device, 0, i, i);
 }
 
 // --- logits --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ int generator_open(Generator *g, Device *d, const DeviceOptions *o, const Tokens
     g->drawn = calloc((size_t)o->max_sequences, sizeof *g->drawn);
     g->border = calloc((size_t)o->max_context + 1, sizeof *g->border);
     if (!g->running || !g->drawn || !g->border) return error_set(err, "out of memory");
-    g->stats.pages = o->pages;
+    g->stats.pages = o->pages[POOL_ALL];
     return batch_open(&g->batch, d, o, err);
 }
 
@@ -62,7 +62,7 @@ void job_close(Job *job)
 int generator_check(const Generator *g, const Job *job, Error *err)
 {
     const DeviceOptions *o = &g->batch.options;
-    int64_t cache = (int64_t)o->pages * PAGE, all = (int64_t)job->prompt_count + job->max_tokens;
+    int64_t cache = (int64_t)o->pages[POOL_ALL] * PAGE, all = (int64_t)job->prompt_count + job->max_tokens;
     if (all > o->max_context)
         return error_set(err,
                          "This model's maximum context length is %d tokens. However, you requested "

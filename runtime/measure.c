@@ -40,7 +40,8 @@ static uint64_t pass_bytes(void)
 static uint64_t cache_bytes(const DeviceOptions *o, int context)
 {
     const ModelInfo *m = &model_info;
-    uint64_t layer = cache_token_bytes(m, o->key_bits, o->value_bits) / (uint64_t)m->layers, bytes = 0;
+    uint64_t bytes = 0, layer = (uint64_t)m->kv_heads * (CACHE_ROW_BYTES(m->head_dim, o->key_bits) +
+                                                         CACHE_ROW_BYTES(m->head_dim, o->value_bits));
     for (int l = 0; l < m->layers; l++) {
         int window = m->layer_table[l].window;
         int seen = window && window < context ? window : context;

@@ -1,6 +1,7 @@
 // Parses the command line and opens what it asks for.
 #include "options.h"
 #include "gpu.h"
+#include "pools.h"
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -402,6 +403,15 @@ Options parse_options(int argc, char **argv, int first, const char *name, Comman
 
 // --- model ---------------------------------------------------------------------------------------
 
+// No more than what other layers keep.
+static int window_pages(const DeviceOptions *d)
+{
+    int window;
+    if (!pool_layers(&model_info, POOL_WINDOW, &window)) return 0;
+    int64_t pages = WINDOW_PAGES((int64_t)window, d->max_sequences, d->max_rows);
+    return pages < d->pages[POOL_ALL] ? (int)pages : d->pages[POOL_ALL];
+}
+
 DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_outputs,
                            int keep_hidden)
 {
@@ -426,7 +436,7 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     d.max_sequences = batch;
     int64_t pages = o->cache_tokens ? ((int64_t)o->cache_tokens + PAGE - 1) / PAGE
                                     : (int64_t)d.pages_per_sequence * batch;
-    d.pages = pages > INT32_MAX ? INT32_MAX : (int)pages;
+    d.pages[POOL_ALL] = pages > INT32_MAX ? INT32_MAX : (int)pages;
     d.max_rows = max_rows ? max_rows : o->chunk ? o->chunk : cuda ? 2048 : 512;
     if (o->deterministic && d.max_rows % PAGE)
         usage_error("--chunk %d: with --deterministic a multiple of %d", d.max_rows, PAGE);
@@ -434,6 +444,7 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     if (o->deterministic && d.max_rows > PAGE) d.max_rows -= d.max_rows % PAGE;
     if (d.max_rows < batch) d.max_rows = batch;
     d.max_outputs = max_outputs ? max_outputs : batch;
+    d.pages[POOL_WINDOW] = window_pages(&d);
     return d;
 }
 
@@ -442,7 +453,9 @@ uint64_t memory_bytes(const DeviceOptions *o)
     const ModelInfo *m = &model_info;
     uint64_t rows = (uint64_t)o->max_rows, outputs = (uint64_t)o->max_outputs;
     uint64_t bytes = m->weights_bytes;
-    bytes += (uint64_t)o->pages * PAGE * cache_token_bytes(m, o->key_bits, o->value_bits);
+    for (int pool = 0; pool < POOLS; pool++)
+        bytes += (uint64_t)o->pages[pool] * PAGE *
+                 cache_token_bytes(m, pool, o->key_bits, o->value_bits);
     bytes += 4 * rows *
              (uint64_t)(m->dim + m->y_dim + 2 * m->heads * m->head_dim + hidden_width(m) +
                         m->ropes * m->rope_dim);

@@ -1,5 +1,6 @@
 // The commands about the program itself: info, verify, selftest.
 #include "options.h"
+#include "pools.h"
 #include <elf.h>
 #include <link.h>
 #include <math.h>
@@ -52,7 +53,10 @@ int command_info(const Options *o)
     int cuda = o->device_given ? o->cuda : m->images != NULL;
     if (cuda && !m->images) fail("this program was built without the CUDA target");
     DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, 0);
-    uint64_t cache = cache_token_bytes(m, sizes.key_bits, sizes.value_bits);
+    uint64_t cache = cache_token_bytes(m, POOL_ALL, sizes.key_bits, sizes.value_bits);
+    int window, windowed = pool_layers(m, POOL_WINDOW, &window);
+    uint64_t windows = (uint64_t)sizes.pages[POOL_WINDOW] * PAGE *
+                       cache_token_bytes(m, POOL_WINDOW, sizes.key_bits, sizes.value_bits);
     uint64_t memory = memory_bytes(&sizes);
     char glibc[32], sms[128] = "", *p = sms;
     glibc_min(glibc, sizeof glibc);
@@ -60,10 +64,12 @@ int command_info(const Options *o)
         if (i->sm) p += sprintf(p, "%s%d", p > sms ? ", " : "", i->sm);
     if (o->json) {
         printf("{\"architecture\": \"%s\", \"parameters\": %llu, \"bits\": %.4g, \"sm\": [%s], "
-               "\"weights_bytes\": %llu, \"cache_bytes_per_token\": %llu, \"memory_bytes\": %llu, "
+               "\"weights_bytes\": %llu, \"cache_bytes_per_token\": %llu, \"window_bytes\": %llu, "
+               "\"memory_bytes\": %llu, "
                "\"driver_min\": \"%s\", \"glibc_min\": \"%s\"}\n",
                m->architecture, (unsigned long long)m->parameters, m->bits, sms,
                (unsigned long long)m->weights_bytes, (unsigned long long)cache,
+               (unsigned long long)windows,
                (unsigned long long)memory, m->driver_min ? m->driver_min : "", glibc);
         return 0;
     }
@@ -77,8 +83,13 @@ int command_info(const Options *o)
     print_bytes("weights", m->weights_bytes);
     printf("%-22s %llu bytes, keys in %d bits, values in %d\n", "cache per token",
            (unsigned long long)cache, sizes.key_bits, sizes.value_bits);
-    printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages * PAGE,
+    printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages[POOL_ALL] * PAGE,
            sizes.max_sequences, sizes.max_context);
+    if (windowed) {
+        printf("%-22s of %d tokens in %d layers, %d tokens are kept for all\n", "windows", window,
+               windowed, sizes.pages[POOL_WINDOW] * PAGE);
+        print_bytes("", windows);
+    }
     print_bytes(cuda ? "GPU memory" : "memory", memory);
     printf("%-22s %s%s%s\n", "targets", m->cpu ? "cpu" : "", m->cpu && m->images ? ", " : "",
            m->images ? "cuda" : "");
@@ -109,7 +120,7 @@ int command_selftest(const Options *o)
     int rows = m->max_context < ROWS ? m->max_context : ROWS;
     sized.max_context = rows;
     Model model = open_model(&sized, rows, rows, 0);
-    device_set_page(model.device, 0, 0, 0);
+    device_map_pages(model.device);
     int32_t token[ROWS], position[ROWS], sequence[ROWS] = {0}, output[ROWS];
     for (int i = 0; i < rows; i++) {
         token[i] = (int32_t)((1 + 7919LL * i) % m->vocab);

@@ -160,8 +160,8 @@ int main(int count, char **arguments)
     state.ends.norm = place_norm(DIM);
     state.ends.head = place_linear(HEAD_FORMAT, DIM, VOCAB);
     state.key_bits = state.value_bits = 16;
-    state.page_bytes = (uint64_t)LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2;
-    state.cache = calloc((size_t)PAGES * 8 * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM, 2);
+    state.page_bytes[POOL_ALL] = (uint64_t)LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2;
+    state.cache[POOL_ALL] = calloc((size_t)PAGES * 8 * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM, 2);
     state.x = malloc((size_t)MOST_ROWS * DIM * 4);
     state.q = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);
     state.a = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);

@@ -49,6 +49,9 @@
 #ifndef QUANTIZED_CACHE
 #define QUANTIZED_CACHE (HEAD_DIM % 32 == 0)
 #endif
+#ifndef WINDOW_LAYERS
+#define WINDOW_LAYERS 0
+#endif
 // The first frequencies; the rest are zero.
 #define ROPE_INVERSE                                                                               \
     {                                                                                              \

@@ -11,6 +11,7 @@
 
 #define PAGES 24
 #define SEQUENCES 70
+#define OWN_PAGES 140
 #define PER_SEQUENCE ((MAX_CONTEXT + PAGE - 1) / PAGE)
 #ifndef TEST_ROWS
 #define TEST_ROWS 150
@@ -153,7 +154,7 @@ static void put_weights(void)
 // Host copies of the batch.
 static int32_t token[TEST_ROWS], position[TEST_ROWS], sequence[TEST_ROWS], output[TEST_ROWS];
 static Segment segment[TEST_ROWS];
-static int32_t page_table[SEQUENCES * PER_SEQUENCE];
+static int32_t page_table[POOLS][SEQUENCES * PER_SEQUENCE];
 
 static void put_batch(void)
 {
@@ -162,7 +163,8 @@ static void put_batch(void)
     put(b.sequence, sequence, sizeof sequence);
     put(b.output, output, sizeof output);
     put(b.segment, segment, sizeof segment);
-    put(b.page_table, page_table, sizeof page_table);
+    for (int pool = 0; pool < POOLS; pool++)
+        put(b.page_table[pool], page_table[pool], sizeof page_table[pool]);
 }
 
 // Segments of the given rows at random positions; sequence i has segment i.
@@ -189,11 +191,13 @@ static void make_batch(int segments, const int *rows)
         for (int p = 0; p < PER_SEQUENCE; p++) {
             int own =
                 p >= segment[i].position / PAGE && p <= (segment[i].position + rows[i] - 1) / PAGE;
-            page_table[i * PER_SEQUENCE + p] = own ? PAGES + next++ : (int)(random_bits() % PAGES);
+            for (int pool = 0; pool < POOLS; pool++)
+                page_table[pool][i * PER_SEQUENCE + p] =
+                    own ? PAGES + (next + 5 * pool) % OWN_PAGES : (int)(random_bits() % PAGES);
+            next += own;
         }
     put_batch();
 }
-#define OWN_PAGES 140
 #define CACHE_BYTES ((size_t)(PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2)
 
 // --- comparing -----------------------------------------------------------------------------------
@@ -357,13 +361,19 @@ static void check_embed(void)
     free(x), free(rope), free(ex), free(er), free(hidden);
 }
 
+static int pool_of(int l)
+{
+    return WINDOW_LAYERS && layers[l].window ? POOL_WINDOW : POOL_ALL;
+}
+
 static double cache_at(const uint8_t *cache, int l, int row_sequence, int value, int kv, int t,
                        int i)
 {
-    size_t page = page_table[row_sequence * PER_SEQUENCE + t / PAGE];
+    int pool = pool_of(l), layer = WINDOW_LAYERS ? layers[l].cache_place : l;
+    size_t page = page_table[pool][row_sequence * PER_SEQUENCE + t / PAGE];
     size_t keys = PAGE * ref_row_bytes(HEAD_DIM, s.key_bits);
     size_t values = PAGE * ref_row_bytes(HEAD_DIM, s.value_bits);
-    const uint8_t *head = cache + (page * LAYERS + l) * KV_HEADS * (keys + values) +
+    const uint8_t *head = cache + page * s.page_bytes[pool] + layer * KV_HEADS * (keys + values) +
                           (value ? KV_HEADS * keys + kv * values : kv * keys);
     return ref_stored(head, PAGE, HEAD_DIM, value ? s.value_bits : s.key_bits, t % PAGE, i);
 }
@@ -405,7 +415,7 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         double *y = malloc((size_t)b.rows * width * 8);
         reference_linear(weights, w, which == 0 ? q : which == 1 ? k : v, DIM, width, b.rows, x, y);
         float *got = malloc((size_t)b.rows * width * 4);
-        uint8_t *cache = which ? get(s.cache, CACHE_BYTES) : NULL;
+        uint8_t *cache = which ? get(s.cache[pool_of(l)], CACHE_BYTES) : NULL;
         int bits = which == 2 ? s.value_bits : s.key_bits;
         if (which == 0) gpu_read(gpu, got, (GpuPointer)s.q, (size_t)b.rows * width * 4);
         for (int r = 0; r < b.rows && norm && HEAD_NORMS == HEAD_NORM_ALL; r++) {
@@ -514,7 +524,7 @@ static void check_attend(int l)
     }
     float *got = get(s.a, (size_t)b.rows * Q_DIM * 4);
     if (decode_form(gpu, &s, &b)) add_partials(l, got);
-    uint8_t *cache = get(s.cache, CACHE_BYTES);
+    uint8_t *cache = get(s.cache[pool_of(l)], CACHE_BYTES);
     double *expected = calloc((size_t)b.rows * Q_DIM, 8), *p = malloc(MAX_CONTEXT * 8);
     for (int r = 0; r < b.rows; r++)
         for (int h = 0; h < HEADS; h++) {
@@ -891,7 +901,7 @@ static void check_together(void)
     for (int i = 0; i < b.rows; i++) output[i] = i;
     put_batch();
     size_t logits_bytes = (size_t)b.outputs * VOCAB * 4;
-    void *logits[2], *cache[2];
+    void *logits[2], *cache[2][POOLS];
     for (int together = 0; together < 2; together++) {
         if (together) {
             if (!launch_together(gpu, &plain, &b)) {
@@ -914,7 +924,8 @@ static void check_together(void)
             TEST_STEP_FORMATS(STEPS_ALONE)
         }
         logits[together] = get(s.logits, logits_bytes);
-        cache[together] = get(s.cache, CACHE_BYTES);
+        for (int pool = 0; pool < POOLS; pool++)
+            cache[together][pool] = get(s.cache[pool], CACHE_BYTES);
         size_t bytes = places().middle - places().sums_qkv;
         uint64_t *sums = get(work_place(places().sums_qkv), bytes);
         for (size_t i = 0; i < bytes / 8; i++)
@@ -931,11 +942,12 @@ static void check_together(void)
     double square = 0;
     for (size_t i = 0; i < logits_bytes / 4; i++) square += v[i] * v[i];
     if (!(square > 0) || memcmp(logits[0], logits[1], logits_bytes) != 0 ||
-        memcmp(cache[0], cache[1], CACHE_BYTES) != 0) {
+        memcmp(cache[0][POOL_ALL], cache[1][POOL_ALL], CACHE_BYTES) != 0 ||
+        memcmp(cache[0][POOL_WINDOW], cache[1][POOL_WINDOW], CACHE_BYTES) != 0) {
         printf("%d rows: one launch differs from one a step\n", b.rows);
         failed++;
     }
-    for (int i = 0; i < 2; i++) free(logits[i]), free(cache[i]);
+    for (int i = 0; i < 2; i++) free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]);
     layers[0].down = (Linear){0}; // nothing is pending on the second layer in other tests
     put_weights();
     weights_used = start;
@@ -1074,7 +1086,8 @@ static void use_cache(int key_bits, int value_bits)
 {
     uint8_t *cache = malloc(CACHE_BYTES), *p = cache;
     s.key_bits = key_bits, s.value_bits = value_bits;
-    s.page_bytes = (uint64_t)LAYERS * KV_HEADS * PAGE *
+    s.page_bytes[POOL_WINDOW] = s.page_bytes[POOL_ALL] =
+        (uint64_t)LAYERS * KV_HEADS * PAGE *
                    (ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
     for (int i = 0; i < (PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS; i++) {
         int bits = i / KV_HEADS % 2 ? value_bits : key_bits;
@@ -1083,7 +1096,7 @@ static void use_cache(int key_bits, int value_bits)
         for (; p < end; p += 2)
             *(uint16_t *)p = half_of(bits < 16 ? 1 + fabsf(random_float()) : random_float());
     }
-    put(s.cache, cache, CACHE_BYTES);
+    for (int pool = 0; pool < POOLS; pool++) put(s.cache[pool], cache, CACHE_BYTES);
     free(cache);
 }
 
@@ -1122,7 +1135,10 @@ int main(int count, char **arguments)
 
     s.max_rows = s.max_outputs = TEST_ROWS;
     s.layers = device(sizeof layers);
-    s.cache = device(CACHE_BYTES);
+    for (int pool = 0; pool < POOLS; pool++) {
+        s.cache[pool] = device(CACHE_BYTES);
+        b.page_table[pool] = device(sizeof page_table[pool]);
+    }
     s.x = device(TEST_ROWS * DIM * 4);
     s.q = device(TEST_ROWS * Q_DIM * 4);
     s.a = device(TEST_ROWS * Q_DIM * 4);
@@ -1137,7 +1153,6 @@ int main(int count, char **arguments)
     b.sequence = device(sizeof sequence);
     b.output = device(sizeof output);
     b.segment = device(sizeof segment);
-    b.page_table = device(sizeof page_table);
     b.pages_per_sequence = PER_SEQUENCE;
 
     use_cache(16, 16);

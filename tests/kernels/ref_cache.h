@@ -57,6 +57,6 @@ static inline void ref_turn(double *v, int n)
 // than the best scale of 2^bits equal cells does (Max, 1960).
 static inline double ref_cache_error(int bits)
 {
-    static const double error[9] = {0, 0, 0.48, 0.23, 0.115, 0.058, 0.029, 0.0145, 0.0073};
+    static const double error[9] = {0, 0, 0.5, 0.245, 0.125, 0.063, 0.0315, 0.0157, 0.0079};
     return bits == 16 ? 5e-4 : error[bits];
 }

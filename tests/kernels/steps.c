@@ -129,18 +129,20 @@ static int bits_of(int which)
     return which ? state.value_bits : state.key_bits;
 }
 
+enum { POOL = WINDOW_LAYERS && WINDOW ? POOL_WINDOW : POOL_ALL }; // of the layer under test
 static uint64_t cache_bytes(void)
 {
-    return PAGES * state.page_bytes;
+    return PAGES * state.page_bytes[POOL];
 }
 
 // A head's part of the page of a position.
 static uint8_t *head_part(int which, int sequence, int head, int position)
 {
-    size_t page = (size_t)batch.page_table[sequence * PAGES_EACH + position / PAGE];
+    size_t page = (size_t)batch.page_table[POOL][sequence * PAGES_EACH + position / PAGE];
     size_t keys = (size_t)PAGE * (size_t)ref_row_bytes(HEAD_DIM, state.key_bits);
     size_t values = (size_t)PAGE * (size_t)ref_row_bytes(HEAD_DIM, state.value_bits);
-    return state.cache + (page * LAYERS + LAYER_INDEX) * KV_HEADS * (keys + values) +
+    return state.cache[POOL] + page * state.page_bytes[POOL] +
+           (size_t)(POOL ? 0 : LAYER_INDEX) * KV_HEADS * (keys + values) +
            (which ? KV_HEADS * keys + (size_t)head * values : (size_t)head * keys);
 }
 
@@ -204,7 +206,7 @@ static double *normed(const float *norm)
 static void test_qkv(int workers)
 {
     uint8_t *before = malloc(cache_bytes());
-    memcpy(before, state.cache, cache_bytes());
+    memcpy(before, state.cache[POOL], cache_bytes());
     double *x = normed(attn_norm);
     for (int part = Q_PART; part <= V_PART; part++) {
         int heads = part == Q_PART ? HEADS : KV_HEADS;
@@ -226,7 +228,7 @@ static void test_qkv(int workers)
             Place place = {batch.sequence[row], head};
             key_or_value(&place, part == V_PART, position, copy);
             for (int d = 0; d < HEAD_DIM; d++) found[(size_t)i * HEAD_DIM + d] = (float)copy[d];
-            take_over(before, state.cache, head_part(part == V_PART, place.sequence, head, position),
+            take_over(before, state.cache[POOL], head_part(part == V_PART, place.sequence, head, position),
                       bits, position % PAGE);
         }
         compare(part == Q_PART   ? "q"
@@ -236,7 +238,7 @@ static void test_qkv(int workers)
                 part == Q_PART ? 3e-4 : ref_cache_error(bits_of(part == V_PART)));
         free(y), free(found);
     }
-    CHECK_MSG(memcmp(before, state.cache, cache_bytes()) == 0, "cache changed elsewhere");
+    CHECK_MSG(memcmp(before, state.cache[POOL], cache_bytes()) == 0, "cache changed elsewhere");
     free(before), free(x);
 }
 
@@ -335,7 +337,7 @@ static void test_batch(const int (*list)[2], int segments, int workers)
                     .sequence = sequence,
                     .output = output,
                     .segment = segment,
-                    .page_table = table};
+                    .page_table = {[POOL] = table}};
     for (int i = 0; i < segments; i++) {
         int s = SEQUENCES - 1 - i;
         segment[i] = (Segment){row, list[i][0], s, list[i][1]};
@@ -373,7 +375,7 @@ static void test_batch(const int (*list)[2], int segments, int workers)
 static void use_cache(int key_bits, int value_bits)
 {
     state.key_bits = key_bits, state.value_bits = value_bits;
-    state.page_bytes = (uint64_t)LAYERS * KV_HEADS * PAGE *
+    state.page_bytes[POOL] = (uint64_t)(POOL ? WINDOW_LAYERS : LAYERS) * KV_HEADS * PAGE *
                        (uint64_t)(ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
 }
 
@@ -410,7 +412,7 @@ int main(void)
     state.ends.embed = append(embedding, sizeof embedding);
     state.ends.norm = append(final_norm, sizeof final_norm);
     state.ends.head = append_linear(HEAD_PART, formats[HEAD_PART], DIM, VOCAB, 0);
-    state.cache = calloc((size_t)PAGES * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2, 1);
+    state.cache[POOL] = calloc((size_t)PAGES * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2, 1);
     state.x = malloc((size_t)MOST_ROWS * DIM * 4);
     state.q = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);
     state.a = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);
@@ -437,7 +439,7 @@ int main(void)
         test_batch((const int[][2]){{1, 511}, {9, 250}}, 2, 2);
     }
     for (int part = 0; part < PARTS; part++) ref_free(&linears[part]);
-    free(weights), free(state.cache), free(state.x), free(state.q), free(state.a), free(state.h);
+    free(weights), free(state.cache[POOL]), free(state.x), free(state.q), free(state.a), free(state.h);
     free(state.rope), free(state.logits), free(state.hidden);
     return check_done();
 }
