@@ -20,11 +20,16 @@ return qwen3:with {
   ffn = moe { under = "mlp.", router = "gate", score = "softmax", normalize = true,
               expert = qwen3.ffn:with { under = "experts.{e}." } },
 
+  is_dense = function(m, l)
+    for _, n in ipairs(m.dense or {}) do
+      if n == l then return true end
+    end
+    return (l + 1) % m.step ~= 0
+  end,
+
   layer = function(m, x, l)
-    local is_dense = (l + 1) % m.step ~= 0
-    for _, n in ipairs(m.dense or {}) do is_dense = is_dense or n == l end
     x = x + m.attn(m.attn_norm(x))
-    if is_dense then return x + m.mlp(m.ffn_norm(x)) end
+    if m.is_dense(m, l) then return x + m.mlp(m.ffn_norm(x)) end
     return x + m.ffn(m.ffn_norm(x))
   end,
 }

@@ -313,6 +313,19 @@ static void read_latent(lua_State *lua, Facts *f)
     lua_pop(lua, 1);
 }
 
+static void read_delta(lua_State *lua, Facts *f)
+{
+    if (lua_getfield(lua, -1, "delta") == LUA_TTABLE) {
+        f->delta_key_heads = (int)get_integer(lua, "key_heads");
+        f->delta_heads = (int)get_integer(lua, "heads");
+        f->delta_key_dim = (int)get_integer(lua, "key_dim");
+        f->delta_value_dim = (int)get_integer(lua, "value_dim");
+        f->delta_taps = (int)get_integer(lua, "taps");
+        f->delta_grouped = get_boolean(lua, "grouped");
+    }
+    lua_pop(lua, 1);
+}
+
 static void read_facts(lua_State *lua, Graph *g)
 {
     Facts *f = &g->facts;
@@ -336,6 +349,7 @@ static void read_facts(lua_State *lua, Graph *g)
     read_ropes(lua, f);
     read_routing(lua, f);
     read_latent(lua, f);
+    read_delta(lua, f);
 }
 
 // The whole result of the trace, on top of the stack.
@@ -465,7 +479,7 @@ static void check_rope(const char *config, const Facts *f, const Rope *rope)
     if (!isfinite((float)rope->factor)) die(config, "rope: the factor is %g", rope->factor);
 }
 
-// The widths that may differ between layers: what buffers must have room for.
+// The widths that may differ between layers: what buffers must have room for; and what layers keep.
 static void measure_layers(Graph *g)
 {
     Facts *f = &g->facts;
@@ -478,6 +492,9 @@ static void measure_layers(Graph *g)
                 width = op->width;
             if (strcmp(op->kind, "attend") == 0)
                 kv_heads = g->layers[l].ops[op->operand[1]].width / f->head_dim;
+            f->cache_layers += strcmp(op->kind, "attend") == 0;
+            f->state_layers += strcmp(op->kind, "delta") == 0;
+            f->gated_attention |= strcmp(op->kind, "gated") == 0;
             if (kv_heads > f->kv_heads) f->kv_heads = kv_heads;
             if (width > f->ffn_dim) f->ffn_dim = width;
         }

@@ -277,7 +277,9 @@ const Tensor *find_values(const Checkpoint *ck, const char *name, int64_t rows, 
     check_present(ck);
     if (!t) die(ck->dir, "no tensor %s", name);
     check_float(t);
-    if (t->rank != (columns ? 2 : 1) || t->shape[0] != rows || (columns && t->shape[1] != columns))
+    int last = t->rank - 1, flat = t->rank == (columns ? 2 : 1);
+    flat |= columns && t->rank == 3 && t->shape[1] == 1; // weights of a convolution
+    if (!flat || t->shape[0] != rows || (columns && t->shape[last] != columns))
         die(t->file, "tensor %s has shape %s, expected %s", name, print_shape(t),
             print_shape(make_tensor(name, DTYPE_F16, rows, columns, 0)));
     return t;

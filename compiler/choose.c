@@ -19,6 +19,28 @@ static int same_layer(const LayerWeights *a, const LayerWeights *b)
     return 1;
 }
 
+static int same_run(const Plan *plan, const Run *a, const Run *b)
+{
+    return a->last - a->first == b->last - b->first &&
+           same_layer(&plan->layers[a->first], &plan->layers[b->first]);
+}
+
+// The smallest group of runs that repeats from run `at` on: layers of several kinds in turn.
+static void find_group(Plan *plan, int at)
+{
+    Run *run = plan->runs;
+    for (int size = 2; size <= 8 && at + 2 * size <= plan->run_count; size++) {
+        int same = 0; // runs that are as the one `size` before
+        while (at + size + same < plan->run_count &&
+               same_run(plan, &run[at + same], &run[at + size + same]))
+            same++;
+        if (same < size) continue;
+        run[at].group = size;
+        run[at].times = 1 + same / size;
+        return;
+    }
+}
+
 void choose_variants(Plan *plan)
 {
     size_t count = 0, room = 0;
@@ -27,10 +49,12 @@ void choose_variants(Plan *plan)
         const LayerWeights *w = &plan->layers[first];
         for (last = first; last + 1 < layers; last++)
             if (!same_layer(w, &plan->layers[last + 1])) break;
-        Run run = {first, last, w->steps, w->step_count};
+        Run run = {first, last, w->steps, w->step_count, 1, 1};
         APPEND(plan->runs, count, room, run);
     }
     plan->run_count = (int)count;
+    for (int i = 0; i < plan->run_count; i += plan->runs[i].group * plan->runs[i].times)
+        find_group(plan, i);
 }
 
 static int is_on_cuda(const char *step)
@@ -84,8 +108,8 @@ void print_plan(const Plan *plan, FILE *out, int runs)
     fprintf(out, "begin\n");
     print_step(&plan->embed_step, out);
     for (int i = 0; i < (runs ? plan->run_count : layers); i++) {
-        const Run run =
-            runs ? plan->runs[i] : (Run){i, i, plan->layers[i].steps, plan->layers[i].step_count};
+        const Run run = runs ? plan->runs[i]
+                             : (Run){i, i, plan->layers[i].steps, plan->layers[i].step_count, 1, 1};
         fprintf(out, run.first == run.last ? "layer %d" : "layers %d .. %d", run.first, run.last);
         if (!runs && plan->layers[i].window) fprintf(out, ", window %d", plan->layers[i].window);
         fputc('\n', out);

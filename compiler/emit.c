@@ -155,6 +155,19 @@ static void define_features(Buffer *b, const Plan *plan)
         define_int(b, "NOPE_DIM", f->nope_dim, "qk_nope_head_dim");
         define_int(b, "VALUE_DIM", f->value_dim, "v_head_dim");
     }
+    if (f->gated_attention) define_int(b, "GATED_ATTENTION", 1, "gates come with the queries");
+    if (f->cache_layers != f->layers) {
+        define_int(b, "CACHE_LAYERS", f->cache_layers, "with keys and values");
+        define_int(b, "STATE_LAYERS", f->state_layers, "with a recurrent state");
+    }
+    if (f->delta_heads) {
+        define_int(b, "DELTA_HEADS", f->delta_heads, "linear_num_value_heads");
+        define_int(b, "DELTA_KEY_HEADS", f->delta_key_heads, "linear_num_key_heads");
+        define_int(b, "DELTA_KEY_DIM", f->delta_key_dim, "linear_key_head_dim");
+        define_int(b, "DELTA_VALUE_DIM", f->delta_value_dim, "linear_value_head_dim");
+        define_int(b, "DELTA_TAPS", f->delta_taps, "linear_conv_kernel_dim");
+        if (f->delta_grouped) define_int(b, "DELTA_GROUPED", 1, "parts of a key head lie together");
+    }
     if (f->experts) {
         define_int(b, "EXPERTS", f->experts, "in each routed layer");
         define_int(b, "ACTIVE_EXPERTS", f->active, "that a row passes through");
@@ -240,17 +253,40 @@ static void print_step(Buffer *b, const char *indent, const Step *step, const ch
     buffer_print(b, "\n");
 }
 
+// A run as a loop over its layers. Those of a repeated group count from its first layer, g.
+static void print_run(Buffer *b, const char *indent, const Run *run, const char *from, int first)
+{
+    int start = (int)b->bytes;
+    const char *begin = arena_format(*from ? "%s + %d" : "%s%d", from, run->first - first);
+    if (*from && run->first == first) begin = from;
+    buffer_print(b, "%sfor (int l = %s; l < %s%s%d; l++) {", indent, begin, from,
+                 *from ? " + " : "", run->last + 1 - first);
+    int width = (int)b->bytes - start;
+    if (*from)
+        buffer_print(b, "\n");
+    else
+        buffer_print(b, "%*s// layers %d to %d\n", width < 39 ? 39 - width : 1, "", run->first,
+                     run->last);
+    for (int i = 0; i < run->step_count; i++)
+        print_step(b, arena_format("%s    ", indent), &run->steps[i],
+                   strcmp(run->steps[i].name, "keep") == 0 ? "l" : "LAYER(l)");
+    buffer_print(b, "%s}\n", indent);
+}
+
 static Buffer layers_region(const Plan *plan)
 {
     Buffer b = {0};
-    for (int r = 0; r < plan->run_count; r++) {
+    for (int r = 0; r < plan->run_count;) {
         const Run *run = &plan->runs[r];
-        buffer_print(&b, "for (int l = %d; l < %d; l++) {%*s// layers %d to %d\n", run->first,
-                     run->last + 1, run->last + 1 < 10 ? 10 : run->first < 10 ? 9 : 8, "",
-                     run->first, run->last);
-        for (int i = 0; i < run->step_count; i++)
-            print_step(&b, "    ", &run->steps[i],
-                       strcmp(run->steps[i].name, "keep") == 0 ? "l" : "LAYER(l)");
+        r += run->group * run->times;
+        if (run->group == 1) {
+            print_run(&b, "", run, "", 0);
+            continue;
+        }
+        int each = run[run->group].first - run->first, end = run->first + each * run->times;
+        buffer_print(&b, "for (int g = %d; g < %d; g += %d) { // layers %d to %d, %d at a time\n",
+                     run->first, end, each, run->first, end - 1, each);
+        for (int i = 0; i < run->group; i++) print_run(&b, "    ", &run[i], "g", run->first);
         buffer_print(&b, "}\n");
     }
     buffer_print(&b, "\n");
@@ -359,7 +395,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     const Graph *graph = plan->graph;
     const Checkpoint *ck = graph->checkpoint;
     const Facts *f = &graph->facts;
-    int window, windows = window_layers(plan, &window), places[2] = {0, 0}; // of layers without and with a window
+    int window;
     Buffer b = {0};
 
     buffer_print(&b, "// Offsets into the weights: {weights, suh, svh, bias}, 0 where there is none.\n"
@@ -375,6 +411,16 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
             print_offset(&b, "q_a_norm", at->q_a_norm);
             print_offset(&b, "kv_a_norm", at->kv_a_norm);
             print_offset(&b, "kv_b", at->kv_b);
+        }
+        if (at->delta_in.weights) {
+            print_linear(&b, "delta_in", &at->delta_in, ",");
+            print_linear(&b, "delta_z", &at->delta_z, ",");
+            print_offset(&b, "delta_b", at->delta_b);
+            print_offset(&b, "delta_a", at->delta_a);
+            print_offset(&b, "a_log", at->a_log);
+            print_offset(&b, "dt_bias", at->dt_bias);
+            print_offset(&b, "conv", at->conv);
+            print_offset(&b, "delta_norm", at->delta_norm);
         }
         print_linear(&b, "q", &at->q, ",");
         print_linear(&b, "k", &at->k, ",");
@@ -404,10 +450,9 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         if (at->act[0] || at->act[1])
             buffer_print(&b, "     .act = {%s, %s},\n", float_text((double)at->act[0]),
                          float_text((double)at->act[1]));
-        buffer_print(&b, "     .window = %d, ", at->window);
-        if (windows) buffer_print(&b, ".cache_place = %d, ", places[at->window > 0]++);
-        buffer_print(&b, ".rope = %d, .kv_heads = %d, .ffn_dim = %d},\n", at->rope, at->kv_heads,
-                     at->ffn_dim);
+        buffer_print(&b, "     .window = %d, .rope = %d, .kv_heads = %d, .ffn_dim = %d, "
+                         ".kept = %d},\n",
+                     at->window, at->rope, at->kv_heads, at->ffn_dim, at->kept);
     }
     buffer_print(&b, "};\n\n");
 
@@ -418,6 +463,8 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         add_tensor(&b, w->q_a, &tensors);
         add_tensor(&b, w->q_b, &tensors);
         add_tensor(&b, w->kv_a, &tensors);
+        add_tensor(&b, w->delta_in, &tensors);
+        add_tensor(&b, w->delta_z, &tensors);
         add_tensor(&b, w->q, &tensors);
         add_tensor(&b, w->k, &tensors);
         add_tensor(&b, w->v, &tensors);
@@ -477,6 +524,13 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .cache_bits = 0x%x, .ropes = %d, .y_dim = %d, .wide_head_norms = %d,\n",
                  options->cache_bits, f->rope_count, plan->y_dim,
                  strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    buffer_print(&b, "    .cache_layers = %d, .window_layers = %d, .state_bytes = %llu,\n",
+                 f->cache_layers, window_layers(plan, &window), (unsigned long long)state_bytes(f));
+    if (f->gated_attention) buffer_print(&b, "    .gated_attention = 1,\n");
+    if (f->delta_heads)
+        buffer_print(&b, "    .delta_key_heads = DELTA_KEY_HEADS, .delta_heads = DELTA_HEADS,\n"
+                         "    .delta_key_dim = DELTA_KEY_DIM, .delta_value_dim = DELTA_VALUE_DIM,\n"
+                         "    .delta_taps = DELTA_TAPS,\n");
     if (f->kv_latent)
         buffer_print(&b, "    .q_latent = Q_LATENT, .kv_latent = KV_LATENT, .nope_dim = NOPE_DIM, "
                          ".value_dim = VALUE_DIM,\n");

@@ -112,6 +112,10 @@ typedef struct {
     double router_scale;
     double act_limit;                             // of clamped_silu
     int q_latent, kv_latent, nope_dim, value_dim; // of latent attention; 0: there is none
+    int delta_key_heads, delta_heads, delta_key_dim, delta_value_dim; // of delta nets; 0: none
+    int delta_taps, delta_grouped;
+    int gated_attention;            // queries come with gates
+    int cache_layers, state_layers; // with keys and values; with a recurrent state
     double query_beta; // queries grow by 1 + beta ln(1 + floor(position / query_from)); 0: do not
     int query_from;
 } Facts;
@@ -163,6 +167,8 @@ typedef struct {
     const Op *sinks, *alpha_p, *alpha_n;
     const Op *q_a_norm, *latent_q, *latent_k; // of latent attention: latent_q has kv_b
     const LinearWeights *q_a, *q_b, *kv_a;
+    const Op *delta_b, *delta_a, *a_log, *dt_bias, *conv, *delta_norm; // of a gated delta net
+    const LinearWeights *delta_in, *delta_z;
     const LinearWeights *q, *k, *v, *o, *gate, *up, *down;
     const Op *router, *router_bias, *choice_bias, *shared_weight;
     const Op *expert_gate, *expert_up, *expert_down; // their experts
@@ -170,6 +176,7 @@ typedef struct {
     int window;
     int rope;              // -1: none
     int kv_heads, ffn_dim; // 0 where the layer has no such part
+    int kept;              // number among the layers with keys and values, or with a state
     Step *steps;
     int step_count;
 } LayerWeights;
@@ -179,6 +186,7 @@ typedef struct {
     int first, last;
     Step *steps;
     int step_count;
+    int group, times; // so many runs from this one on come so often in a row; 1, 1: it stands alone
 } Run;
 
 typedef struct {
@@ -212,9 +220,11 @@ void print_plan(const Plan *plan, FILE *out, int runs); // --dump=steps (0), --d
 uint64_t cache_bytes_per_token(const Plan *plan, int key_bits, int value_bits);
 // Of the others, for one sequence of so many tokens.
 uint64_t window_bytes(const Plan *plan, int tokens, int key_bits, int value_bits);
-// Layers that see a window of tokens; *window is the largest.
+// Layers whose keys and values are in POOL_WINDOW; *window is the most that one sees.
 int window_layers(const Plan *plan, int *window);
 #define DEFAULT_CHUNK 2048 // rows of a pass, on CUDA
+// What the layers with a recurrent state keep of a sequence.
+uint64_t state_bytes(const Facts *facts);
 void print_memory(const Plan *plan, FILE *out);
 
 // --- inspect.c -----------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ static void read_rows(void)
 
 // --- matching ------------------------------------------------------------------------------------
 
-#define MAX_BUFFERS 8
+#define MAX_BUFFERS 12
 #define MAX_OPS 512
 
 // A list of ops on its way through the rows.
@@ -230,6 +230,10 @@ static const struct {
     PLACE(q_a, 0),         PLACE(q_b, 0),
     PLACE(kv_a, 0),        PLACE(q_a_norm, 1),
     PLACE(latent_q, 1),    PLACE(latent_k, 1),
+    PLACE(delta_in, 0),    PLACE(delta_z, 0),
+    PLACE(delta_b, 1),     PLACE(delta_a, 1),
+    PLACE(a_log, 1),       PLACE(dt_bias, 1),
+    PLACE(conv, 1),        PLACE(delta_norm, 1),
 };
 
 static void put_weights(Plan *plan, LayerWeights *w, const char *name, const Op *op)
@@ -307,6 +311,8 @@ static Step make_step(const char *where, const Row *row, const OpList *list, con
             norms[norm_count++] = short_name(op, layer);
         else if (op->linear || op->tensor)
             names[count++] = short_name(op, layer);
+        // Several ops may take one tensor.
+        if (count > 1 && strcmp(names[count - 1], names[count - 2]) == 0) count--;
     }
     if (step.format_count != row->formats)
         die(where, "step %s takes %d formats, not %d", row->name, row->formats, step.format_count);
@@ -404,7 +410,7 @@ static void take_traits(Plan *plan)
     if (!plan->activation) plan->activation = "silu";
 }
 
-// Widths and tables of one layer.
+// Widths and tables of one layer; needs: those of the layers before it.
 static void measure_layer(const Graph *g, int l, LayerWeights *w)
 {
     const OpList *list = &g->layers[l];
@@ -416,6 +422,12 @@ static void measure_layer(const Graph *g, int l, LayerWeights *w)
         if (strcmp(list->ops[i].kind, "rope") == 0 || strcmp(list->ops[i].kind, "latent_k") == 0)
             w->rope = list->ops[i].rope;
     if (w->latent_k) w->kv_heads = 1;
+    const LayerWeights *first = w - l;
+    for (int i = 0; i < l; i++)
+        w->kept += w->delta_in ? first[i].delta_in != NULL
+                   : g->facts.state_layers // one pool, as window_layers has it
+                       ? first[i].kv_heads > 0
+                       : first[i].kv_heads > 0 && (first[i].window > 0) == (w->window > 0);
 }
 
 static void count_parameters(Plan *plan)
@@ -461,6 +473,13 @@ static int latent_width(const Facts *f)
     return most(before, f->heads * f->value_dim);
 }
 
+// The same for a gated delta net: normed x, the projections, two gates a head, what was read.
+static int delta_width(const Facts *f)
+{
+    int keys = f->delta_key_heads * f->delta_key_dim, values = f->delta_heads * f->delta_value_dim;
+    return f->dim + 2 * keys + 3 * values + 2 * f->delta_heads;
+}
+
 Plan *fuse_ops(const Graph *g)
 {
     Plan *plan = arena_alloc(sizeof *plan);
@@ -476,6 +495,10 @@ Plan *fuse_ops(const Graph *g)
         if (plan->post_norms || plan->layers[l].router)
             plan->y_dim = most(plan->y_dim, g->facts.dim);
         if (plan->layers[l].latent_q) plan->y_dim = most(plan->y_dim, latent_width(&g->facts));
+        if (plan->layers[l].delta_in) plan->y_dim = most(plan->y_dim, delta_width(&g->facts));
+        if (g->facts.gated_attention) // queries with their gates, keys and values
+            plan->y_dim = most(plan->y_dim, 2 * g->facts.head_dim *
+                                                (g->facts.heads + g->facts.kv_heads));
     }
     fuse_list(plan, &g->end, -1, &end);
     take_traits(plan);

@@ -15,6 +15,9 @@ static const struct {
     {"latent_q", 1, 0, ANY}, {"latent_k", 1, 0, ANY},  {"latent_v", 1, 0, ANY},
     {"clamp", 1, 0, KEEPS},  {"gate", 2, 0, KEEPS},    {"attend", 3, 1, ANY},
     {"act", 1, 2, ANY},      {"mul", 2, 0, KEEPS},     {"add", 2, 0, KEEPS},
+    {"half", 1, 0, ANY},     {"gated", 2, 0, KEEPS},   {"conv", 1, 0, ANY},
+    {"delta_z", 1, 0, ANY},  {"strength", 1, 0, ANY},  {"decay", 3, 0, ANY},
+    {"delta", 3, 0, ANY},    {"gate_norm", 2, 0, KEEPS},
 };
 
 static void check_op(const Graph *g, const char *where, const OpList *list, size_t at)
@@ -165,6 +168,11 @@ void print_graph(const Graph *g, FILE *out)
                 {"kv_latent", f->kv_latent, 0},
                 {"nope_dim", f->nope_dim, 0},
                 {"value_dim", f->value_dim, 0},
+                {"delta_key_heads", f->delta_key_heads, 0},
+                {"delta_heads", f->delta_heads, 0},
+                {"delta_key_dim", f->delta_key_dim, 0},
+                {"delta_value_dim", f->delta_value_dim, 0},
+                {"delta_taps", f->delta_taps, 0},
                 {"experts", f->experts, 0},
                 {"active", f->active, 0},
                 {"expert_dim", f->expert_dim, 0},

@@ -44,6 +44,8 @@ static Groups group_weights(const Plan *plan)
         for (int i = 0; i < 4; i++) add_linear(&g.attention, attention[i]);
         const LinearWeights *latent[] = {w->q_a, w->q_b, w->kv_a};
         for (int i = 0; i < 3; i++) add_linear(&g.attention, latent[i]);
+        add_linear(&g.attention, w->delta_in);
+        add_linear(&g.attention, w->delta_z);
         for (int i = 0; i < 3; i++) add_linear(&g.ffn, ffn[i]);
         const Op *experts[] = {w->expert_gate, w->expert_up, w->expert_down};
         for (int i = 0; i < 3 && w->router; i++)
@@ -191,7 +193,8 @@ static Page make_page(const char *dir)
 
 static uint64_t memory_bytes(const Page *p, int context)
 {
-    return p->weights_bytes + p->token_bytes * (((uint64_t)context + PAGE - 1) / PAGE * PAGE) +
+    return p->weights_bytes + state_bytes(&p->plan->graph->facts) +
+           p->token_bytes * (((uint64_t)context + PAGE - 1) / PAGE * PAGE) +
            window_bytes(p->plan, context, 16, 16);
 }
 
@@ -213,6 +216,10 @@ static void print_page(const Page *p)
     printf("  widths       dim %d, ffn %d, vocab %d\n", f->dim, f->ffn_dim, f->vocab);
     printf("  attention    %d heads of %d, %d for keys and values\n", f->heads, f->head_dim,
            f->kv_heads);
+    if (f->state_layers)
+        printf("  recurrent    %d layers: %d heads with states of %d x %d, %d heads of keys\n",
+               f->state_layers, f->delta_heads, f->delta_key_dim, f->delta_value_dim,
+               f->delta_key_heads);
     if (f->experts)
         printf("  experts      %d of %d channels, %d active, %d channels shared\n", f->experts,
                f->expert_dim, f->active, f->shared_dim);
@@ -226,8 +233,11 @@ static void print_page(const Page *p)
            (double)p->weights_bytes / (1 << 20), p->plan->bits);
     printf("  cache        %llu bytes per token", (unsigned long long)p->token_bytes);
     for (int bits = 8; bits >= 4 && f->head_dim % CACHE_GROUP == 0; bits /= 2)
-        printf(", %llu in %d bits", (unsigned long long)cache_bytes_per_token(p->plan, bits, bits), bits);
-    printf("%s\n", p->sliding ? " beyond windows" : "");
+        printf(", %llu in %d bits", (unsigned long long)cache_bytes_per_token(p->plan, bits, bits),
+               bits);
+    printf("%s\n", p->window ? " beyond windows" : "");
+    if (f->state_layers)
+        printf("  state        %llu bytes per sequence\n", (unsigned long long)state_bytes(f));
     for (int i = 0; i < p->context_count; i++)
         printf("  memory       %.1f MiB with %d tokens of context\n",
                (double)memory_bytes(p, p->contexts[i]) / (1 << 20), p->contexts[i]);
@@ -274,6 +284,8 @@ static void print_json(const Page *p)
     cJSON_AddNumberToObject(bits, "embedding", average(&p->groups.embedding));
     cJSON_AddNumberToObject(page, "weights_bytes", (double)p->weights_bytes);
     cJSON_AddNumberToObject(page, "cache_bytes_per_token", (double)p->token_bytes);
+    cJSON_AddNumberToObject(page, "state_layers", f->state_layers);
+    cJSON_AddNumberToObject(page, "state_bytes_per_sequence", (double)state_bytes(f));
     memory = cJSON_AddArrayToObject(page, "memory");
     for (int i = 0; i < p->context_count; i++) {
         cJSON *row = cJSON_CreateObject();

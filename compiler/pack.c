@@ -205,6 +205,21 @@ static uint64_t put_values(Writer *w, const Op *op)
     return put_floats(w, op->tensor, count, count, op->tensor_offset);
 }
 
+// The same of a table, columns first.
+static uint64_t put_transposed(Writer *w, const Op *op)
+{
+    if (!op) return 0;
+    const Tensor *t = op->tensor;
+    uint64_t rows = (uint64_t)t->shape[0], columns = elements(t) / rows, at = begin(w);
+    float value = 0;
+    for (uint64_t c = 0; c < columns; c++)
+        for (uint64_t r = 0; r < rows; r++) {
+            if (w->path && t->data) value = value_at(t, r * columns + c);
+            put(w, &value, 4);
+        }
+    return at;
+}
+
 // The router and the experts, one after the other, each as long as the first.
 static void put_experts(Writer *w, const LayerWeights *from, Layer *to)
 {
@@ -226,6 +241,21 @@ static void put_experts(Writer *w, const LayerWeights *from, Layer *to)
     to->shared_up = put_linear(w, from->shared_up);
     to->shared_down = put_linear(w, from->shared_down);
     to->shared_weight = put_values(w, from->shared_weight);
+}
+
+// Where b and a of the heads are one tensor, it is there once.
+static void put_delta(Writer *w, const LayerWeights *from, Layer *to)
+{
+    if (!from->delta_in) return;
+    int is_one = strcmp(from->delta_b->tensor->name, from->delta_a->tensor->name) == 0;
+    to->delta_in = put_linear(w, from->delta_in);
+    to->delta_z = put_linear(w, from->delta_z);
+    to->delta_b = put_values(w, from->delta_b);
+    to->delta_a = is_one ? to->delta_b : put_values(w, from->delta_a);
+    to->a_log = put_values(w, from->a_log);
+    to->dt_bias = put_values(w, from->dt_bias);
+    to->conv = put_transposed(w, from->conv);
+    to->delta_norm = put_values(w, from->delta_norm);
 }
 
 // log(1 + e^x) of the one value of an op's tensor; of 0.8, as training begins, with random weights.
@@ -283,6 +313,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
         to->kv_a = put_linear(&w, from->kv_a);
         to->kv_a_norm = put_values(&w, from->latent_k);
         to->kv_b = put_values(&w, from->latent_q);
+        put_delta(&w, from, to);
         to->q = put_linear(&w, from->q);
         to->k = put_linear(&w, from->k);
         to->v = put_linear(&w, from->v);
@@ -301,6 +332,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
         to->rope = from->rope;
         to->kv_heads = from->kv_heads;
         to->ffn_dim = from->ffn_dim;
+        to->kept = from->kept;
         if (from->alpha_p) to->act[0] = (float)softplus_of(from->alpha_p);
         if (from->alpha_n) to->act[1] = (float)(softplus_of(from->alpha_n) + 0.5);
     }

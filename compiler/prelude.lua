@@ -103,6 +103,9 @@ facts.shared_dim, facts.groups, facts.top_groups = whole(0, 1 << 20), whole(1, 1
 facts.route_scale, facts.act_limit = check_positive, check_positive
 facts.q_latent, facts.kv_latent = whole(1, 1 << 17), whole(1, 960)
 facts.nope_dim, facts.turned_dim, facts.value_dim = whole(1, 1024), whole(2, 1024), whole(1, 1024)
+facts.delta_key_heads, facts.delta_heads = whole(1, 1024), whole(1, 1024)
+facts.delta_key_dim, facts.delta_value_dim = whole(1, 512), whole(1, 512)
+facts.delta_taps, facts.full_every = whole(2, 16), whole(1, 1024)
 
 -- cfg "key": the value of a key, required. cfg("key", default): the default, or what it returns for
 -- m, where the key is absent or null. cfg { "key", default = D, null = N }: N for an explicit null;
@@ -485,10 +488,11 @@ linear    = word("linear", { [1] = true, tied = false })    -- tied: the embeddi
 -- q, k, v, o and fused, which holds the rows of q, k and v in files that were not split. q_norm and
 -- k_norm are per head, of one weight; norms = "each head": RMSNorm is LayerNorm with a weight for
 -- every head; "all heads": one RMSNorm over all of them. sinks: a score for each head that counts
--- in the softmax and has no value.
+-- in the softmax and has no value. gated: each head of q is followed by as many channels whose
+-- sigmoids are multiplied with what attention gives.
 attention = word("attention", { under = false, q = true, k = true, v = true, o = true,
                                 fused = false, q_norm = false, k_norm = false, norms = false,
-                                norm_offset = false, sinks = false })
+                                norm_offset = false, sinks = false, gated = false })
 -- Attention over one latent vector a token: q through q_a, a norm and q_b; kv_a gives the latent,
 -- which is normed, and turned_dim channels that all heads share; kv_b (never quantized) maps the
 -- latent to the nope_dim key channels and the value_dim values of each head. The latent is what is
@@ -497,6 +501,16 @@ attention = word("attention", { under = false, q = true, k = true, v = true, o =
 latent_attention = word("latent_attention",
                         { under = false, q_a = true, q_a_norm = true, q_b = true, kv_a = true,
                           kv_a_norm = true, kv_b = true, o = true })
+-- A gated delta net: every value head keeps a matrix that each token decays, corrects towards its
+-- value where its key points, and reads where its query points. q, k and v go through a convolution
+-- over the last delta_taps tokens of each channel; what is read is normed and multiplied with the
+-- SiLU of z. Either qkv, z, b, a, or grouped tensors, with the parts of one key head after the
+-- other: qkvz, ba. b: how far the correction goes; a, a_log and dt_bias: how much decays. b, a, ba
+-- are never quantized. Facts: delta_key_heads, which the value heads share, delta_heads,
+-- delta_key_dim, delta_value_dim, delta_taps.
+delta_net = word("delta_net", { under = false, qkv = false, z = false, b = false, a = false,
+                                qkvz = false, ba = false, conv = true, a_log = true,
+                                dt_bias = true, norm = true, o = true })
 -- fused holds the rows of gate and up in files that were not split.
 gated_mlp = word("gated_mlp", { under = false, gate = true, up = true, down = true, act = true,
                                 fused = false })
@@ -521,24 +535,31 @@ function windows(t)
   return setmetatable(t, Windows)
 end
 
--- What layer_types calls a layer; nil without it.
-local function layer_type(m, l)
+-- What layer_types calls a layer, full_attention or `other`; nil without it.
+local function layer_type(m, l, other)
   local types = get "layer_types"
   if types == nil or types == null then return nil end
   if type(types) ~= "table" or #types ~= m.layers then
     refuse("layer_types is %s, expected a list of %d strings", show(types), m.layers)
   end
   local name = types[l + 1]
-  if name ~= "full_attention" and name ~= "sliding_attention" then
-    refuse('layer_types[%d] is %s, expected "full_attention" or "sliding_attention"', l,
-           show(name))
+  if name ~= "full_attention" and name ~= other then
+    refuse('layer_types[%d] is %s, expected "full_attention" or "%s"', l, show(name), other)
   end
   return name
 end
 
+-- 1 for layers that have a state in place of keys and values; without layer_types all but every
+-- full_every-th.
+function is_linear(m, l)
+  local name = layer_type(m, l, "linear_attention")
+  if name then return name == "linear_attention" end
+  return (l + 1) % m.full_every ~= 0
+end
+
 -- 1 for layers that the model calls sliding, whether or not their window has a size.
 function is_sliding(m, l)
-  local name = layer_type(m, l)
+  local name = layer_type(m, l, "sliding_attention")
   if name then return name == "sliding_attention" end
   return m.window.sliding(m, l)
 end
@@ -549,7 +570,7 @@ local function window_of(m, l)
     local size = window.size
     if type(size) == "function" then size = size(m) end
     local sliding = is_sliding(m, l)
-    if sliding and not size and layer_type(m, l) then
+    if sliding and not size and layer_type(m, l, "sliding_attention") then
       refuse("layer_types[%d] is sliding_attention, but no sliding window is set", l)
     end
     window = sliding and size
@@ -647,9 +668,17 @@ function trace_part.attention(m, part, role, x)
     return record { kind = "rope", role = role .. "." .. name, args = { y.index },
                     width = y.width, rope = m.rope.index - 1 }
   end
-  local q = project("q", x, q_width, 0)
+  local q = project("q", x, part.gated and 2 * q_width or q_width, 0)
   local k = project("k", x, kv_width, q_width)
   local v = project("v", x, kv_width, q_width + kv_width)
+  local gate
+  if part.gated then
+    local function half(which)
+      return record { kind = "half", detail = which, role = role .. ".q", args = { q.index },
+                      width = q_width }
+    end
+    q, gate = half "first", half "second"
+  end
   q, k = head_norm("q_norm", q), head_norm("k_norm", k)
   q, k = turn("q", q), turn("k", k)
   local args = { q.index, k.index, v.index }
@@ -657,7 +686,50 @@ function trace_part.attention(m, part, role, x)
     args[4] = trace_values(role .. ".sinks", under .. part.sinks, m.heads).index
   end
   local a = record { kind = "attend", role = role, width = q.width, args = args }
+  if gate then
+    a = record { kind = "gated", role = role, width = q.width, args = { a.index, gate.index } }
+  end
   return project("o", a, m.dim)
+end
+
+local delta -- the facts of the model's delta nets; nil without one
+
+function trace_part.delta_net(m, part, role, x)
+  local under, grouped = prefix .. (part.under or ""), part.qkvz ~= nil
+  local keys, values = m.delta_key_heads * m.delta_key_dim, m.delta_heads * m.delta_value_dim
+  delta = { key_heads = m.delta_key_heads, heads = m.delta_heads, key_dim = m.delta_key_dim,
+            value_dim = m.delta_value_dim, taps = m.delta_taps, grouped = grouped }
+  if m.delta_heads % m.delta_key_heads ~= 0 then
+    refuse("%d value heads cannot share %d key heads", m.delta_heads, m.delta_key_heads)
+  end
+  -- An op with a tensor (rows, columns), or (rows) without columns.
+  local function op(kind, name, args, width, rows, columns)
+    return record { kind = kind, role = role .. "." .. name, args = args, width = width,
+                    rows = rows * (columns or 1), columns = columns,
+                    name = on_disk(under .. part[name] .. (kind == "values" and "" or ".weight")) }
+  end
+  local function project(name, from, width)
+    return trace_linear(role .. "." .. name, under .. part[name], from, width)
+  end
+  local mixed, z
+  if grouped then
+    mixed = project("qkvz", x, 2 * keys + 2 * values)
+    z = record { kind = "delta_z", role = role .. ".qkvz", args = { mixed.index }, width = values }
+  else
+    mixed, z = project("qkv", x, 2 * keys + values), project("z", x, values)
+  end
+  local a_log = op("values", "a_log", {}, m.delta_heads, m.delta_heads)
+  local dt_bias = op("values", "dt_bias", {}, m.delta_heads, m.delta_heads)
+  local rows = grouped and 2 * m.delta_heads or m.delta_heads
+  local strength = op("strength", grouped and "ba" or "b", { x.index }, m.delta_heads, rows, m.dim)
+  local decay = op("decay", grouped and "ba" or "a", { x.index, a_log.index, dt_bias.index },
+                   m.delta_heads, rows, m.dim)
+  local qkv = op("conv", "conv", { mixed.index }, 2 * keys + values, 2 * keys + values,
+                 m.delta_taps)
+  local y = record { kind = "delta", role = role, width = values,
+                     args = { qkv.index, strength.index, decay.index } }
+  y = op("gate_norm", "norm", { y.index, z.index }, values, m.delta_value_dim)
+  return project("o", y, m.dim)
 end
 
 local latent -- the facts of the model's latent attention; nil without one
@@ -916,7 +988,7 @@ return function(files)
   for _, name in ipairs(required) do
     if m[name] == nil then wrong("does not say %s", name) end
   end
-  routing, latent = nil, nil
+  routing, latent, delta = nil, nil, nil
   local result = {
     name = names[1], file = file_of[names[1]] .. ".lua", dim = m.dim, layers = m.layers,
     heads = m.heads, head_dim = m.head_dim, vocab = m.vocab, max_position = m.max_position,
@@ -937,7 +1009,8 @@ return function(files)
     list.window = window_of(m, l)
     result[l + 1] = list
   end
-  result.routing, result.act_limit, result.latent = routing, m.act_limit or 0, latent
+  result.routing, result.act_limit = routing, m.act_limit or 0
+  result.latent, result.delta = latent, delta
   if #ropes == 0 and getmetatable(a.rope) == Rope then resolve_rope(m, a.rope) end
   check_unread_keys(a)
   return result

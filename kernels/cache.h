@@ -43,7 +43,7 @@ CACHE_INLINE uint8_t *cache_head(const State *s, const Batch *b, const Layer *la
                                  int sequence, int head, int position)
 {
     const int pool = WINDOW_LAYERS && layer->window > 0 ? POOL_WINDOW : POOL_ALL;
-    uint64_t place = (uint64_t)(WINDOW_LAYERS ? layer->cache_place : layer - s->layers);
+    uint64_t place = (uint64_t)(WINDOW_LAYERS || CACHE_LAYERS != LAYERS ? layer->kept : layer - s->layers);
     uint64_t entry = (uint64_t)sequence * (uint64_t)b->pages_per_sequence + (uint64_t)position / PAGE;
     uint64_t page = (uint64_t)b->page_table[pool][entry];
     uint64_t keys = HEAD_BYTES(KEY_BITS(s)), values = HEAD_BYTES(VALUE_BITS(s));

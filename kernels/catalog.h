@@ -25,6 +25,13 @@
     STEP(embed, 1, "embed = embedding(); @x = embed", " -> x; cosines and sines of the positions", \
          "cpu,cuda", "rows")                                                                       \
     STEP(keep, 0, "", "x -> hidden[l], when it is asked for", "cpu,cuda", "rows")                  \
+    STEP(qkv_gated, 3,                                                                             \
+         "attn_norm = norm(@x); q = linear(attn_norm); k = linear(attn_norm);"                     \
+         "v = linear(attn_norm); queries = half:first(q); gates = half:second(q);"                 \
+         "q_norm ?= head_norm(queries); k_norm ?= head_norm(k);"                                   \
+         "turned_q ?= rope(q_norm); turned_k ?= rope(k_norm);"                                     \
+         "@q = turned_q; @k = turned_k; @v = v; @gates = gates",                                   \
+         "{rope} -> q, gates, cache", "cpu", "")                                                   \
     STEP(qkv, 3,                                                                                   \
          "attn_norm ?= norm(@x); q = linear(attn_norm); k = linear(attn_norm);"                    \
          "v = linear(attn_norm); q_norm ?= head_norm(q); k_norm ?= head_norm(k);"                  \
@@ -40,11 +47,30 @@
     STEP(latent_out, 1,                                                                            \
          "latent_v = latent_v(@a); o = linear(latent_v); sum = add(@x, o); @x = sum",              \
          ", + x -> x", "cpu", "")                                                                  \
+    STEP(delta, 2,                                                                                 \
+         "attn_norm = norm(@x); delta_in = linear(attn_norm); delta_z = linear(attn_norm);"        \
+         "a_log = values(); dt_bias = values(); delta_b = strength(attn_norm);"                    \
+         "delta_a = decay(attn_norm, a_log, dt_bias); conv = conv(delta_in);"                      \
+         "delta = delta(conv, delta_b, delta_a); @delta = delta; @z = delta_z",                    \
+         " -> state, y", "cpu", "")                                                                \
+    STEP(delta_grouped, 1,                                                                         \
+         "attn_norm = norm(@x); delta_in = linear(attn_norm); z = delta_z(delta_in);"              \
+         "a_log = values(); dt_bias = values(); delta_b = strength(attn_norm);"                    \
+         "delta_a = decay(attn_norm, a_log, dt_bias); conv = conv(delta_in);"                      \
+         "delta = delta(conv, delta_b, delta_a); @delta = delta; @z = z",                          \
+         " -> state, y", "cpu", "")                                                                \
+    STEP(delta_out, 1,                                                                             \
+         "delta_norm = gate_norm(@delta, @z); o = linear(delta_norm); sum = add(@x, o);"          \
+         "@x = sum",                                                                               \
+         ", silu of z, + x -> x", "cpu", "")                                                       \
     STEP(attend, 0, "sinks ?= values(); a = attend(@q, @k, @v, sinks); @a = a",                    \
          "softmax(q k) v over the cache -> a", "cpu,cuda",                                         \
          "segments, kv heads, splits of the context")                                              \
     STEP(out, 1, "o = linear(@a); sum = add(@x, o); @x = sum", ", + x -> x", "cpu,cuda",           \
          "column blocks of o, splits of heads")                                                    \
+    STEP(out_gated, 1,                                                                             \
+         "gated = gated(@a, @gates); o = linear(gated); sum = add(@x, o); @x = sum",               \
+         ", + x -> x", "cpu", "")                                                                  \
     STEP(out_norm, 1, "o = linear(@a); attn_post = norm(o); sum = add(@x, attn_post); @x = sum",   \
          ", + x -> x", "cpu,cuda", "as out, then rows")                                            \
     STEP(up, 2,                                                                                    \

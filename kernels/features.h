@@ -98,6 +98,37 @@ enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #define VALUE_DIM 0 // values of a head
 #endif
 
+#ifndef GATED_ATTENTION
+#define GATED_ATTENTION 0 // 1: with the queries come gates for what attention gives
+#endif
+
+// Gated delta nets. A state is a matrix (KEY_DIM, VALUE_DIM, padded) for each head, and what the
+// convolution needs of the last TAPS - 1 tokens.
+#ifndef DELTA_HEADS
+#define DELTA_HEADS 0 // of values; 0: there is none
+#define DELTA_KEY_HEADS 0
+#define DELTA_KEY_DIM 0
+#define DELTA_VALUE_DIM 0
+#define DELTA_TAPS 1
+#endif
+#ifndef DELTA_GROUPED
+#define DELTA_GROUPED 0 // 1: in the projections, q, k, v and z of one key head lie together
+#endif
+#define DELTA_KEYS (DELTA_KEY_HEADS * DELTA_KEY_DIM)
+#define DELTA_VALUES (DELTA_HEADS * DELTA_VALUE_DIM)
+// Widths of the first projection, and of the part of it that goes through the convolution.
+#define DELTA_IN (2 * DELTA_KEYS + (DELTA_GROUPED ? 2 : 1) * DELTA_VALUES)
+#define CONV_DIM (2 * DELTA_KEYS + DELTA_VALUES)
+#define DELTA_COLUMNS ((DELTA_VALUE_DIM + 15) / 16 * 16)
+#define DELTA_MATRICES ((size_t)DELTA_HEADS * DELTA_KEY_DIM * DELTA_COLUMNS)
+
+// Of the layers, those with keys and values, and those with a state, are numbered by Layer.kept.
+#ifndef CACHE_LAYERS
+#define CACHE_LAYERS LAYERS
+#define STATE_LAYERS 0
+#endif
+#define LAYER_STATE (DELTA_MATRICES + (DELTA_TAPS - 1) * CONV_DIM) // floats
+
 // What a row of State.h has room for.
 #define WIDER(a, b) ((a) > (b) ? (a) : (b))
 #define H_DIM WIDER(FFN_DIM, WIDER(ACTIVE_EXPERTS *EXPERT_DIM, SHARED_DIM))

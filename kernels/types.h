@@ -74,8 +74,14 @@ typedef struct {
     uint64_t q_a_norm;  // f32 (Q_LATENT) or absent
     uint64_t kv_a_norm; // f32 (KV_LATENT) or absent
     uint64_t kv_b;      // f32 (HEADS, NOPE_DIM + VALUE_DIM, KV_LATENT) or absent
+    // A gated delta net, instead of attention.
+    Linear delta_in, delta_z;  // q, k, v and z; or all of them grouped, and none
+    uint64_t delta_b, delta_a; // f32 (DELTA_HEADS, DIM); or one (2 * DELTA_HEADS, DIM), grouped
+    uint64_t a_log, dt_bias;   // f32 (DELTA_HEADS)
+    uint64_t conv;             // f32 (DELTA_TAPS, CONV_DIM), the newest token's last
+    uint64_t delta_norm;       // f32 (DELTA_VALUE_DIM)
+    int32_t kept;              // number among the layers of its pool, or those with a state
     int32_t window; // keys a query sees, itself included; 0 means all
-    int32_t cache_place; // of its kind, windowed or not, in a page; WINDOW_LAYERS of features.h
     int32_t rope;   // the table that turns q and k; -1: they are not turned
     int32_t kv_heads, ffn_dim;
     float act[2]; // of an activation with parameters
@@ -96,9 +102,10 @@ typedef struct {
 } Ends;
 
 // The cache: two pools of pages of PAGE tokens, one for layers that see all, one for those with a
-// window, of whose pages a sequence keeps only those it still sees (cache.h draws a page). Keys are stored after norm and rope. A key or
-// value of one head takes CACHE_ROW_BYTES; in less than 16 bits, groups of CACHE_GROUP channels have
-// a scale in fp16.
+// window, of whose pages a sequence keeps only those it still sees (cache.h draws a page). Keys are
+// stored after norm and rope. A key or value of one head takes CACHE_ROW_BYTES; in less than 16
+// bits, groups of CACHE_GROUP channels have a scale in fp16. Layers with a recurrent state keep that
+// instead, one a sequence; it is empty before position 0.
 enum { POOL_ALL, POOL_WINDOW, POOLS };
 #define PAGE 256
 // Pages of POOL_WINDOW: what every sequence sees, as much again for texts that may come back, and a
@@ -148,6 +155,7 @@ typedef struct {
     float *a;            // (rows, HEADS * HEAD_DIM) attention output
     float *h;            // (rows, H_DIM) activated feed-forward
     float *y;            // what some steps keep of a row between their parts, or NULL
+    float *states;       // (slots, STATE_LAYERS, LAYER_STATE), sequences' slots first, or NULL
     float *rope;         // (rows, ROPES, ROPE_DIM / 2, 2) cosine and sine, factor applied
     float *logits;       // (outputs, VOCAB)
     float *hidden;       // (LAYERS + 1, rows, DIM) copies of x for inspection, or NULL

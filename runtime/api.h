@@ -1,9 +1,10 @@
-// OpenAI's requests and answers as jobs of the generator, with the further parameters that
-// docs/serving.md lists. Knows JSON and jobs, nothing of connections.
+// What the server serves: families of endpoints that make jobs of the generator, with the further
+// parameters that docs/serving.md lists, and endpoints that answer at once. Knows JSON and jobs,
+// nothing of connections.
 #pragma once
 #include "chat.h"
+#include "fields.h"
 #include "generate.h"
-#include <jansson.h>
 
 typedef struct {
     Generator *generator;
@@ -16,32 +17,31 @@ typedef struct {
 int api_open(Api *api, Generator *g, const Tokens *t, const char *name, Error *err);
 void api_close(Api *api);
 
-// Why a request is refused: an HTTP status and the fields of OpenAI's error object.
-typedef struct {
-    int status;
-    const char *type, *code; // code may be NULL
-    char param[64];          // may be empty
-    Error error;
-} Refusal;
-json_t *api_error(const Refusal *r);
+typedef struct Family Family;
 
 // One request and what has been said of its answer.
 typedef struct {
+    const Family *family;
     int chat, stream, include_usage, echo;
     int job_count, prompts; // job i continues prompt i / (job_count / prompts)
     Job *jobs;
     struct Said {
         size_t bytes; // of the text
         int tokens, begun, done;
-        Reply reply;    // of chats
-        json_t *deltas; // parts that are not yet sent
+        int read, reasoning_tokens; // of chats
+        Reply reply;                // of chats
+        json_t *deltas;             // parts that are not yet sent
         int calls;
+        int part, parts; // where answers have parts: the open one's kind, how many began
     } * said;
     char id[40];
     int64_t created;
     // private
-    json_t *body;        // strings of the jobs live in it
-    const json_t *tools; // or NULL
+    json_t *body;                  // strings of the jobs live in it
+    json_t *asked;                 // the request as it came, where the answer repeats it
+    json_t *output, *item, *texts; // of responses: items, the one that is being said and its texts
+    int sequence;                  // number of events
+    const json_t *tools;           // or NULL
     ReplyFormat format;
     int in_reasoning;
     TokenList *prompt; // (prompts)
@@ -51,17 +51,22 @@ typedef struct {
     const char **stop, **banned;
 } Answer;
 
-// Makes the jobs that a request's body asks for; they are not yet submitted. Takes over nothing.
-int api_request(Api *api, json_t *body, int chat, Answer **out, Refusal *r);
-void api_free(Answer *a); // no job is the generator's
-
-// With the generator's lock held:
-// The next piece of a streamed answer as one or more events "data: ...\n\n" at the end of *out, the
-// last one with the finish reason; nothing when there is nothing new.
-int api_events(Api *api, Answer *a, TokenText *out, Error *err);
-// All of it, when every job has finished. NULL and a refusal when one failed.
-json_t *api_response(Api *api, Answer *a, Refusal *r);
-int api_finished(const Answer *a); // every job has ended
+// Endpoints that speak one protocol.
+struct Family {
+    // Makes the jobs that a request's body asks for; they are not yet submitted. Takes over
+    // nothing; *out is for answer_free in any case.
+    int (*request)(Api *api, json_t *body, Answer **out, Refusal *r);
+    // With the generator's lock held:
+    // The next piece of a streamed answer as one or more events at the end of *out, the last one
+    // with the finish reason; nothing when there is nothing new.
+    int (*events)(Api *api, Answer *a, TokenText *out, Error *err);
+    // All of it, when every job has finished. NULL and a refusal when one failed.
+    json_t *(*response)(Api *api, Answer *a, Refusal *r);
+    json_t *(*error)(const Refusal *r);
+    const char *end; // of a stream, behind its last event
+    // How many tokens a request's prompt has, as JSON, or NULL and a refusal. May be NULL.
+    json_t *(*count)(Api *api, json_t *body, Refusal *r);
+};
 
 // The endpoints that answer at once; NULL and a refusal when they do not.
 json_t *api_models(const Api *api);

@@ -6,6 +6,8 @@
 
 // Part of a page that is worth a copy.
 #define WORTH_COPYING 16
+// Tokens that a sequence draws before the state that it may go back to is renewed.
+#define OWN_STEP 32
 
 int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err)
 {
@@ -38,6 +40,9 @@ int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err)
     b->pools = pool_layers(&model_info, POOL_WINDOW, &b->window) ? 2 : 1;
     for (int pool = 0; pool < b->pools; pool++)
         if (cache_open(&b->cache[pool], o->pages[pool], err) != 0) return -1;
+    if (model_info.state_bytes &&
+        states_open(&b->states, o->max_sequences, o->states - o->max_sequences, err) != 0)
+        return -1;
     return sample_open(&b->room, model_info.vocab, b->max_context, err);
 }
 
@@ -52,6 +57,7 @@ void batch_close(Batcher *b)
         cache_close(b->cache[pool]);
         free(b->found[pool]);
     }
+    states_close(b->states);
     sample_close(b->room);
     free(b->token);
     free(b->position);
@@ -110,7 +116,7 @@ static void slide(Batcher *b, Sequence *s, int computed)
 static void drop_pages(Batcher *b, Sequence *s)
 {
     int tail = s->computed - s->entered * PAGE;
-    if (b->reuse && tail >= WORTH_COPYING && s->entered < s->pages)
+    if (b->reuse && !b->states && tail >= WORTH_COPYING && s->entered < s->pages)
         for (int pool = 0; pool < b->pools; pool++)
             cache_enter(b->cache[pool], s->page[pool][s->entered], s->chain,
                         s->tokens + s->entered * PAGE, tail, 0);
@@ -259,10 +265,96 @@ static void copy_part(Batcher *b, Sequence *s)
     s->reused += part;
 }
 
+// --- saved states --------------------------------------------------------------------------------
+
+// How many of the first tokens are there in whole pages with a saved state behind them, and its
+// slot. The last token is always computed. *pages: tokens that are there in whole pages, with or
+// without.
+static int find_saved(const Batcher *b, const int32_t *tokens, int count, int *slot, int *pages)
+{
+    int saved = 0, common;
+    Chain chain = 0;
+    *slot = -1;
+    for (*pages = 0; b->reuse && *pages + PAGE < count; *pages += PAGE) {
+        const Cache *c = b->cache[POOL_ALL];
+        int page = cache_find(c, chain, tokens + *pages, PAGE, b->deterministic, &common);
+        if (page < 0 || common < PAGE) break;
+        chain = cache_chain(c, page);
+        int found = states_find(b->states, chain);
+        if (found < 0) continue;
+        saved = *pages + PAGE;
+        *slot = found;
+    }
+    return saved;
+}
+
+// Goes on from a saved state, when a prompt is begun.
+static void find_state(Batcher *b, Sequence *s)
+{
+    int slot, pages;
+    if (s->computed) return;
+    int saved = find_saved(b, s->tokens, s->count, &slot, &pages);
+    Chain chain = 0;
+    for (int i = 0; i < saved / PAGE; i++) {
+        b->found[POOL_ALL][i] = find_whole(b, s, POOL_ALL, chain, i * PAGE);
+        chain = cache_chain(b->cache[POOL_ALL], b->found[POOL_ALL][i]);
+    }
+    take_found(b, s, saved / PAGE);
+    s->branch = pages > saved ? pages : 0;
+    if (!saved) return;
+    states_touch(b->states, slot);
+    device_copy_state(b->device, (int)(s - b->sequences), slot);
+}
+
+// Where the next chunk of a recurrent model's prompt ends at the latest. Its last token is left to
+// a pass that draws, so that it is computed in the same form when it is the first to be taken back.
+// A chunk ends where the state is to be saved. Pages from there on come out as they would without.
+static int end_of_chunk(const Batcher *b, const Sequence *s)
+{
+    int end = s->count - 1, border = s->count / PAGE * PAGE;
+    if (b->reuse && border > s->computed && border < end) end = border;
+    if (b->reuse && s->branch > s->computed && s->branch < end) end = s->branch;
+    return end;
+}
+
+// Saves a state at a page's border for others: behind the last whole page, and where a prompt
+// parted from what was in the cache. While a sequence draws it keeps only the latest.
+static void save_for_others(Batcher *b, Sequence *s)
+{
+    int is_drawing = s->computed == s->count;
+    if (!b->reuse || !s->computed || s->computed != s->entered * PAGE ||
+        (s->computed != s->branch && s->computed + PAGE <= s->count) ||
+        states_find(b->states, s->chain) >= 0)
+        return;
+    int again =
+        is_drawing && s->latest >= 0 && states_find(b->states, s->latest_chain) == s->latest;
+    int slot = again ? s->latest : states_take(b->states);
+    if (slot < 0) return;
+    device_copy_state(b->device, slot, (int)(s - b->sequences));
+    states_enter(b->states, slot, s->chain);
+    if (!is_drawing) return;
+    s->latest = slot;
+    s->latest_chain = s->chain;
+}
+
+// Renews the state that the sequence may go back to.
+static void save_own(Batcher *b, Sequence *s)
+{
+    if (s->own < 0 || s->count - s->computed != 1 || s->computed >= s->settled ||
+        (s->own_at && s->computed - s->own_at < OWN_STEP))
+        return;
+    device_copy_state(b->device, s->own, (int)(s - b->sequences));
+    s->own_at = s->computed;
+}
+
 // Looks in the cache for what comes next in a prompt, at a page's border. The last token is always
 // computed: its logits are wanted.
 static void find_beginning(Batcher *b, Sequence *s)
 {
+    if (b->states) {
+        find_state(b, s);
+        return;
+    }
     if (!b->reuse || s->computed != s->entered * PAGE) return;
     int pages = find_pages(b, s);
     if (pages > s->entered) take_found(b, s, pages);
@@ -284,7 +376,8 @@ static int pages_for(const Batcher *b, const int32_t *tokens, int count)
         if (s->pages < wanted) there -= wanted - s->pages;
     }
     Chain chain = 0;
-    for (int at = 0; b->reuse && at + PAGE < count; at += PAGE) {
+    int slot, all, end = b->states ? find_saved(b, tokens, count, &slot, &all) : count;
+    for (int at = 0; b->reuse && at + PAGE < count && at < end; at += PAGE) {
         int page = cache_find(c, chain, tokens + at, PAGE, b->deterministic, &common);
         if (page < 0 || common < PAGE) break;
         if (cache_users(c, page) > 0) there++;
@@ -294,7 +387,7 @@ static int pages_for(const Batcher *b, const int32_t *tokens, int count)
 }
 
 int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const SamplerOptions *o,
-                int priority)
+                int priority, int rewinds)
 {
     int slot = 0, limit = count + more;
     if (count < 1 || more < 0 || (int64_t)count + more > b->max_context ||
@@ -306,6 +399,8 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
         if (b->sequences[i].suspended && b->sequences[i].priority <= priority) return BATCH_FULL;
     int first = count + 1 < limit ? count + 1 : limit;
     if (pages_of(b->deterministic ? limit : first) > pages_for(b, tokens, count)) return BATCH_FULL;
+    rewinds = rewinds && b->states;
+    if (rewinds && states_unheld(b->states) == 0) return BATCH_FULL;
     Sequence *s = &b->sequences[slot];
     memcpy(s->tokens, tokens, 4 * (size_t)count);
     s->count = count;
@@ -318,6 +413,10 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
     s->priority = priority;
     s->order = ++b->order;
     s->active = 1;
+    s->settled = count;
+    s->own = rewinds ? states_take(b->states) : -1;
+    s->own_at = s->branch = 0;
+    s->latest = -1;
     s->plain = sampler_is_plain(o);
     sampler_start(&s->sampler, o);
     return slot;
@@ -328,6 +427,7 @@ void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count)
     Sequence *s = &b->sequences[sequence];
     memcpy(s->tokens + s->count, tokens, 4 * (size_t)count);
     s->count += count;
+    s->settled = s->count;
 }
 
 // The pages of windows that have been let go but are seen again, if they are still there. -1 when
@@ -353,8 +453,9 @@ void batch_rewind(Batcher *b, int sequence, int count)
     Sequence *s = &b->sequences[sequence];
     s->count = count;
     if (s->computed < count) return;
-    int keep = (count - 1) / PAGE;
-    s->computed = count - 1;
+    s->computed = b->states ? s->own_at : count - 1;
+    int keep = s->computed / PAGE;
+    if (b->states && s->own_at) device_copy_state(b->device, sequence, s->own);
     if (s->uniform > s->computed) s->uniform = s->computed;
     if (s->entered > keep) { // before pages are let go
         s->entered = keep;
@@ -385,10 +486,19 @@ void batch_rewind(Batcher *b, int sequence, int count)
     }
 }
 
+void batch_settle(Batcher *b, int sequence, int count)
+{
+    Sequence *s = &b->sequences[sequence];
+    s->settled = count;
+    if (b->states) save_own(b, s);
+}
+
 void batch_retire(Batcher *b, int sequence)
 {
     Sequence *s = &b->sequences[sequence];
     drop_pages(b, s);
+    if (s->own >= 0) states_drop(b->states, s->own);
+    s->own = -1;
     s->active = s->suspended = 0;
 }
 
@@ -438,12 +548,12 @@ static void add_prompt(Batcher *b, Batch *pass)
     if (!first) return;
     find_beginning(b, first);
     // Chunks end at multiples of their size, so that where they end depends on the prompt alone.
-    int rows = first->count - first->computed;
-    int chunk = b->options.max_rows - first->computed % b->options.max_rows;
+    int most = b->options.max_rows, whole = b->states && most % PAGE == 0 ? PAGE : most;
+    int rows = (b->states ? end_of_chunk(b, first) : first->count) - first->computed;
+    int chunk = most - first->computed % most;
     if (rows > chunk) rows = chunk;
     if (grow(b, first, first->computed + rows) != 0) return;
-    if (first->uniform == first->computed && first->computed % b->options.max_rows == 0)
-        first->uniform += rows;
+    if (first->uniform == first->computed && first->computed % whole == 0) first->uniform += rows;
     b->prompt_rows += rows;
     add_rows(b, pass, first, rows);
 }
@@ -511,7 +621,12 @@ int batch_step(Batcher *b, Drawn *drawn)
     if (!pass.rows) return decodes + prompts ? 0 : -1;
 
     device_forward(b->device, &pass, pass.outputs ? b->sampling : NULL);
-    for (int i = 0; i < pass.segments; i++) enter_pages(b, &b->sequences[pass.segment[i].sequence]);
+    for (int i = 0; i < pass.segments; i++) {
+        Sequence *s = &b->sequences[pass.segment[i].sequence];
+        enter_pages(b, s);
+        if (b->states) save_for_others(b, s);
+        if (b->states) save_own(b, s);
+    }
     if (!pass.outputs) return 0;
     const int32_t *tokens = device_tokens(b->device);
     for (int i = 0; i < pass.outputs; i++) {

@@ -5,10 +5,16 @@
 // up and is computed again when there is room. Of layers with a window it keeps only the pages that
 // it still sees. Others keep what they hold until the room is needed, so that a text can be taken up
 // again wherever the pages of all layers before that place are there.
+//
+// Layers with a recurrent state have one state for each sequence, that behind its last computed
+// token. It is copied to a saved state where going back may be wanted: at borders of pages, for
+// later sequences with the same beginning, and for a sequence whose own tokens may be taken back.
+// Without a saved state the text is computed again from its beginning.
 #pragma once
 #include "cache.h"
 #include "device.h"
 #include "sample.h"
+#include "states.h"
 
 typedef struct {
     int32_t *tokens; // (max_context + 1) prompt and what was drawn
@@ -31,6 +37,12 @@ typedef struct {
     int uniform;      // tokens from the start computed in whole chunks of the prompt
     Chain chain;      // up to the last page entered
     int suspended;
+    // private, of recurrent models
+    int settled;      // tokens that will not be taken back
+    int own, own_at;  // its saved state and the tokens before that; -1 and 0: none
+    int latest;       // where its state was saved last while it drew; -1: nowhere
+    Chain latest_chain;
+    int branch; // tokens that the cache had, although no state behind them
 } Sequence;
 
 typedef struct {
@@ -51,6 +63,7 @@ typedef struct {
     int window; // the largest
     Cache *cache[POOLS];
     int *found[POOLS]; // (pages_per_sequence)
+    States *states; // NULL: no layer is recurrent
     SampleRoom *room;
     uint64_t order;
     int decode_rows;
@@ -66,14 +79,17 @@ int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err);
 void batch_close(Batcher *b);
 
 enum { BATCH_FULL = -1, BATCH_TOO_LONG = -2 };
-// Takes a sequence in: `count` prompt tokens, up to `more` drawn ones. Returns its number,
-// BATCH_FULL (no slot or pages now; try after a retirement) or BATCH_TOO_LONG (never fits).
+// Takes a sequence in: `count` prompt tokens, up to `more` drawn ones; rewinds: batch_rewind is to
+// be expected. Returns its number, BATCH_FULL (no slot, pages or state now; try after a retirement)
+// or BATCH_TOO_LONG (never fits).
 int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const SamplerOptions *o,
-                int priority);
+                int priority, int rewinds);
 // Adds tokens that were not drawn (the next turn of a chat); batch_room must suffice.
 void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count);
 // Takes back all but the first `count` tokens, at least 1; the last of them is computed again.
 void batch_rewind(Batcher *b, int sequence, int count);
+// The first `count` tokens will not be taken back.
+void batch_settle(Batcher *b, int sequence, int count);
 void batch_retire(Batcher *b, int sequence);
 
 // Tokens a sequence can still take.

@@ -79,17 +79,34 @@ static void parse_arguments(json_t *message)
     }
 }
 
+json_t *chat_join(const json_t *texts)
+{
+    size_t i, bytes = 0;
+    json_t *text;
+    json_array_foreach(texts, i, text) bytes += json_string_length(text);
+    char *all = malloc(bytes + 1), *at = all;
+    if (!all) return NULL;
+    json_array_foreach(texts, i, text)
+    {
+        memcpy(at, json_string_value(text), json_string_length(text));
+        at += json_string_length(text);
+    }
+    json_t *whole = json_stringn(all, bytes);
+    free(all);
+    return whole;
+}
+
 // Checks content that is a list of parts; `join` makes it one text.
 static int convert_content(json_t *message, size_t number, int join, Error *err)
 {
     const json_t *content = json_object_get(message, "content");
-    json_t *part, *all = json_string("");
+    json_t *part, *all = json_array();
     size_t i;
     if (!json_is_array(content)) join = 0;
     json_array_foreach(content, i, part)
     {
         const char *type = json_string_value(json_object_get(part, "type"));
-        const json_t *text = json_object_get(part, "text");
+        json_t *text = json_object_get(part, "text");
         if (!type || strcmp(type, "text") != 0 || !json_is_string(text)) {
             json_decref(all);
             return error_set(err,
@@ -97,12 +114,9 @@ static int convert_content(json_t *message, size_t number, int join, Error *err)
                              "yet, not '%.40s'",
                              number, type ? type : "?");
         }
-        json_t *longer = json_pack("s%+%", json_string_value(all), json_string_length(all),
-                                   json_string_value(text), json_string_length(text));
-        json_decref(all);
-        all = longer;
+        json_array_append(all, text);
     }
-    if (join) json_object_set(message, "content", all);
+    if (join) json_object_set_new(message, "content", chat_join(all));
     json_decref(all);
     return 0;
 }

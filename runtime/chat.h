@@ -28,6 +28,9 @@ typedef struct {
     int in_reasoning; // the reply begins inside reasoning
 } ChatPrompt;
 
+// The texts of a list as one.
+json_t *chat_join(const json_t *texts);
+
 // The prompt of a conversation. `values` are the template's variables: messages, tools,
 // add_generation_prompt, ... in the form of OpenAI's API. Special tokens are spelled out, the
 // beginning of text included.

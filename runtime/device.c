@@ -104,7 +104,8 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         size_t bytes = s->page_bytes[pool] * (size_t)o->pages[pool];
         if (bytes && !(s->cache[pool] = get(d, bytes, err))) return -1;
     }
-    if (!(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
+    if ((m->state_bytes && !(s->states = get(d, m->state_bytes * (size_t)o->states, err))) ||
+        !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
         (m->y_dim && !(s->y = get(d, 4 * rows * (size_t)m->y_dim, err))) ||
@@ -280,6 +281,15 @@ void device_copy_page(Device *d, int pool, int to, int from)
     uint8_t *target = d->state.cache[pool] + bytes * (size_t)to;
     const uint8_t *source = d->state.cache[pool] + bytes * (size_t)from;
     if (!bytes) return;
+    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
+    else memcpy(target, source, bytes);
+}
+
+void device_copy_state(Device *d, int to, int from)
+{
+    size_t bytes = model_info.state_bytes;
+    uint8_t *states = (uint8_t *)d->state.states;
+    uint8_t *target = states + bytes * (size_t)to, *source = states + bytes * (size_t)from;
     if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
     else memcpy(target, source, bytes);
 }

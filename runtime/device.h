@@ -18,8 +18,9 @@ typedef struct {
     int max_outputs;   // rows with logits in one pass
     int max_context;   // tokens of one sequence
     int max_sequences, pages_per_sequence;
-    int pages[POOLS]; // of PAGE tokens each
-    int key_bits, value_bits;                     // of the cache: 16 or 2 to 8
+    int pages[POOLS];         // of PAGE tokens each
+    int key_bits, value_bits; // of the cache: 16 or 2 to 8
+    int states;        // slots of recurrent states: the sequences' first, then saved ones
     int keep_hidden;   // keep the residual stream after every layer
     int trace;         // on a GPU: keep the times of the steps of a decode pass in one launch
     LaunchMode mode;
@@ -41,6 +42,9 @@ int device_map_pages(Device *d);
 
 // Physical page `to` of a pool becomes a copy of `from`, before the next pass.
 void device_copy_page(Device *d, int pool, int to, int from);
+// State slot `to` becomes a copy of `from`, before the next pass. Slot i below max_sequences is that
+// of sequence slot i, which a pass takes as empty at position 0 and leaves behind its last row.
+void device_copy_state(Device *d, int to, int from);
 // The most rows of different sequences that one pass can compute so that each row's result does not
 // depend on the others.
 int device_decode_rows(const Device *d);

@@ -215,7 +215,6 @@ static int add_text(Job *job, const char *data, size_t bytes, Error *err)
 {
     size_t skip = bytes < (size_t)job->skip_bytes ? bytes : (size_t)job->skip_bytes;
     job->skip_bytes -= (int)skip;
-    data += skip;
     bytes -= skip;
     TokenText *t = &job->text;
     if (t->bytes + bytes + 1 > t->room) {
@@ -225,7 +224,7 @@ static int add_text(Job *job, const char *data, size_t bytes, Error *err)
         t->data = larger;
         t->room = room;
     }
-    if (bytes) memcpy(t->data + t->bytes, data, bytes);
+    if (bytes) memcpy(t->data + t->bytes, data + skip, bytes);
     t->bytes += bytes;
     t->data[t->bytes] = 0;
     return 0;
@@ -255,14 +254,21 @@ static int add_token(Job *job, int32_t id, const float *logits, Error *err)
     return 0;
 }
 
+// The first `from` tokens less those at their end that only began a character.
+static int whole_characters(const Job *job, int from)
+{
+    while (from > 0 && job->token[from - 1].end == (from > 1 ? job->token[from - 2].end : 0))
+        from--;
+    return from;
+}
+
 // Takes back the text from byte `at` on, and the tokens that made it; what began it is not drawn
 // there again. Returns -1 when that happened too often.
 static int take_back(Generator *g, Job *job, size_t at, Error *err)
 {
     int from = 0;
     while (from < job->token_count && (size_t)job->token[from].end <= at) from++;
-    while (from > 0 && job->token[from - 1].end == (from > 1 ? job->token[from - 2].end : 0))
-        from--; // tokens that began the character
+    from = whole_characters(job, from);
     Sequence *s = &g->batch.sequences[job->slot];
     Sampler *sampler = &s->sampler;
     int count = job->id_count + from;
@@ -427,7 +433,7 @@ static void admit(Generator *g)
         // The context counts what was taken off for healing; the first token replaces it.
         int slot = batch_admit(&g->batch, job->ids, job->id_count,
                                job->max_tokens + job->prompt_count - job->id_count, &job->sampler,
-                               job->priority);
+                               job->priority, job->banned_count > 0);
         if (slot == BATCH_FULL) break;
         g->first = job->next;
         g->stats.queued--;
@@ -465,6 +471,9 @@ int generator_step(Generator *g)
             finish(g, job, reason);
         else if (job->changed && job->decided != decided)
             job->changed(job);
+        if (reason == REASON_NONE)
+            batch_settle(&g->batch, job->slot,
+                         job->id_count + whole_characters(job, job->tokens_decided));
     }
     pthread_mutex_unlock(&g->lock);
     return 1;

@@ -121,6 +121,22 @@ static void make_latent(uint8_t *data, const ModelInfo *m, const Layer *l)
     make_values(data, l->kv_b, (int64_t)m->heads * (m->nope_dim + m->value_dim) * m->kv_latent);
 }
 
+static void make_delta(uint8_t *data, const ModelInfo *m, const Layer *l)
+{
+    int values = m->delta_heads * m->delta_value_dim;
+    int qkv = 2 * m->delta_key_heads * m->delta_key_dim + values;
+    int grouped = l->delta_b == l->delta_a;
+    make_linear(data, &l->delta_in, m->dim, grouped ? qkv + values : qkv, 1);
+    make_linear(data, &l->delta_z, m->dim, values, 1);
+    make_linear(data, &l->o, values, m->dim, 0.2);
+    make_values(data, l->delta_b, (int64_t)m->delta_heads * m->dim * (grouped ? 2 : 1));
+    if (!grouped) make_values(data, l->delta_a, (int64_t)m->delta_heads * m->dim);
+    make_values(data, l->a_log, m->delta_heads);
+    make_values(data, l->dt_bias, m->delta_heads);
+    make_values(data, l->conv, (int64_t)qkv * m->delta_taps);
+    make_ones(data, l->delta_norm, m->delta_value_dim);
+}
+
 // Random scores of experts, so that tokens spread over all of them.
 static void make_experts(uint8_t *data, const ModelInfo *m, const Layer *l)
 {
@@ -182,10 +198,12 @@ static int make_weights(Weights *w, int threads, Error *err)
         make_ones(data, l->k_norm, m->wide_head_norms ? kv_dim : m->head_dim);
         make_ones(data, l->sinks, m->heads);
         if (l->kv_b) make_latent(data, m, l);
-        make_linear(data, &l->q, m->dim, q_dim, 1);
+        if (l->delta_norm) make_delta(data, m, l);
+        make_linear(data, &l->q, m->dim, m->gated_attention ? 2 * q_dim : q_dim, 1);
         make_linear(data, &l->k, m->dim, kv_dim, 1);
         make_linear(data, &l->v, m->dim, kv_dim, 1);
-        make_linear(data, &l->o, l->kv_b ? m->heads * m->value_dim : q_dim, m->dim, 0.2);
+        if (!l->delta_norm)
+            make_linear(data, &l->o, l->kv_b ? m->heads * m->value_dim : q_dim, m->dim, 0.2);
         if (!l->router) make_linear(data, &l->gate, m->dim, l->ffn_dim, 1);
         if (!l->router) make_linear(data, &l->up, m->dim, l->ffn_dim, 1);
         if (!l->router) make_linear(data, &l->down, l->ffn_dim, m->dim, 0.2);

@@ -12,7 +12,7 @@ static void print_usage(FILE *out)
             m->architecture, (double)m->parameters / 1e9, m->bits, m->exlc_version);
     fputs("  run -p PROMPT      continue a text\n"
           "  chat [--raw]       talk to it, or continue what you type\n"
-          "  serve              answer HTTP requests as OpenAI's API does\n"
+          "  serve              answer HTTP requests as OpenAI's and Anthropic's APIs do\n"
           "  bench              how fast it reads and writes\n"
           "  info               sizes, limits, needs\n"
           "  tokenize           text on stdin to ids, or the other way\n"

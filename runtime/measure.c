@@ -40,14 +40,14 @@ static uint64_t pass_bytes(void)
 static uint64_t cache_bytes(const DeviceOptions *o, int context)
 {
     const ModelInfo *m = &model_info;
-    uint64_t bytes = 0, layer = (uint64_t)m->kv_heads * (CACHE_ROW_BYTES(m->head_dim, o->key_bits) +
-                                                         CACHE_ROW_BYTES(m->head_dim, o->value_bits));
+    uint64_t bytes = 0, row = CACHE_ROW_BYTES(m->head_dim, o->key_bits) +
+                              CACHE_ROW_BYTES(m->head_dim, o->value_bits);
     for (int l = 0; l < m->layers; l++) {
         int window = m->layer_table[l].window;
         int seen = window && window < context ? window : context;
-        bytes += layer * (uint64_t)seen;
+        bytes += row * (uint64_t)m->layer_table[l].kv_heads * (uint64_t)seen;
     }
-    return bytes;
+    return bytes + 2 * m->state_bytes; // read and written
 }
 
 // --- bench ---------------------------------------------------------------------------------------
@@ -68,8 +68,9 @@ static void print_row(Bench *b, const char *kind, int batch, int context, double
                "\"bytes_per_s\": %.4g, \"share_of_read_rate\": %.4f}",
                b->rows ? ", " : "", kind, batch, context, tokens_per_s, bytes_per_s, share);
     else
-        printf("%-8s batch %3d  context %6d  %10.1f tokens/s  %8.2f GB/s  %3.0f %% of the read rate\n",
-               kind, batch, context, tokens_per_s, bytes_per_s / 1e9, 100 * share);
+        printf(
+            "%-8s batch %3d  context %6d  %10.1f tokens/s  %8.2f GB/s  %3.0f %% of the read rate\n",
+            kind, batch, context, tokens_per_s, bytes_per_s / 1e9, 100 * share);
     fflush(stdout);
     b->rows++;
 }
@@ -79,7 +80,8 @@ static int32_t *made_up_tokens(int count, int salt)
     int32_t *tokens = malloc(4 * (size_t)count);
     if (!tokens) fail("out of memory");
     for (int i = 0; i < count; i++)
-        tokens[i] = (int32_t)((104729ULL * (uint64_t)(i + 31 * salt + 1)) % (uint64_t)model_info.vocab);
+        tokens[i] =
+            (int32_t)((104729ULL * (uint64_t)(i + 31 * salt + 1)) % (uint64_t)model_info.vocab);
     return tokens;
 }
 
@@ -97,7 +99,7 @@ static void bench_prompt(Bench *b, int prompt)
     SamplerOptions sampler = greedy();
     double times[5];
     for (int i = -1; i < 5; i++) { // the first one warms up
-        int s = batch_admit(&b->batcher, tokens, prompt, 0, &sampler, 0);
+        int s = batch_admit(&b->batcher, tokens, prompt, 0, &sampler, 0, 0);
         if (s < 0) fail("--prompt %d does not fit the cache", prompt);
         double start = seconds();
         while (batch_step(&b->batcher, drawn) == 0) continue;
@@ -111,34 +113,44 @@ static void bench_prompt(Bench *b, int prompt)
     free(tokens);
 }
 
+// A pass, whose draws are fine; returns how many.
+static int bench_step(Bench *b, Drawn *drawn)
+{
+    int n = batch_step(&b->batcher, drawn);
+    if (n < 0) fail("the sequences have no room for another token");
+    for (int i = 0; i < n; i++)
+        if (drawn[i].token < 0) fail("the logits are not numbers");
+    return n;
+}
+
+// Passes, at most, in which `batch` prompts are read `rows` tokens at a time. In all but its own
+// the first sequence draws already.
+static int passes_to_read(int batch, int prompt, int rows)
+{
+    return batch * (prompt / rows + 2);
+}
+
 static void bench_decode(Bench *b, int batch, int context, int gen)
 {
     Drawn *drawn = calloc((size_t)batch, sizeof *drawn);
     double *times = calloc((size_t)gen, sizeof *times);
     if (!drawn || !times) fail("out of memory");
     int prompt = context > 0 ? context : 1, warm = 3;
+    int reading = passes_to_read(batch, prompt, b->model.options.max_rows);
     SamplerOptions sampler = greedy();
     for (int i = 0; i < batch; i++) {
         int32_t *tokens = made_up_tokens(prompt, i);
-        if (batch_admit(&b->batcher, tokens, prompt, gen + warm, &sampler, 0) < 0)
+        if (batch_admit(&b->batcher, tokens, prompt, gen + warm + reading, &sampler, 0, 0) < 0)
             fail("--batch %d --context %d does not fit the cache", batch, context);
         free(tokens);
     }
-    for (int drawing = 0; drawing < batch;) {
-        int n = batch_step(&b->batcher, drawn);
-        for (int j = 0; j < n; j++)
-            if (drawn[j].token < 0) fail("the logits are not numbers");
-        drawing += n;
-    }
+    for (int waiting = batch; waiting > 0;)
+        for (int i = bench_step(b, drawn) - 1; i >= 0; i--)
+            if (b->batcher.sequences[drawn[i].sequence].draws == 1) waiting--;
     for (int i = -warm; i < gen; i++) {
         double start = seconds();
         // One token for everybody, in as many passes as that takes.
-        for (int n = 0; n < batch;) {
-            int more = batch_step(&b->batcher, drawn);
-            for (int j = 0; j < more; j++)
-                if (drawn[j].token < 0) fail("the logits are not numbers");
-            n += more;
-        }
+        for (int n = 0; n < batch;) n += bench_step(b, drawn);
         if (i >= 0) times[i] = seconds() - start;
     }
     double t = median(times, gen);
@@ -154,9 +166,12 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
 static void write_trace(Bench *b, const char *path)
 {
     static const char *const names[STEP_KINDS] = {
-        [STEP_EMBED] = "embed", [STEP_QKV] = "qkv",   [STEP_HEADS] = "heads",
-        [STEP_ATTEND] = "attend", [STEP_OUT] = "out", [STEP_OUT_POST] = "out_post", [STEP_UP] = "up", [STEP_UP_ALONE] = "up_alone",
-        [STEP_DOWN] = "down", [STEP_DOWN_POST] = "down_post",   [STEP_HEAD] = "head", [STEP_LOGITS] = "logits"};
+        [STEP_EMBED] = "embed", [STEP_QKV] = "qkv",
+        [STEP_HEADS] = "heads", [STEP_ATTEND] = "attend",
+        [STEP_OUT] = "out",     [STEP_OUT_POST] = "out_post",
+        [STEP_UP] = "up",       [STEP_UP_ALONE] = "up_alone",
+        [STEP_DOWN] = "down",   [STEP_DOWN_POST] = "down_post",
+        [STEP_HEAD] = "head",   [STEP_LOGITS] = "logits"};
     static const char *const parts[] = {"waits", "prepares", "works"};
     int steps, blocks, first = 1;
     const uint64_t *trace = device_trace(b->model.device, &steps, &blocks);
@@ -194,10 +209,11 @@ int command_bench(const Options *o)
         if (s.contexts[i] + s.gen + 4 > longest) longest = s.contexts[i] + s.gen + 4;
     for (int i = 0; i < s.batch_count; i++)
         if (s.batches[i] > widest) widest = s.batches[i];
-    if (!s.max_context) s.max_context = longest;
-    if (!s.max_batch) s.max_batch = widest;
+    longest += passes_to_read(widest, longest, s.chunk ? s.chunk : 512);
     if (longest > model_info.max_context)
         fail("%d tokens do not fit the context of %d", longest, model_info.max_context);
+    if (!s.max_context) s.max_context = longest;
+    if (!s.max_batch) s.max_batch = widest;
 
     Bench b = {.json = s.json};
     Error err;

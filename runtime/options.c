@@ -223,6 +223,8 @@ static const struct {
      "sequences at once; default 1, for serve the build's limit"},
     {"--cache-tokens", "N", OPENERS | INFO, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
      "of all sequences; default: enough for all"},
+    {"--saved-states", "N", OPENERS | INFO, WHOLE, AT(saved_states), 1, 1 << 16, 0,
+     "of recurrent layers, beside those of the sequences; default: two for each"},
     {"--cache-bits", "K[,V]", OPENERS | INFO, OTHER, 0, 0, 0, parse_cache_bits,
      "of keys, and of values where they differ; 2 to 8, or 16, the default"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
@@ -437,6 +439,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     int64_t pages = o->cache_tokens ? ((int64_t)o->cache_tokens + PAGE - 1) / PAGE
                                     : (int64_t)d.pages_per_sequence * batch;
     d.pages[POOL_ALL] = pages > INT32_MAX ? INT32_MAX : (int)pages;
+    if (m->state_bytes)
+        d.states = batch + (o->saved_states ? o->saved_states : 2 * batch);
     d.max_rows = max_rows ? max_rows : o->chunk ? o->chunk : cuda ? 2048 : 512;
     if (o->deterministic && d.max_rows % PAGE)
         usage_error("--chunk %d: with --deterministic a multiple of %d", d.max_rows, PAGE);
@@ -456,6 +460,7 @@ uint64_t memory_bytes(const DeviceOptions *o)
     for (int pool = 0; pool < POOLS; pool++)
         bytes += (uint64_t)o->pages[pool] * PAGE *
                  cache_token_bytes(m, pool, o->key_bits, o->value_bits);
+    bytes += (uint64_t)o->states * m->state_bytes;
     bytes += 4 * rows *
              (uint64_t)(m->dim + m->y_dim + 2 * m->heads * m->head_dim + hidden_width(m) +
                         m->ropes * m->rope_dim);

@@ -3,14 +3,11 @@
 
 int pool_layers(const ModelInfo *m, int pool, int *window)
 {
-    int count = 0;
     *window = 0;
-    for (int l = 0; l < m->layers; l++) {
-        if ((m->layer_table[l].window > 0) != (pool == POOL_WINDOW)) continue;
-        count++;
+    if (pool == POOL_ALL) return m->cache_layers - m->window_layers;
+    for (int l = 0; m->window_layers && l < m->layers; l++)
         if (m->layer_table[l].window > *window) *window = m->layer_table[l].window;
-    }
-    return count;
+    return m->window_layers;
 }
 
 int first_window_page(int window, int computed)

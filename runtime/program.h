@@ -48,8 +48,13 @@ typedef struct {
     int y_dim;           // values of a row of State.y; 0: it is not needed
     int wide_head_norms; // 1: q_norm and k_norm hold a value for every channel of all heads
     int q_latent, kv_latent, nope_dim, value_dim;        // 0: no latent attention
+    int cache_layers;     // with keys and values
+    uint64_t state_bytes; // what recurrent layers keep of a sequence; 0: there are none
+    int delta_key_heads, delta_heads, delta_key_dim, delta_value_dim, delta_taps; // 0: no delta net
+    int gated_attention;  // 1: the product of q also gives gates
     int experts, active_experts, expert_dim, shared_dim; // 0 experts: no routed layer
     int max_context, max_batch; // the build's upper limits
+    int window_layers;   // those in POOL_WINDOW
     uint32_t cache_bits; // bit b: keys and values can be stored in b bits
     uint64_t parameters;
     double bits; // per weight, over the decoder's linear layers

@@ -200,7 +200,8 @@ static void give(Reply *r, const char *id, Span name, Span arguments)
     if (bytes >= sizeof text) bytes = sizeof text - 1;
     memcpy(text, name.at, bytes);
     text[bytes] = 0;
-    if (arguments.at == arguments.end) arguments = (Span){"{}", "{}" + 2};
+    static const char none[] = "{}";
+    if (arguments.at == arguments.end) arguments = (Span){none, none + 2};
     r->sink.call(r->sink.to, id, text, arguments.at, (size_t)(arguments.end - arguments.at));
 }
 
@@ -573,6 +574,11 @@ int reply_feed(Reply *r, const char *text, size_t bytes)
     }
     if (r->bytes && (r->mode == CONTENT || r->mode == REASONING)) give_text(r, r->searched, 0);
     return 0;
+}
+
+int reply_in_reasoning(const Reply *r)
+{
+    return r->mode == REASONING;
 }
 
 int reply_finish(Reply *r)

@@ -49,6 +49,7 @@ typedef struct {
 // `tools` is the request's list or NULL (then calls stay content); it must outlive the reply and
 // says which arguments of the XML formats are strings.
 void reply_open(Reply *r, ReplyFormat f, int in_reasoning, const json_t *tools, ReplySink sink);
+int reply_in_reasoning(const Reply *r); // what comes next is reasoning
 // -1: out of memory; nothing more is given then.
 int reply_feed(Reply *r, const char *text, size_t bytes);
 // The end of the reply: gives what was held back.

@@ -65,11 +65,11 @@ int command_info(const Options *o)
     if (o->json) {
         printf("{\"architecture\": \"%s\", \"parameters\": %llu, \"bits\": %.4g, \"sm\": [%s], "
                "\"weights_bytes\": %llu, \"cache_bytes_per_token\": %llu, \"window_bytes\": %llu, "
-               "\"memory_bytes\": %llu, "
+               "\"state_bytes_per_sequence\": %llu, \"memory_bytes\": %llu, "
                "\"driver_min\": \"%s\", \"glibc_min\": \"%s\"}\n",
                m->architecture, (unsigned long long)m->parameters, m->bits, sms,
                (unsigned long long)m->weights_bytes, (unsigned long long)cache,
-               (unsigned long long)windows,
+               (unsigned long long)windows, (unsigned long long)m->state_bytes,
                (unsigned long long)memory, m->driver_min ? m->driver_min : "", glibc);
         return 0;
     }
@@ -83,6 +83,11 @@ int command_info(const Options *o)
     print_bytes("weights", m->weights_bytes);
     printf("%-22s %llu bytes, keys in %d bits, values in %d\n", "cache per token",
            (unsigned long long)cache, sizes.key_bits, sizes.value_bits);
+    if (m->state_bytes) {
+        print_bytes("state per sequence", m->state_bytes);
+        printf("%-22s %d for sequences, %d saved\n", "states", sizes.max_sequences,
+               sizes.states - sizes.max_sequences);
+    }
     printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages[POOL_ALL] * PAGE,
            sizes.max_sequences, sizes.max_context);
     if (windowed) {

@@ -1,5 +1,9 @@
 // Connections: routes, keys, limits, event streams, leaving clients, the way down.
 #include "server.h"
+#include "answer.h"
+#include "completions.h"
+#include "messages.h"
+#include "responses.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/buffer.h>
@@ -7,6 +11,7 @@
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,17 +26,17 @@ extern const char page_text[], page_text_end[];
 
 typedef struct Exchange Exchange;
 
-typedef struct {
+struct Server {
     const Options *options;
     Api *api;
     struct event_base *base;
     struct evhttp *http;
     struct evhttp_bound_socket *bound;
-    struct event *news, *quiet, *deadline;
-    int news_fd;
+    struct event *news, *quiet, *deadline, *term, *interrupt;
+    int news_fd, port;
     Exchange *exchanges; // answers under way
     int draining;
-} Server;
+};
 
 // One request that the generator works on.
 struct Exchange {
@@ -79,21 +84,22 @@ static void reply_json(Server *server, struct evhttp_request *http, int status, 
     free(text);
 }
 
+static const Family *family_of(struct evhttp_request *http);
+
+// In the form that clients of the path expect.
 static void reply_refusal(Server *server, struct evhttp_request *http, const Refusal *r)
 {
+    const Family *family = family_of(http);
     if (r->status == 401) header(http, "WWW-Authenticate", "Bearer");
     if (r->status == 503) header(http, "Retry-After", "1");
-    reply_json(server, http, r->status, api_error(r));
+    reply_json(server, http, r->status, (family ? family->error : completions_error)(r));
 }
 
 static void refuse(Server *server, struct evhttp_request *http, int status, const char *text)
 {
-    Refusal r = {.status = status,
-                 .type = status == 401   ? "authentication_error"
-                         : status >= 500 ? "server_error"
-                                         : "invalid_request_error",
-                 .code = status == 401 ? "invalid_api_key" : NULL};
-    error_set(&r.error, "%s", text);
+    Refusal r;
+    refusal_set(&r, status, "", "%s", text);
+    if (status == 401) r.code = "invalid_api_key";
     reply_refusal(server, http, &r);
 }
 
@@ -150,7 +156,7 @@ static void end_exchange(Exchange *x)
     *at = x->next;
     if (server->options->log_requests) log_exchange(x);
     detach(x);
-    api_free(x->answer);
+    answer_free(x->answer);
     free(x);
     leave_if_drained(server);
 }
@@ -194,17 +200,18 @@ static int speak(Exchange *x)
 {
     Server *server = x->server;
     Generator *g = server->api->generator;
+    const Family *family = x->answer->family;
     TokenText text = {0};
     Error err = {{0}};
     Refusal r;
     json_t *response = NULL;
     pthread_mutex_lock(&g->lock);
     x->dirty = 0;
-    int finished = api_finished(x->answer), failed = 0;
+    int finished = answer_finished(x->answer), failed = 0;
     if (x->http && x->answer->stream)
-        failed = api_events(server->api, x->answer, &text, &err) != 0;
+        failed = family->events(server->api, x->answer, &text, &err) != 0;
     else if (x->http && finished)
-        response = api_response(server->api, x->answer, &r);
+        response = family->response(server->api, x->answer, &r);
     pthread_mutex_unlock(&g->lock);
 
     if (x->http && x->answer->stream) {
@@ -216,7 +223,7 @@ static int speak(Exchange *x)
         } else {
             struct evhttp_request *http = finished ? detach(x) : x->http;
             if (text.bytes) evbuffer_add(chunk, text.data, text.bytes);
-            if (finished) evbuffer_add_printf(chunk, "data: [DONE]\n\n");
+            if (finished) evbuffer_add_printf(chunk, "%s", family->end);
             if (evbuffer_get_length(chunk)) evhttp_send_reply_chunk(http, chunk);
             if (finished) evhttp_send_reply_end(http);
         }
@@ -266,7 +273,8 @@ static void on_quiet(evutil_socket_t fd, short what, void *argument)
     }
 }
 
-static void generate(Server *server, struct evhttp_request *http, json_t *body, int chat)
+static void generate(Server *server, struct evhttp_request *http, json_t *body,
+                     const Family *family)
 {
     Generator *g = server->api->generator;
     Refusal r;
@@ -276,13 +284,13 @@ static void generate(Server *server, struct evhttp_request *http, json_t *body, 
         return;
     }
     Exchange *x = calloc(1, sizeof *x);
-    int status = api_request(server->api, body, chat, &answer, &r);
+    int status = family->request(server->api, body, &answer, &r);
     if (status == 0) {
         pthread_mutex_lock(&g->lock);
         int queued = g->stats.queued;
         pthread_mutex_unlock(&g->lock);
         if (queued + answer->job_count > server->options->max_queue) {
-            api_free(answer);
+            answer_free(answer);
             free(x);
             refuse(server, http, 503, "too many requests are waiting");
             return;
@@ -293,7 +301,7 @@ static void generate(Server *server, struct evhttp_request *http, json_t *body, 
             refuse(server, http, 500, "out of memory");
         else
             reply_refusal(server, http, &r);
-        api_free(answer);
+        answer_free(answer);
         free(x);
         return;
     }
@@ -382,32 +390,37 @@ enum {
     MODEL,
     PROPS,
     CACHE,
-    CHAT_COMPLETIONS,
-    COMPLETIONS,
+    GENERATE,
     ENCODE,
     DECODE,
+    COUNT,
     ABSENT
 };
 static const struct {
     const char *path;
     enum evhttp_cmd_type method;
     int permission, what;
+    const Family *family; // of GENERATE; or whose form errors have
 } routes[] = {
-    {"/", EVHTTP_REQ_GET, 0, PAGE_HTML},
-    {"/health", EVHTTP_REQ_GET, 0, HEALTH},
-    {"/metrics", EVHTTP_REQ_GET, 1, METRICS},
-    {"/v1/models", EVHTTP_REQ_GET, 1, MODELS},
-    {"/v1/model/list", EVHTTP_REQ_GET, 1, MODELS},
-    {"/v1/model", EVHTTP_REQ_GET, 1, MODEL},
-    {"/props", EVHTTP_REQ_GET, 1, PROPS},
-    {"/cache", EVHTTP_REQ_GET, 2, CACHE},
-    {"/v1/chat/completions", EVHTTP_REQ_POST, 1, CHAT_COMPLETIONS},
-    {"/v1/completions", EVHTTP_REQ_POST, 1, COMPLETIONS},
-    {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT},
-    {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE},
-    {"/detokenize", EVHTTP_REQ_POST, 1, DECODE},
-    {"/v1/token/encode", EVHTTP_REQ_POST, 1, ENCODE},
-    {"/v1/token/decode", EVHTTP_REQ_POST, 1, DECODE},
+    {"/", EVHTTP_REQ_GET, 0, PAGE_HTML, NULL},
+    {"/health", EVHTTP_REQ_GET, 0, HEALTH, NULL},
+    {"/metrics", EVHTTP_REQ_GET, 1, METRICS, NULL},
+    {"/v1/models", EVHTTP_REQ_GET, 1, MODELS, NULL},
+    {"/v1/model/list", EVHTTP_REQ_GET, 1, MODELS, NULL},
+    {"/v1/model", EVHTTP_REQ_GET, 1, MODEL, NULL},
+    {"/props", EVHTTP_REQ_GET, 1, PROPS, NULL},
+    {"/cache", EVHTTP_REQ_GET, 2, CACHE, NULL},
+    {"/v1/chat/completions", EVHTTP_REQ_POST, 1, GENERATE, &chat_completions},
+    {"/v1/completions", EVHTTP_REQ_POST, 1, GENERATE, &text_completions},
+    {"/v1/messages", EVHTTP_REQ_POST, 1, GENERATE, &messages},
+    {"/v1/messages/count_tokens", EVHTTP_REQ_POST, 1, COUNT, &messages},
+    {"/v1/responses", EVHTTP_REQ_POST, 1, GENERATE, &responses},
+    {"/v1/responses/input_tokens", EVHTTP_REQ_POST, 1, COUNT, &responses},
+    {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT, NULL},
+    {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE, NULL},
+    {"/detokenize", EVHTTP_REQ_POST, 1, DECODE, NULL},
+    {"/v1/token/encode", EVHTTP_REQ_POST, 1, ENCODE, NULL},
+    {"/v1/token/decode", EVHTTP_REQ_POST, 1, DECODE, NULL},
 };
 enum { ROUTES = sizeof routes / sizeof *routes };
 
@@ -415,8 +428,22 @@ static void preflight(Server *server, struct evhttp_request *http)
 {
     header(http, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     header(http, "Access-Control-Allow-Headers",
-           "Authorization, Content-Type, X-API-Key, X-Admin-Key");
+           "Authorization, Content-Type, X-API-Key, X-Admin-Key, Anthropic-Version, "
+           "Anthropic-Beta, Anthropic-Dangerous-Direct-Browser-Access");
     reply(server, http, 204, "text/plain", "", 0);
+}
+
+static const char *path_of(struct evhttp_request *http)
+{
+    const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(http));
+    return path && *path ? path : "/";
+}
+
+static const Family *family_of(struct evhttp_request *http)
+{
+    for (int i = 0; i < ROUTES; i++)
+        if (routes[i].family && strcmp(routes[i].path, path_of(http)) == 0) return routes[i].family;
+    return NULL;
 }
 
 static void post(Server *server, struct evhttp_request *http, int what)
@@ -424,12 +451,14 @@ static void post(Server *server, struct evhttp_request *http, int what)
     Refusal r;
     json_t *body = read_body(server, http), *result = NULL;
     if (!body) return;
-    if (what == CHAT_COMPLETIONS || what == COMPLETIONS) {
-        generate(server, http, body, what == CHAT_COMPLETIONS);
+    if (what == GENERATE) {
+        generate(server, http, body, family_of(http));
         json_decref(body);
         return;
     }
-    result = what == ENCODE ? api_encode(server->api, body, &r) : api_decode(server->api, body, &r);
+    result = what == ENCODE   ? api_encode(server->api, body, &r)
+             : what == DECODE ? api_decode(server->api, body, &r)
+                              : family_of(http)->count(server->api, body, &r);
     json_decref(body);
     if (result)
         reply_json(server, http, 200, result);
@@ -444,7 +473,7 @@ static void get(Server *server, struct evhttp_request *http, int what)
     if (what == PAGE_HTML) {
         header(http, "Content-Security-Policy",
                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-               "connect-src 'self'");
+               "connect-src 'self'; img-src data:");
         reply(server, http, 200, "text/html; charset=utf-8", page_text,
               (size_t)(page_text_end - page_text));
     } else if (what == HEALTH) {
@@ -469,11 +498,10 @@ static void get(Server *server, struct evhttp_request *http, int what)
 static void on_request(struct evhttp_request *http, void *argument)
 {
     Server *server = argument;
-    const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(http));
     enum evhttp_cmd_type method = evhttp_request_get_command(http);
     int known = 0;
     for (int i = 0; i < ROUTES; i++) {
-        if (!path || strcmp(routes[i].path, *path ? path : "/") != 0) continue;
+        if (strcmp(routes[i].path, path_of(http)) != 0) continue;
         known = 1;
         if (method == EVHTTP_REQ_OPTIONS && server->options->cors) {
             preflight(server, http);
@@ -492,8 +520,12 @@ static void on_request(struct evhttp_request *http, void *argument)
             get(server, http, routes[i].what);
         return;
     }
-    refuse(server, http, known ? 405 : 404,
-           known ? "the method is not allowed here" : "there is no such path");
+    if (known)
+        refuse(server, http, 405, "the method is not allowed here");
+    else if (strncmp(path_of(http), "/v1/responses/", 14) == 0)
+        refuse(server, http, 404, "responses are not stored");
+    else
+        refuse(server, http, 404, "there is no such path");
 }
 
 // --- up and down ---------------------------------------------------------------------------------
@@ -525,68 +557,102 @@ static void on_signal(evutil_socket_t signal, short what, void *argument)
     leave_if_drained(server);
 }
 
-// Returns the port, which port 0 leaves to the system.
-static int listen_on(Server *server)
+// Port 0 leaves the choice to the system.
+static int listen_on(Server *server, Error *err)
 {
     const Options *o = server->options;
+    const struct addrinfo passive = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    int unknown = getaddrinfo(o->host, NULL, &passive, &found);
+    if (unknown) return error_set(err, "--host %s: %s", o->host, gai_strerror(unknown));
+    freeaddrinfo(found);
     server->bound = evhttp_bind_socket_with_handle(server->http, o->host, (uint16_t)o->port);
-    if (!server->bound) fail("%s:%d: %s", o->host, o->port, strerror(errno));
+    if (!server->bound) return error_set(err, "%s:%d: %s", o->host, o->port, strerror(errno));
     struct sockaddr_storage address;
     socklen_t bytes = sizeof address;
-    int port = o->port;
+    server->port = o->port;
     if (getsockname(evhttp_bound_socket_get_fd(server->bound), (struct sockaddr *)&address,
                     &bytes) == 0)
-        port = ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                                                   : ((struct sockaddr_in *)&address)->sin_port);
-    return port;
+        server->port =
+            ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                                : ((struct sockaddr_in *)&address)->sin_port);
+    return 0;
+}
+
+static int add_events(Server *server, Error *err)
+{
+    struct event_base *base = server->base;
+    struct timeval second = {1, 0};
+    server->news = event_new(base, server->news_fd, EV_READ | EV_PERSIST, on_news, server);
+    server->quiet = event_new(base, -1, EV_PERSIST, on_quiet, server);
+    server->deadline = evtimer_new(base, on_deadline, server);
+    server->term = evsignal_new(base, SIGTERM, on_signal, server);
+    server->interrupt = evsignal_new(base, SIGINT, on_signal, server);
+    if (!server->news || !server->quiet || !server->deadline || !server->term ||
+        !server->interrupt || event_add(server->news, NULL) != 0 ||
+        event_add(server->quiet, &second) != 0 || event_add(server->term, NULL) != 0 ||
+        event_add(server->interrupt, NULL) != 0)
+        return error_set(err, "cannot start the event loop");
+    return 0;
+}
+
+int server_open(Server **out, const Options *o, Api *api, Error *err)
+{
+    Server *server = *out = calloc(1, sizeof *server);
+    if (!server) return error_set(err, "out of memory");
+    *server = (Server){.options = o, .api = api};
+    struct event_config *config = event_config_new();
+    // Only epoll tells of clients that close while nothing is read.
+    if (config) event_config_require_features(config, EV_FEATURE_EARLY_CLOSE);
+    server->base = config ? event_base_new_with_config(config) : NULL;
+    if (config) event_config_free(config);
+    server->http = server->base ? evhttp_new(server->base) : NULL;
+    server->news_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (!server->http || server->news_fd < 0) return error_set(err, "cannot start the event loop");
+    evhttp_set_allowed_methods(server->http, EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_HEAD |
+                                                 EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PUT |
+                                                 EVHTTP_REQ_DELETE | EVHTTP_REQ_PATCH);
+    evhttp_set_max_headers_size(server->http, HEADER_BYTES);
+    evhttp_set_max_body_size(server->http, (ev_ssize_t)o->max_body + (1 << 20));
+    evhttp_set_timeout(server->http, 120);
+    evhttp_set_gencb(server->http, on_request, server);
+    return listen_on(server, err) == 0 ? add_events(server, err) : -1;
+}
+
+struct event_base *server_base(Server *server)
+{
+    return server->base;
+}
+
+int server_port(const Server *server)
+{
+    return server->port;
+}
+
+void server_close(Server *server)
+{
+    while (server->exchanges) end_exchange(server->exchanges);
+    event_free(server->term);
+    event_free(server->interrupt);
+    event_free(server->deadline);
+    event_free(server->quiet);
+    event_free(server->news);
+    evhttp_free(server->http);
+    event_base_free(server->base);
+    close(server->news_fd);
+    free(server);
 }
 
 int server_run(const Options *o, Api *api)
 {
-    Server server = {.options = o, .api = api};
-    Generator *g = api->generator;
+    Server *server;
     Error err;
     signal(SIGPIPE, SIG_IGN);
-    struct event_config *config = event_config_new();
-    // Only epoll tells of clients that close while nothing is read.
-    if (config) event_config_require_features(config, EV_FEATURE_EARLY_CLOSE);
-    server.base = config ? event_base_new_with_config(config) : NULL;
-    if (config) event_config_free(config);
-    server.http = server.base ? evhttp_new(server.base) : NULL;
-    server.news_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (!server.http || server.news_fd < 0) fail("cannot start the event loop");
-    evhttp_set_allowed_methods(server.http, EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_HEAD |
-                                                EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PUT |
-                                                EVHTTP_REQ_DELETE | EVHTTP_REQ_PATCH);
-    evhttp_set_max_headers_size(server.http, HEADER_BYTES);
-    evhttp_set_max_body_size(server.http, (ev_ssize_t)o->max_body + (1 << 20));
-    evhttp_set_timeout(server.http, 120);
-    evhttp_set_gencb(server.http, on_request, &server);
-    int port = listen_on(&server);
-
-    struct timeval second = {1, 0};
-    server.news = event_new(server.base, server.news_fd, EV_READ | EV_PERSIST, on_news, &server);
-    server.quiet = event_new(server.base, -1, EV_PERSIST, on_quiet, &server);
-    server.deadline = evtimer_new(server.base, on_deadline, &server);
-    struct event *term = evsignal_new(server.base, SIGTERM, on_signal, &server);
-    struct event *interrupt = evsignal_new(server.base, SIGINT, on_signal, &server);
-    if (!server.news || !server.quiet || !server.deadline || !term || !interrupt ||
-        event_add(server.news, NULL) != 0 || event_add(server.quiet, &second) != 0 ||
-        event_add(term, NULL) != 0 || event_add(interrupt, NULL) != 0)
-        fail("cannot start the event loop");
-    if (generator_start(g, &err) != 0) fail("%s", err.text);
-    fprintf(stderr, "%s: listening on http://%s:%d\n", model_info.name, o->host, port);
-    event_base_dispatch(server.base);
-
-    generator_stop(g);
-    while (server.exchanges) end_exchange(server.exchanges);
-    event_free(term);
-    event_free(interrupt);
-    event_free(server.deadline);
-    event_free(server.quiet);
-    event_free(server.news);
-    evhttp_free(server.http);
-    event_base_free(server.base);
-    close(server.news_fd);
+    if (server_open(&server, o, api, &err) != 0 || generator_start(api->generator, &err) != 0)
+        fail("%s", err.text);
+    fprintf(stderr, "%s: listening on http://%s:%d\n", model_info.name, o->host, server->port);
+    event_base_dispatch(server->base);
+    generator_stop(api->generator);
+    server_close(server);
     return 0;
 }

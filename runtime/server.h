@@ -5,3 +5,11 @@
 
 // Serves until SIGTERM or SIGINT. Returns the exit status.
 int server_run(const Options *o, Api *api);
+
+// Its parts, for callers that run the loop and the generator themselves. After a failure of open
+// the program is to end.
+typedef struct Server Server;
+int server_open(Server **out, const Options *o, Api *api, Error *err);
+int server_port(const Server *server);
+struct event_base *server_base(Server *server);
+void server_close(Server *server); // the generator has stopped

@@ -18,7 +18,7 @@ static const Layer layers[LAYERS] = {
      .gate = {0x5a600, 0x6a600, 0x6a800, 0x0},
      .up = {0x6ac00, 0x7ac00, 0x7ae00, 0x0},
      .down = {0x7b200, 0x8b200, 0x8b600, 0x0},
-     .window = 0, .rope = 0, .kv_heads = 2, .ffn_dim = 512},
+     .window = 0, .rope = 0, .kv_heads = 2, .ffn_dim = 512, .kept = 0},
     {.attn_norm = 0x8b800, // layer 1
      .q = {0x8bc00, 0x93c00, 0x93e00, 0x0},
      .k = {0x94000, 0x98000, 0x98200, 0x0},
@@ -29,7 +29,7 @@ static const Layer layers[LAYERS] = {
      .gate = {0xa4e00, 0xb4e00, 0xb5000, 0x0},
      .up = {0xb5400, 0xc5400, 0xc5600, 0x0},
      .down = {0xc5a00, 0xd5a00, 0xd5e00, 0x0},
-     .window = 0, .rope = 0, .kv_heads = 2, .ffn_dim = 512},
+     .window = 0, .rope = 0, .kv_heads = 2, .ffn_dim = 512, .kept = 1},
 };
 
 static const TensorInfo tensors[] = {
@@ -79,7 +79,8 @@ const ModelInfo model_info = {
     .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,
     .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,
     .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,
-    .cache_bits = 0x0, .ropes = 1, .y_dim = 0, .wide_head_norms = 0,
+    .cache_bits = 0x101fc, .ropes = 1, .y_dim = 0, .wide_head_norms = 0,
+    .cache_layers = 2, .window_layers = 0, .state_bytes = 0,
     .parameters = 1443072, .bits = 4,
     .weights_bytes = 977408, .weights_hash = "dd09a4b0915199ebae9ea0b4b5f5e1b9", .random_seed = 0u,
     .layer_table = layers,

@@ -7,7 +7,7 @@ build=$1 program=$2
 passed=0 failed=0
 while read -r prompt; do
     cpu=$("$program" run -p "$prompt" -n 64 --temperature 0 --json --device cpu | sed 's/.*"ids": \[\([^]]*\)\].*/\1/; s/,//g')
-    for mode in graph steps; do
+    for mode in persistent graph steps; do
         gpu=$("$program" run -p "$prompt" -n 64 --temperature 0 --json --device cuda --mode $mode |
             sed 's/.*"ids": \[\([^]]*\)\].*/\1/; s/,//g')
         common=

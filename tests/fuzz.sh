@@ -21,7 +21,12 @@ for d in examples/wikilm tests/models/converted/*; do
     safetensors) head -c 6000 "$d/model.safetensors" >"$corpus/$n" ;;
     esac
 done
-ASAN_OPTIONS=detect_leaks=0 "$build/fuzz/$name" -detect_leaks=0 -timeout=10 -max_len=20000 \
+# Inputs that are kept with the tests, and for requests the words that the server looks for.
+[ -d "tests/fuzz/seeds/$name" ] && cp tests/fuzz/seeds/"$name"/* "$corpus/"
+words=$build/fuzz/$name.words
+grep -oh '"[A-Za-z_]\{2,40\}"' runtime/*.c | sort -u >"$words"
+case $name in request | http) options="-dict=$words" leaks=1 ;; *) options= leaks=0 ;; esac
+ASAN_OPTIONS=detect_leaks=$leaks "$build/fuzz/$name" $options -detect_leaks=$leaks -timeout=60 -max_len=20000 \
     -max_total_time="$seconds" -artifact_prefix="$build/fuzz/$name." -print_final_stats=1 "$corpus" >"$build/fuzz/$name.log" 2>&1
 status=$?
 grep -E 'stat::number_of_executed' "$build/fuzz/$name.log"

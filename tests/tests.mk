@@ -23,12 +23,21 @@ FUZZ_config = $(FUZZ_safetensors) compiler/arch.c compiler/graph.c compiler/fuse
 FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/tokens.c
 FUZZ_template = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                 $(patsubst %,runtime/%.c,template value methods filters)
-FUZZ_WRAP = -Wl,--wrap=die,--wrap=arena_alloc,--wrap=arena_copy,--wrap=arena_format,--wrap=grow_array
-$(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/heap.h compiler/*.c runtime/*.c $(B)/embedded.o
+# What the server reads, up to the real generator over a made-up model.
+SERVED = request http
+FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
+               $(patsubst %,runtime/%.c,api answer batch cache chat completions conversation fields filters generate \
+                 messages methods pools reply request responses sample sampling states template tokens \
+                 value)
+FUZZ_http = $(FUZZ_request) runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a
+FUZZ_WRAP = $(foreach f,die arena_alloc arena_copy arena_format grow_array,-Wl$(comma)--wrap=$f)
+FUZZ_WRAP_tokenizer = $(foreach f,die arena_alloc,-Wl$(comma)--wrap=$f)
+$(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/*.h compiler/*.c runtime/*.[ch] $(B)/embedded.o
 	@mkdir -p $(@D)
-	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined \
-	    $(if $(filter tokenizer,$*),-Wl$(comma)--wrap=die$(comma)--wrap=arena_alloc,$(FUZZ_WRAP)) \
-	    $(if $(filter template,$*),-DRENDER_MAX_STEPS=200000u) -o $@ $< $(FUZZ_$*) -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -l:libjansson.a -lm
+	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	    $(if $(filter $(SERVED),$*),,$(or $(FUZZ_WRAP_$*),$(FUZZ_WRAP))) \
+	    $(if $(filter template,$*),-DRENDER_MAX_STEPS=200000u) -o $@ $< $(FUZZ_$*) \
+	    -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -l:libjansson.a -lxxhash -lm
 
 # The bundled model for the CPU alone.
 $(B)/tests/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
@@ -44,13 +53,21 @@ $(B)/tests/chatlm: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/chat_tem
 	    $(CHATLM)/tokenizer.json
 	EXLC_OPTIMIZE=-O1 $(B)/exlc build $(CHATLM) -o $@ --target cpu
 
+# A recurrent model with made-up weights and the bundled model's tokenizer.
+RECURRENT = $(B)/tests/models/recurrent
+$(B)/tests/recurrent: $(B)/exlc $(wildcard examples/wikilm/*) tests/server/recurrent.json
+	@mkdir -p $(RECURRENT)
+	@cp examples/wikilm/tokenizer*.json examples/wikilm/generation_config.json $(RECURRENT)
+	@cp tests/server/recurrent.json $(RECURRENT)/config.json
+	$(B)/exlc build $(RECURRENT) -o $@ --target cpu --random-weights 3 --bits 4 --codebook mul1 --head-bits 6
+
 $(B)/tests/serve: tests/server/run.c tests/server/client.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
 
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
-FUZZ_TESTS = $(foreach f,$(FUZZ),'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
+fuzz_tests = $(foreach f,$1,'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
 FUZZ_SECONDS = 10
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
@@ -62,7 +79,7 @@ TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
-	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(FUZZ_TESTS) \
+	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(call fuzz_tests,$(FUZZ)) \
 	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm' \
 	    'architectures: tests/architectures.sh'
@@ -80,23 +97,26 @@ test-long: $(TEST_PROGRAMS)
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
 	@$(MAKE) --no-print-directory SAN=1 test-units
 test-fuzz: $(B)/exlc
-	@tests/run.sh $(FUZZ_TESTS)
+	@tests/run.sh $(call fuzz_tests,$(FUZZ) $(SERVED))
 test-units: $(UNIT) $(B)/tests/archs/run
 	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
 
 # Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates;
 # SOAK is how many requests the server gets.
 SOAK = 400
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/recurrent
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
-	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
 	build/venv-jinja/bin/pip install -q jinja2==3.1.6 transformers==5.23.0
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/wikilm tests/data/wiki.txt $(SOAK)' \
+	    'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'page: build/venv/bin/python tests/clients/page.py $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/chatlm tests/data/wiki.txt $(SOAK)' \
+	    'soak, recurrent: build/venv/bin/python tests/clients/soak.py $(B)/tests/recurrent tests/data/wiki.txt $(SOAK)' \
 	    'format: build/venv/bin/python tests/oracle/test_exl3.py' \
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o

@@ -36,6 +36,16 @@ ALWAYS const float *input_row(const Input *in, int r)
     return in->x + (size_t)(in->row ? in->row[r] : r) * in->width;
 }
 
+ALWAYS float dot(const float *a, const float *b, int width)
+{
+    Floats sum = {0};
+    int i = 0;
+    for (; i + FLOATS <= width; i += FLOATS) sum += load(a + i) * load(b + i);
+    float total = sum_lanes(sum);
+    for (; i < width; i++) total += a[i] * b[i];
+    return total;
+}
+
 // The sum of (x - mean)^2.
 ALWAYS float sum_squares(const float *x, int width, float mean)
 {

@@ -15,7 +15,9 @@
 #define LARGER(a, b) ((a) > (b) ? (a) : (b))
 #define SMALLER(a, b) ((a) < (b) ? (a) : (b))
 #define HEAD_DIM_PADDED ((HEAD_DIM + 15) / 16 * 16)
-#define WIDEST_INPUT LARGER(PADDED(DIM), LARGER(PADDED(HEADS *HEAD_DIM), PADDED(FFN_DIM)))
+#define WIDEST_INPUT                                                                               \
+    LARGER(LARGER(PADDED(DIM), PADDED(DELTA_VALUES)),                                              \
+           LARGER(PADDED(HEADS *HEAD_DIM), PADDED(FFN_DIM)))
 
 // Worker.local: prepared inputs of three products, or tiles of two, or the buffers of attention.
 #define ATTEND_FLOATS                                                                              \
@@ -30,12 +32,14 @@
     LARGER(16 * FEW_ROWS * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT),                          \
            4 * WORK_ROWS(rows) * (size_t)LARGER(3 * PADDED(DIM), WIDEST_INPUT))
 #define KV_BYTES(rows) (4 * WORK_ROWS(rows) * (size_t)(2 * KV_HEADS * HEAD_DIM))
+#define DELTA_WIDTH (DELTA_HEADS ? LARGER(PADDED(DELTA_IN), PADDED(DELTA_VALUES)) : 0)
+#define GATED_WIDTH (GATED_ATTENTION ? PADDED(2 * HEADS * HEAD_DIM) : 0)
 #define LATENT_WIDTH (KV_LATENT ? PADDED(HEADS * (NOPE_DIM + ROPE_DIM)) + PADDED(Q_LATENT) : 0)
 #define SUMS_BYTES                                                                                 \
     (4 * FEW_ROWS *                                                                                \
      (size_t)LARGER(                                                                               \
          LARGER(LATENT_WIDTH, PADDED(HEADS * HEAD_DIM) + 2 * PADDED(KV_HEADS * HEAD_DIM)),         \
-         LARGER(2 * PADDED(FFN_DIM), PADDED(DIM))))
+         LARGER(LARGER(DELTA_WIDTH, GATED_WIDTH), LARGER(2 * PADDED(FFN_DIM), PADDED(DIM)))))
 // A routed layer uses the same memory otherwise: scores and routes of the rows, the rows of each
 // expert, prepared inputs of gate and up, or of down.
 #define EXPERT_INPUT LARGER(2 * PADDED(DIM), LARGER(PADDED(EXPERT_DIM), PADDED(SHARED_DIM)))

@@ -39,16 +39,6 @@ ALWAYS Routing routing_of(const State *s, int rows)
     return m;
 }
 
-ALWAYS float dot(const float *a, const float *b, int width)
-{
-    Floats sum = {0};
-    int i = 0;
-    for (; i + FLOATS <= width; i += FLOATS) sum += load(a + i) * load(b + i);
-    float total = sum_lanes(sum);
-    for (; i < width; i++) total += a[i] * b[i];
-    return total;
-}
-
 // Scores of the choice outside the best groups become -infinity. A group is worth the sum of its
 // two best scores.
 ALWAYS void keep_top_groups(float *choice)

@@ -8,6 +8,8 @@
 #include "qkv.h"
 #include "attend.h"
 #include "out.h"
+#include "gated.h"
+#include "delta.h"
 #include "latent.h"
 #include "up.h"
 #include "moe.h"

@@ -22,7 +22,7 @@ DEVICE float score_of(float product)
 DEVICE float sink_weight(const State &s, const Layer *layer, int head, float largest)
 {
     if (!ATTN_SINKS) return 0;
-    return exp2f(((const float *)(s.weights + layer->sinks))[head] * LOG2_E - largest);
+    return exp2f(weights_at<float>(s, layer->sinks)[head] * LOG2_E - largest);
 }
 
 // First key a query at `position` sees.
@@ -75,8 +75,8 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     // Keys from .. to of this split, counted from its start.
     int sequence = b.sequence[row], from_start = split * SPLIT % PAGE;
     int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
-    uint8_t *key_head = cache_head(&s, &b, layer, 0, sequence, kv_head, split * SPLIT);
-    uint8_t *value_head = cache_head(&s, &b, layer, 1, sequence, kv_head, split * SPLIT);
+    uint8_t *key_head = global(cache_head(&s, &b, layer, 0, sequence, kv_head, split * SPLIT));
+    uint8_t *value_head = global(cache_head(&s, &b, layer, 1, sequence, kv_head, split * SPLIT));
     const uint16_t *keys = (const uint16_t *)key_head + from_start * HEAD_DIM;
     const uint16_t *cached_values = (const uint16_t *)value_head + from_start * HEAD_DIM;
     int first_tile = from / 16, last_tile = to / 16;
@@ -171,8 +171,8 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
                 int head = h * 8 + 2 * c + i % 2, channel = d + g + i / 2 * 8;
                 if (head >= GROUP) continue;
                 if (splits == 1)
-                    s.a[(uint64_t)row * Q_DIM + (kv_head * GROUP + head) * HEAD_DIM + channel] =
-                        sums[h][i] / total[head];
+                    global(s.a)[(uint64_t)row * Q_DIM + (kv_head * GROUP + head) * HEAD_DIM +
+                                channel] = sums[h][i] / total[head];
                 else
                     partial[head * HEAD_DIM + channel] = sums[h][i];
             }
@@ -275,7 +275,7 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
                     load_fresh1(s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i);
             multipliers_sync();
         }
-        if (item == from_item) stamp(d, 3, 0);
+        if (item == from_item && threadIdx.x < WARP) stamp(d, 3, 0);
         float *partial = split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS;
         from = from > 0 ? from : 0, to = to < SPLIT ? to : SPLIT - 1;
 #if QUANTIZED_CACHE

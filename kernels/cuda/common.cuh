@@ -155,11 +155,39 @@ DEVICE void multipliers_sync(void)
     asm volatile("bar.sync 1, 512;" ::: "memory");
 }
 
+// The multipliers and one warp that waits for them, or for which they wait. Who arrives does not
+// wait.
+DEVICE void meeting_arrive(int meeting)
+{
+    asm volatile("bar.arrive %0, 544;" ::"r"(6 + meeting) : "memory");
+}
+
+DEVICE void meeting_wait(int meeting)
+{
+    asm volatile("bar.sync %0, 544;" ::"r"(6 + meeting) : "memory");
+}
+
 // Warps 4 i .. 4 i + 3 of a block, i < 4.
 DEVICE void four_warps_sync(int i)
 {
     asm volatile("bar.sync %0, 128;" ::"r"(2 + i) : "memory");
 }
+
+// By all warps of a group of four (on sm_90a): how many registers each thread has from here on.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+template <int N> DEVICE void registers_more(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N> DEVICE void registers_less(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+#else
+template <int N> DEVICE void registers_more(void) {}
+template <int N> DEVICE void registers_less(void) {}
+#endif
 
 // --- matrix instructions -------------------------------------------------------------------------
 // Lane 4g + c. A: a0 (g, k), a1 (g + 8, k), a2 (g, k + 8), a3 (g + 8, k + 8), two halves from
@@ -252,6 +280,14 @@ DEVICE uint4 load_weights(const uint4 *p)
     return v;
 }
 
+// The same address, known to be in global memory. Through one that may be anywhere a load takes
+// longer, and an atomic addition waits to hear whether it went to shared memory.
+template <typename T> DEVICE T *global(T *p)
+{
+    __builtin_assume(__isGlobal(p));
+    return p;
+}
+
 // Has the second-level cache read a line of 128 bytes.
 DEVICE void prefetch(const void *p)
 {
@@ -261,29 +297,31 @@ DEVICE void prefetch(const void *p)
 // Reads of what other blocks of the same launch wrote, past the first-level cache.
 DEVICE float4 load_fresh(const float *p)
 {
-    return __ldcg((const float4 *)p);
+    return __ldcg((const float4 *)global(p));
 }
 
 DEVICE float load_fresh1(const float *p)
 {
-    return __ldcg(p);
+    return __ldcg(global(p));
 }
 
 // Four numbers at a multiple of 32 bytes.
 DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
 {
-    ulonglong2 a = __ldcg((const ulonglong2 *)p), b = __ldcg((const ulonglong2 *)p + 1);
+    const ulonglong2 *from = (const ulonglong2 *)global(p);
+    ulonglong2 a = __ldcg(from), b = __ldcg(from + 1);
     v[0] = a.x, v[1] = a.y, v[2] = b.x, v[3] = b.y;
 }
 
 DEVICE int atomic_add(int32_t *p, int32_t v)
 {
-    return atomicAdd(p, v);
+    return atomicAdd(global(p), v);
 }
 
 DEVICE void atomic_add64(uint64_t *p, uint64_t v)
 {
-    atomicAdd((unsigned long long *)p, (unsigned long long)v);
+    // Without an answer, which atomicAdd's ATOMG brings back.
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
 
 DEVICE void memory_fence(void)
@@ -375,8 +413,7 @@ DEVICE void copy_weights_end(uint64_t *barrier)
 }
 #endif
 
-// --- blocks of one launch that meet
-// ---------------------------------------------------------------
+// --- blocks of one launch that meet --------------------------------------------------------------
 
 // One more at *count; what this block's threads wrote before they met is visible to who sees it.
 DEVICE void count_release(int32_t *count)

@@ -4,8 +4,8 @@
 // A step is a list of linear layers with one input. Its work is cut into chunks: a slice of k by a
 // block of 128 columns, contiguous in memory. Every block of threads takes an equal, contiguous
 // range of the step's chunks. One warp copies them, in order, through a ring in shared memory; it
-// runs ahead of everything else, across steps and layers, since weights wait for nothing. Sixteen
-// warps
+// runs ahead of everything else, across steps and layers, since weights wait for nothing, and leaves
+// with each chunk a note of where its activations and sums are. Sixteen warps
 //   1. finish what the step before left as sums, for the slices of k they need, and make
 //      activations of it: suh, Hadamard, one scale a slice;
 //   2. multiply on matrix units, weights as the A operand, up to 8 columns of activations B: eight
@@ -14,17 +14,17 @@
 // Nothing else is exchanged between blocks: the next step finishes the columns. Fixed-point sums
 // are the same in any order, so the result depends neither on the number of blocks nor on the other
 // rows, and a step is the same whether it is a launch of its own or a part of one launch a token,
-// where the blocks meet between steps.
+// where the blocks meet between steps; one warp of each does nothing else.
 #pragma once
 #include "kernels/cuda/linear.cuh"
 
 typedef struct {
     int together;               // one launch of all steps: blocks meet between them
     int room_bytes, ring_bytes; // of shared memory
-    int ring_at;                // end of the last chunk
-    uint32_t chunk;             // number of the next chunk in this launch
+    int ring_at;                // copying warp: end of the last chunk
     uint32_t oldest;            // copying warp: number of the oldest chunk whose place is taken
-    int steps, meetings;        // that are over
+    uint32_t chunk;             // number of the next chunk in this launch, or of the step's first
+    int steps;                  // that are over
 } Decoder;
 
 // A step of a pass: what, where, of which weight formats.
@@ -38,13 +38,21 @@ typedef struct {
 typedef struct {
     Linear linear;
     int format, blocks, column;   // column blocks, and where they begin in the sums of a row
-    int slices, group_slices;     // slices of k, and of a whole group
-    int a_group;                  // chunks of a whole group
+    int slices;                   // of k
     int from, to;                 // chunks of this block of threads
-    int first_group, last_group;  // that they belong to
-    int begin_block, begin_slice; // of the first one, in its group
+    int first_unit, last_unit;    // that they belong to
+    int begin_block, begin_slice; // of the first one, in its unit
     int last_steps;               // k-steps of the last slice
 } Part;
+
+// A chunk in the ring or on its way there: all that the multiplying warps need to know of it.
+typedef struct {
+    int32_t begin, end;     // in the ring
+    int32_t columns, facts; // of its slice's activations of row 0, in the room
+    int32_t unit;           // counted through all parts of the step
+    int16_t steps, format;
+    uint64_t sums; // place of its first column's sum of row 0
+} Chunk;
 
 // A step as planned by each block of threads, ahead of its inputs.
 typedef struct {
@@ -52,7 +60,8 @@ typedef struct {
     const Layer *layer;
     Part part[3];
     int count, in, rows, width;   // parts; input channels; rows; columns of a row of sums
-    int units, held;              // units of a group; groups whose activations are held at a time
+    int held;                     // units whose activations are held at a time
+    int chunks, units;            // of this block of threads, through all parts
     uint64_t sums;                // place of the sums it adds to
     uint64_t old_sums, old_count; // sums of an earlier step to clear
     // The input: pending products and a norm; or gate and up.
@@ -68,9 +77,9 @@ typedef struct {
     State s;
     Batch b;
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
-    int32_t begin[RING_CHUNKS], end[RING_CHUNKS];   // their places in the ring
-    uint64_t planned[PLANS], done[PLANS];           // barriers of plans
-    Plan plan[PLANS];                               // of step n, n + PLANS, ...
+    Chunk chunk[RING_CHUNKS];
+    uint64_t planned[PLANS], done[PLANS];                     // barriers of plans
+    Plan plan[PLANS];                                         // of step n, n + PLANS, ...
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
 } DecodeShared;
@@ -111,15 +120,25 @@ DEVICE uint8_t *room(void)
     return shared_memory() + DECODE_SHARED_BYTES;
 }
 
+DEVICE bool multiplies(void)
+{
+    return threadIdx.x < MULTIPLIERS;
+}
+
 DEVICE bool copies(void)
 {
-    return threadIdx.x >= MULTIPLIERS;
+    return threadIdx.x / WARP == MULTIPLIERS / WARP;
+}
+
+DEVICE bool meets(void)
+{
+    return threadIdx.x / WARP == MULTIPLIERS / WARP + 1;
 }
 
 // By all threads. room_bytes: of activations or attention; the rest of shared memory is the ring.
 DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int room_bytes)
 {
-    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0, 0};
+    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0};
     d.ring_bytes = dynamic_shared_bytes() - DECODE_SHARED_BYTES - room_bytes;
     if (threadIdx.x == 0) {
         decode_shared()->s = s, decode_shared()->b = b;
@@ -136,6 +155,17 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
     block_sync();
     grid_release();
     return d;
+}
+
+// The launch gives every thread 96 registers; those that multiply need more, the others few.
+DEVICE void multiplier_registers(void)
+{
+    registers_more<112>();
+}
+
+DEVICE void other_registers(void)
+{
+    registers_less<32>();
 }
 
 // --- plans ---------------------------------------------------------------------------------------
@@ -160,57 +190,66 @@ DEVICE void plan_ready(const Decoder &d)
     if (threadIdx.x % WARP == 0) barrier_arrive(&decode_shared()->planned[d.steps % PLANS]);
 }
 
-// Before and after the others use it.
+// Before the others use it.
 DEVICE void plan_wait(const Decoder &d)
 {
     barrier_wait(&decode_shared()->planned[d.steps % PLANS], d.steps / PLANS % 2);
 }
 
-DEVICE void plan_done(Decoder &d)
-{
-    multipliers_sync();
-    if (threadIdx.x == 0) barrier_arrive(&decode_shared()->done[d.steps % PLANS]);
-    d.steps++;
-}
-
 // --- meetings ------------------------------------------------------------------------------------
-// A step's multiplying warps call step_start before they read what earlier steps wrote, and
-// step_end after they have written.
+// Between two steps of a launch of all steps, all blocks meet. The multiplying warps announce that
+// they have written what a step writes and go on with what does not depend on it; the meeting warp
+// tells the other blocks, waits for them, and lets its own warps begin.
+
+enum { STEP_OVER, STEP_BEGINS };
 
 DEVICE void stamp(const Decoder &d, int word, int kind)
 {
-    if (d.together && decode_state().trace && threadIdx.x == 0)
-        decode_state().trace[((uint64_t)d.meetings * gridDim.x + blockIdx.x) * TRACE_WORDS + word] =
+    if (d.together && decode_state().trace && threadIdx.x % WARP == 0)
+        decode_state().trace[((uint64_t)d.steps * gridDim.x + blockIdx.x) * TRACE_WORDS + word] =
             word == 0 ? (uint64_t)kind : nanoseconds();
 }
 
-DEVICE void step_start(Decoder &d, int kind)
+// Before the multiplying warps read what earlier steps wrote.
+DEVICE void step_start(const Decoder &d, int kind)
 {
-    stamp(d, 0, kind);
-    stamp(d, 1, 0);
-    if (d.meetings == 0)
+    bool first = threadIdx.x < WARP;
+    if (first) stamp(d, 0, kind), stamp(d, 1, 0);
+    if (d.steps == 0)
         grid_wait();
-    else if (threadIdx.x == 0)
-        wait_count(work_at<int32_t>(decode_state(), work_of(decode_state()).counters),
-                   d.meetings * gridDim.x);
-    multipliers_sync();
-    stamp(d, 2, 0);
+    else
+        meeting_wait(STEP_BEGINS);
+    if (first) stamp(d, 2, 0);
 }
 
+// After they have written.
 DEVICE void step_end(Decoder &d)
 {
-    plan_done(d);
-    if (!d.together) return;
-    stamp(d, 4, 0);
-    if (threadIdx.x == 0)
-        count_release(work_at<int32_t>(decode_state(), work_of(decode_state()).counters));
-    d.meetings++;
+    if (d.together) meeting_arrive(STEP_OVER);
+    d.steps++;
 }
 
-// After the last step of a launch of all steps: the counters are zero for the next launch.
-DEVICE void decoder_close(Decoder &d)
+// The meeting warp's side.
+DEVICE void meet_others(Decoder &d, bool last)
 {
-    if (threadIdx.x != 0) return;
+    int32_t *count = work_at<int32_t>(decode_state(), work_of(decode_state()).counters);
+    meeting_wait(STEP_OVER);
+    stamp(d, 4, 0);
+    if (threadIdx.x % WARP == 0) {
+        count_release(count);
+        barrier_arrive(&decode_shared()->done[d.steps % PLANS]);
+    }
+    d.steps++;
+    if (last) return;
+    if (threadIdx.x % WARP == 0) wait_count(count, d.steps * gridDim.x);
+    warp_sync();
+    meeting_arrive(STEP_BEGINS);
+}
+
+// After the last step, by the meeting warp: the counters are zero for the next launch.
+DEVICE void meetings_close(void)
+{
+    if (threadIdx.x % WARP != 0) return;
     int32_t *counters = work_at<int32_t>(decode_state(), work_of(decode_state()).counters);
     memory_fence(); // between the last wait, which the zero below would undo, and the arrival
     if (atomic_add(counters + 1, 1) != (int)gridDim.x - 1) return;
@@ -220,70 +259,35 @@ DEVICE void decoder_close(Decoder &d)
 
 // --- the ring ------------------------------------------------------------------------------------
 
-// Where the chunk after one that ended at `at` begins.
-DEVICE int ring_place(const Decoder &d, int bytes)
+// By the copying warp: `chunk`, whose place is found here, and `bytes` of weights.
+DEVICE void copy_chunk(Decoder &d, Chunk chunk, const uint8_t *from, int bytes)
 {
-    return d.ring_at + bytes > d.ring_bytes ? 0 : d.ring_at;
-}
-
-// By the copying warp.
-DEVICE void copy_chunk(Decoder &d, const uint8_t *from, int bytes)
-{
-    int32_t *begin = decode_shared()->begin, *end = decode_shared()->end;
-    int to = ring_place(d, bytes);
+    Chunk *chunks = decode_shared()->chunk;
+    chunk.begin = d.ring_at + bytes > d.ring_bytes ? 0 : d.ring_at;
+    chunk.end = chunk.begin + bytes;
     while (d.oldest != d.chunk) {
-        int i = d.oldest % RING_CHUNKS;
+        const Chunk *old = chunks + d.oldest % RING_CHUNKS;
         // Chunks lie in the ring in the order of their numbers, so the oldest is met first: behind
         // the last one, or where this one starts over at 0.
-        bool passed = to == 0 && begin[i] >= d.ring_at;
-        bool taken = begin[i] < to + bytes && to < end[i];
+        bool passed = chunk.begin == 0 && old->begin >= d.ring_at;
+        bool taken = old->begin < chunk.end && chunk.begin < old->end;
         if (!passed && !taken && d.chunk - d.oldest < RING_CHUNKS) break;
         barrier_wait(empty_barrier(d.oldest), chunk_parity(d.oldest));
         d.oldest++;
     }
     warp_sync();
-    if (threadIdx.x % WARP == 0)
-        begin[d.chunk % RING_CHUNKS] = to, end[d.chunk % RING_CHUNKS] = to + bytes;
+    if (threadIdx.x % WARP == 0) chunks[d.chunk % RING_CHUNKS] = chunk;
     warp_sync();
     // Not more than a chunk and a half is under way: other reads wait behind what is.
-    uint8_t *place = room() + d.room_bytes + to;
+    uint8_t *place = room() + d.room_bytes + chunk.begin;
     int half = bytes / 2;
     copy_weights_begin(bytes, full_barrier(d.chunk));
     copy_weights(place, from, half, full_barrier(d.chunk));
     if (d.chunk > 0) barrier_wait(full_barrier(d.chunk - 1), chunk_parity(d.chunk - 1));
     copy_weights(place + half, from + half, bytes - half, full_barrier(d.chunk));
     copy_weights_end(full_barrier(d.chunk));
-    d.ring_at = to + bytes;
+    d.ring_at = chunk.end;
     d.chunk++;
-}
-
-// --- chunks of a linear layer --------------------------------------------------------------------
-// In this order: groups of units of k, in a group column blocks, in a block the slices.
-
-// By the copying warp.
-DEVICE void copy_part(Decoder &d, const Part &p, int in)
-{
-    int bits = FORMAT_BITS(p.format), group = p.first_group, block = p.begin_block;
-    int slice = p.begin_slice, slices = p.slices - group * p.group_slices; // of the group
-    if (slices > p.group_slices) slices = p.group_slices;
-    const uint8_t *weights = decode_state().weights + p.linear.weights;
-    int whole = SLICE_ROWS(p.format) / PASS_ROWS;
-#pragma unroll 1
-    for (int i = p.from; i < p.to; i++) {
-        int first = group * p.group_slices + slice,
-            steps = first == p.slices - 1 ? p.last_steps : whole;
-        copy_chunk(d,
-                   weights + block * COLUMN_BLOCK_BYTES(bits, in) +
-                       (uint64_t)first * CHUNK_BYTES(p.format),
-                   steps * 2 * PASS_BYTES(bits));
-        if (++slice < slices) continue;
-        slice = 0;
-        if (++block < p.blocks) continue;
-        block = 0;
-        group++;
-        slices = p.slices - group * p.group_slices;
-        if (slices > p.group_slices) slices = p.group_slices;
-    }
 }
 
 // Asks the second-level cache for a block of 128 numbers, by a whole warp.
@@ -307,10 +311,9 @@ DEVICE void expect_block(const Plan &p, int block);
 // multiply will be prepared with.
 DEVICE void expect_part(const Plan &plan, const Part &p)
 {
-    int end = (p.last_group + 1) * plan.units * UNIT_BLOCKS;
+    int end = (p.last_unit + 1) * UNIT_BLOCKS;
 #pragma unroll 1
-    for (int block = p.first_group * plan.units * UNIT_BLOCKS;
-         block < end && block < BLOCKS(plan.in); block++) {
+    for (int block = p.first_unit * UNIT_BLOCKS; block < end && block < BLOCKS(plan.in); block++) {
         expect_halves(decode_state(), p.linear.suh, block);
         expect_block(plan, block);
     }
@@ -354,17 +357,15 @@ typedef union {
 } Facts;
 static_assert(sizeof(Facts) == FACTS_BYTES, "room of Facts");
 
-// Row `row` of `rows` of unit `unit` of a group of `units`, the group in place 0 or 1 of the room.
-// Facts lie at its end.
-DEVICE uint8_t *unit_columns(int format, int place, int units, int unit, int rows, int row)
+// Row `row` of `rows` of the unit in place `place` of the room. Facts lie at its end, downwards.
+DEVICE uint8_t *unit_columns(int format, int place, int rows, int row)
 {
-    return room() + place * units * rows * MOST_UNIT_BYTES +
-           (unit * rows + row) * UNIT_BYTES(format);
+    return room() + place * rows * MOST_UNIT_BYTES + row * UNIT_BYTES(format);
 }
 
-DEVICE Facts *unit_facts(const Decoder &d, int place, int units, int unit, int rows, int row)
+DEVICE Facts *unit_facts(const Decoder &d, int place, int rows, int row)
 {
-    return (Facts *)(room() + d.room_bytes) - 1 - ((place * units + unit) * rows + row);
+    return (Facts *)(room() + d.room_bytes) - 1 - (place * rows + row);
 }
 
 // Bits of the largest of four magnitudes.
@@ -443,40 +444,26 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
 constexpr bool HAS_BYTES = 0 MODEL_FORMATS(IS_BYTES), HAS_HALVES = 0 MODEL_FORMATS(IS_HALVES);
 constexpr bool HAS_PLAIN = 0 MODEL_FORMATS(IS_PLAIN);
 
-// Four warps prepare a unit of a row. The units of a plan in order: parts, groups, units, rows.
+// Four warps prepare a unit of a row. The units of a plan in order: parts, units, rows.
 typedef struct {
-    int part, group, unit, row; // part == plan.count: none
-    int number;                 // of the group, counted through all parts
-    int last_unit;              // of the group
+    int part, unit, row; // part == plan.count: none
+    int number;          // of the unit, counted through all parts
 } Task;
-
-DEVICE void task_group(const Plan &p, Task *t)
-{
-    t->unit = t->group * p.units;
-    t->last_unit = t->unit + p.units - 1;
-    if (t->last_unit >= UNITS(p.in)) t->last_unit = UNITS(p.in) - 1;
-}
 
 DEVICE void task_part(const Plan &p, Task *t)
 {
     while (t->part < p.count && p.part[t->part].from >= p.part[t->part].to) t->part++;
-    if (t->part == p.count) return;
-    t->group = p.part[t->part].first_group;
-    task_group(p, t);
+    if (t->part < p.count) t->unit = p.part[t->part].first_unit;
 }
 
 DEVICE void task_next(const Plan &p, Task *t)
 {
     if (t->part == p.count || ++t->row < p.rows) return;
     t->row = 0;
-    if (++t->unit <= t->last_unit) return;
     t->number++;
-    if (++t->group <= p.part[t->part].last_group) {
-        task_group(p, t);
-    } else {
-        t->part++;
-        task_part(p, t);
-    }
+    if (++t->unit <= p.part[t->part].last_unit) return;
+    t->part++;
+    task_part(p, t);
 }
 
 // Constants of a channel block, of four channels of a lane: on the way in, and of pending products.
@@ -499,7 +486,7 @@ DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Con
     const Part &p = plan.part[t.part];
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4;
     bool exl3 = HAS_BYTES || HAS_HALVES ? FORMAT_IS_EXL3(p.format) : false;
-    bool own = t.part == 0 && (t.group > p.first_group || p.begin_block + p.begin_slice == 0);
+    bool own = t.part == 0 && (t.unit > p.first_unit || p.begin_block + p.begin_slice == 0);
     int block = t.unit * UNIT_BLOCKS + own_block;
     float v[4] = {0, 0, 0, 0};
     if (block < BLOCKS(plan.in)) {
@@ -521,9 +508,9 @@ DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Con
             most = most > other ? most : other;
         }
     }
-    int unit = t.unit - t.group * plan.units, place = t.number - first;
-    uint8_t *columns = unit_columns(p.format, place, plan.units, unit, plan.rows, t.row);
-    Facts *facts = unit_facts(d, place, plan.units, unit, plan.rows, t.row);
+    int place = t.number - first;
+    uint8_t *columns = unit_columns(p.format, place, plan.rows, t.row);
+    Facts *facts = unit_facts(d, place, plan.rows, t.row);
     if (HAS_BYTES && PLANES(p.format) == 2)
         make_activations<m4>(v, most, own_block, columns, facts);
     else if (HAS_HALVES && exl3)
@@ -547,16 +534,14 @@ DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3
 // The inner loop: on sm_90 3.0 instructions a weight for MUL1 at 4 bits, 3.7 at 6; what surrounds
 // it adds about 0.6.
 //
-// One k-step of 64 rows times 16 columns, tile `tile` of the half `pass`, and up to 8 columns of
+// One k-step of 64 rows times 16 columns, whose words are in `run`, and up to 8 columns of
 // activations at column0, with WIDE 8 more at column1.
 template <int FORMAT, bool WIDE>
-DEVICE void multiply_run(const uint8_t *pass, int tile, const uint8_t *column0,
-                         const uint8_t *column1, int32_t (*sums)[4])
+DEVICE void multiply_run(const uint32_t *run, const uint8_t *column0, const uint8_t *column1,
+                         int32_t (*sums)[4])
 {
-    constexpr int K = FORMAT_BITS(FORMAT);
     constexpr int WORDS = FORMAT_IS_EXL3(FORMAT) ? 16 : 8;
-    uint32_t run[K + 1], b0[WORDS], b1[WORDS];
-    load_run<K>(pass, tile, run);
+    uint32_t b0[WORDS], b1[WORDS];
 #pragma unroll
     for (int i = 0; i < WORDS / 4; i++) {
         uint4 v = *(const uint4 *)(column0 + 64 * i);
@@ -610,16 +595,19 @@ DEVICE float from_fixed(uint64_t sum)
                                            : (float)v * (1.0f / FIXED_ONE);
 }
 
-// The products of one slice with a group of at most ROW_GROUP rows, of this warp's 16 columns,
-// added to total. The activations of row 0 of the group are at `columns`, its facts at `facts`,
-// those of the rows after it below.
+// The products of a chunk with at most ROW_GROUP rows, of this warp's 16 columns, added to the sums
+// in global memory. Activations, facts and sums are those of the first of these rows; of the others
+// they lie one after the other, the facts downwards.
 template <int FORMAT, bool WIDE>
-DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *columns, int rows,
-                           const Facts *facts, int slice_of_unit, uint64_t total[4])
+DEVICE void multiply_rows(const uint8_t *weights, int steps, const uint8_t *columns, int rows,
+                          const uint8_t *facts, uint64_t *sums, int width)
 {
     int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
     int tile = threadIdx.x / WARP % 4;
-    int32_t sums[4][4] = {}; // of even and odd steps, which need not wait for each other
+    constexpr int K = FORMAT_BITS(FORMAT);
+    uint32_t run[K + 1], run1[K + 1];
+    int32_t products[4][4] = {}; // of even and odd steps, which need not wait for each other
+    load_run<K>(weights, tile, run);
     // Lanes of unused columns may read any.
     const uint8_t *column0 = columns + c * 16, *column1 = column0;
     if (PLANES(FORMAT) == 2) {
@@ -631,118 +619,119 @@ DEVICE void multiply_chunk(const uint8_t *weights, int steps, const uint8_t *col
         column0 += (g < rows ? g : 0) * UNIT_BYTES(FORMAT);
     }
     if (FORMAT_IS_EXL3(FORMAT)) {
-        constexpr int STEP = 2 * PASS_BYTES(FORMAT_BITS(FORMAT));
+        // Two steps at a time, whose words are loaded while the others' are multiplied.
+        constexpr int STEP = 2 * PASS_BYTES(K);
+        load_run<K>(weights + STEP, tile, run1);
 #pragma unroll 1
         for (int step = 0; step < steps; step += 2) { // an even number of them
-            multiply_run<FORMAT, WIDE>(weights, tile, column0, column1, sums);
-            multiply_run<FORMAT, WIDE>(weights + STEP, tile, column0 + 256, column1 + 256,
-                                       sums + 2);
-            weights += 2 * STEP, column0 += 512, column1 += 512;
+            weights += step + 2 < steps ? 2 * STEP : 0;
+            multiply_run<FORMAT, WIDE>(run, column0, column1, products);
+            load_run<K>(weights, tile, run);
+            multiply_run<FORMAT, WIDE>(run1, column0 + 256, column1 + 256, products + 2);
+            load_run<K>(weights + STEP, tile, run1);
+            column0 += 512, column1 += 512;
         }
     } else {
-        multiply_run<FORMAT, WIDE>(weights, tile, column0, column1, sums);
+        multiply_run<FORMAT, WIDE>(run, column0, column1, products);
     }
-#pragma unroll
-    for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
-        int row = result_row<FORMAT>(i) < rows ? result_row<FORMAT>(i) : 0;
-        const Facts *f = facts - row;
-        float scale, offset, sum;
-        if (FORMAT_IS_EXL3(FORMAT)) {
-            float4 t = *(const float4 *)f->trellis.offset;
-            scale = f->trellis.scale, offset = (t.x + t.y) + (t.z + t.w);
-        } else {
-            scale = f->plain[slice_of_unit].scale, offset = f->plain[slice_of_unit].offset;
-        }
-        if (PLANES(FORMAT) == 2) {
-            int h = i % 2 * 2, j = i / 2;
-            sum = fmaf(256.0f, (float)(sums[j][h] + sums[2 + j][h]),
-                       (float)(sums[j][h + 1] + sums[2 + j][h + 1]));
-        } else {
-            int h = i % 2 * 2 + i / 2;
-            sum = bits_float(sums[0][h]) + bits_float(sums[2][h]);
-        }
-        total[i] += round_float(fmaf(scale, sum, offset));
-    }
-}
-
-// Adds results to the sums of a group of rows at the first column of a block, and clears them.
-template <int FORMAT, bool WIDE>
-DEVICE void flush(uint64_t *sums, int width, int rows, uint64_t total[4])
-{
-    int g = threadIdx.x % WARP / 4, tile = threadIdx.x / WARP % 8;
+    sums += 16 * (threadIdx.x / WARP % 8) + g;
 #pragma unroll
     for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
         int row = result_row<FORMAT>(i);
-        if (row < rows)
-            atomic_add64(sums + (uint64_t)row * width + 16 * tile + g + 8 * (i % 2), total[i]);
-        total[i] = 0;
+        if (row >= rows) continue;
+        const float *f = (const float *)(facts - row * (int)sizeof(Facts));
+        float scale = f[0], offset, sum;
+        if (FORMAT_IS_EXL3(FORMAT)) {
+            float4 t = *(const float4 *)(f + 4);
+            offset = (t.x + t.y) + (t.z + t.w);
+        } else {
+            offset = f[1];
+        }
+        if (PLANES(FORMAT) == 2) {
+            int h = i % 2 * 2, j = i / 2;
+            sum = fmaf(256.0f, (float)(products[j][h] + products[2 + j][h]),
+                       (float)(products[j][h + 1] + products[2 + j][h + 1]));
+        } else {
+            int h = i % 2 * 2 + i / 2;
+            sum = bits_float(products[0][h]) + bits_float(products[2][h]);
+        }
+        atomic_add64(sums + (uint64_t)row * width + i % 2 * 8,
+                     round_float(fmaf(scale, sum, offset)));
     }
 }
 
-// The products of the chunks of group `group` of a part, whose activations are in place `place` of
-// the room.
 template <int FORMAT, bool WIDE>
-DEVICE void multiply_group(Decoder &d, const Plan &plan, const Part &p, int group, int place)
+DEVICE void multiply_chunk(const Decoder &d, const Plan &plan, const Chunk &chunk)
 {
-    constexpr int STEPS = SLICE_ROWS(FORMAT) / PASS_ROWS, A_UNIT = UNIT_ROWS / SLICE_ROWS(FORMAT);
-    int rows = plan.rows, width = plan.width;
-    int i = p.from > group * p.a_group ? p.from : group * p.a_group;
-    int end = p.to < (group + 1) * p.a_group ? p.to : (group + 1) * p.a_group;
-    int slices = p.slices - group * p.group_slices, last = slices - 1;
-    if (slices > p.group_slices) slices = p.group_slices;
-    int last_steps = p.last_steps, slice = group == p.first_group ? p.begin_slice : 0;
-    uint32_t side = threadIdx.x / WARP / 8, chunk = d.chunk;
-    int at = d.ring_at, ring_bytes = d.ring_bytes;
-    const uint8_t *ring =
-        room() + d.room_bytes + threadIdx.x / WARP % 8 / 4 * PASS_BYTES(FORMAT_BITS(FORMAT));
-    const uint8_t *columns = room() + place * plan.units * rows * MOST_UNIT_BYTES;
-    const Facts *facts = (const Facts *)(room() + d.room_bytes) - 1 - place * plan.units * rows;
-    uint64_t *own = work_at<uint64_t>(decode_state(), plan.sums) + p.column +
-                    (group == p.first_group ? p.begin_block * BLOCK : 0); // of the column block
-    uint64_t total[4] = {0, 0, 0, 0};
-    bool something = false; // in total, of `own`
+    const uint8_t *weights = room() + d.room_bytes + chunk.begin +
+                             threadIdx.x / WARP % 8 / 4 * PASS_BYTES(FORMAT_BITS(FORMAT));
+    const uint8_t *columns = room() + chunk.columns, *facts = room() + chunk.facts;
+    uint64_t *sums = work_at<uint64_t>(decode_state(), chunk.sums);
+    int rows = plan.rows, n = rows;
 #pragma unroll 1
-    for (; i < end; i++) {
-        int steps = slice == last ? last_steps : STEPS;
-        int bytes = steps * 2 * PASS_BYTES(FORMAT_BITS(FORMAT));
-        if (at + bytes > ring_bytes) at = 0;
-        if (chunk % 2 == side) {
-            int unit = slice / A_UNIT, slice_of_unit = slice % A_UNIT;
-            const uint8_t *column = columns + unit * rows * UNIT_BYTES(FORMAT) +
-                                    slice_of_unit * PLANES(FORMAT) * COLUMN_BYTES(FORMAT);
-            barrier_wait(full_barrier(chunk), chunk_parity(chunk));
-            if (!WIDE || rows <= ROW_GROUP) {
-                multiply_chunk<FORMAT, WIDE>(ring + at, steps, column, rows, facts - unit * rows,
-                                             slice_of_unit, total);
-                something = true;
-            } else {
-#pragma unroll 1
-                for (int row = 0; row < rows; row += ROW_GROUP) {
-                    int n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
-                    multiply_chunk<FORMAT, WIDE>(ring + at, steps,
-                                                 column + row * UNIT_BYTES(FORMAT), n,
-                                                 facts - unit * rows - row, slice_of_unit, total);
-                    flush<FORMAT, WIDE>(own + (uint64_t)row * width, width, n, total);
-                }
-            }
-            warp_sync();
-            if (threadIdx.x % WARP == 0) barrier_arrive(empty_barrier(chunk));
-        }
-        at += bytes;
-        chunk++;
-        if (++slice == slices) {
-            slice = 0;
-            if (something) flush<FORMAT, WIDE>(own, width, rows, total);
-            something = false;
-            own += BLOCK;
-        }
+    for (int row = 0; row < rows; row += ROW_GROUP) {
+        if (WIDE) n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
+        multiply_rows<FORMAT, WIDE>(weights, chunk.steps, columns + row * UNIT_BYTES(FORMAT), n,
+                                    facts - row * (int)sizeof(Facts),
+                                    sums + (uint64_t)row * plan.width, plan.width);
+        if (!WIDE) break;
     }
-    if (something) flush<FORMAT, WIDE>(own, width, rows, total);
-    d.ring_at = at;
-    d.chunk = chunk;
+}
+
+// The chunks of this warp, every other one from *next on, of the units before `units`, which are
+// those that are prepared.
+template <bool WIDE>
+DEVICE void multiply_chunks(const Decoder &d, const Plan &plan, int units, uint32_t *next)
+{
+    uint32_t end = d.chunk + plan.chunks;
+#pragma unroll 1
+    for (; (int32_t)(end - *next) > 0; *next += 2) {
+        barrier_wait(full_barrier(*next), chunk_parity(*next));
+        const Chunk &chunk = decode_shared()->chunk[*next % RING_CHUNKS];
+        if (chunk.unit >= units) break;
+        // clang-format off
+        switch (chunk.format) {
+#define MULTIPLY(f) case f: multiply_chunk<f, WIDE>(d, plan, chunk); break;
+        MODEL_FORMATS(MULTIPLY)
+        }
+        // clang-format on
+        warp_sync();
+        if (threadIdx.x % WARP == 0) barrier_arrive(empty_barrier(*next));
+    }
 }
 
 // --- steps ---------------------------------------------------------------------------------------
+
+// The chunks of this block of threads of a part, by the copying warp: units of k, in a unit column
+// blocks, in a block the slices. `units` are those of parts before it.
+DEVICE void copy_part(Decoder &d, const Plan &plan, const Part &p, int units)
+{
+    int bits = FORMAT_BITS(p.format), a_unit = UNIT_ROWS / SLICE_ROWS(p.format);
+    int unit = p.first_unit, block = p.begin_block, slice = p.begin_slice;
+    const uint8_t *weights = decode_state().weights + p.linear.weights;
+#pragma unroll 1
+    for (int i = p.from; i < p.to; i++) {
+        int number = unit * a_unit + slice, place = (units + unit - p.first_unit) % plan.held;
+        const uint8_t *facts = (const uint8_t *)unit_facts(d, place, plan.rows, 0);
+        Chunk chunk;
+        chunk.unit = units + unit - p.first_unit;
+        chunk.steps = number == p.slices - 1 ? p.last_steps : SLICE_ROWS(p.format) / PASS_ROWS;
+        chunk.format = p.format;
+        chunk.columns = unit_columns(p.format, place, plan.rows, 0) +
+                        slice * PLANES(p.format) * COLUMN_BYTES(p.format) - room();
+        chunk.facts = facts + slice * (int)sizeof(Facts().plain[0]) - room();
+        chunk.sums = plan.sums + (p.column + block * BLOCK) * sizeof(uint64_t);
+        copy_chunk(d, chunk,
+                   weights + block * COLUMN_BLOCK_BYTES(bits, plan.in) +
+                       (uint64_t)number * CHUNK_BYTES(p.format),
+                   chunk.steps * 2 * PASS_BYTES(bits));
+        if (++slice < a_unit && number + 1 < p.slices) continue;
+        slice = 0;
+        if (++block < p.blocks) continue;
+        block = 0;
+        unit++;
+    }
+}
 
 DEVICE int clip(int v, int most)
 {
@@ -768,8 +757,6 @@ DEVICE void plan_part(Plan *p, const Linear &linear, int out, int column)
     part.blocks = BLOCKS(out);
     part.column = column;
     part.slices = SLICES(part.format, p->in);
-    part.group_slices = p->units * (UNIT_ROWS / SLICE_ROWS(part.format));
-    part.a_group = part.blocks * part.group_slices;
     int steps = SLICE_ROWS(part.format) / PASS_ROWS;
     part.last_steps = PADDED(p->in) / PASS_ROWS - (part.slices - 1) * steps;
     p->part[p->count++] = part;
@@ -779,6 +766,7 @@ DEVICE void plan_part(Plan *p, const Linear &linear, int out, int column)
 DEVICE void plan_ranges(Plan *p)
 {
     int chunks = 0;
+    p->chunks = p->units = 0;
     for (int i = 0; i < p->count; i++) chunks += p->part[i].blocks * p->part[i].slices;
     int from = (uint32_t)(chunks * blockIdx.x) / gridDim.x;
     int to = (uint32_t)(chunks * (blockIdx.x + 1)) / gridDim.x;
@@ -789,39 +777,39 @@ DEVICE void plan_ranges(Plan *p)
         part->to = clip(to, most);
         from -= most, to -= most;
         if (part->from >= part->to) continue;
-        part->first_group = part->from / part->a_group;
-        part->last_group = (part->to - 1) / part->a_group;
-        int slices = part->slices - part->first_group * part->group_slices;
-        if (slices > part->group_slices) slices = part->group_slices;
-        int within = part->from - part->first_group * part->a_group;
+        int a_unit = UNIT_ROWS / SLICE_ROWS(part->format), whole = a_unit * part->blocks;
+        part->first_unit = part->from / whole;
+        part->last_unit = (part->to - 1) / whole;
+        int slices = part->slices - part->first_unit * a_unit;
+        if (slices > a_unit) slices = a_unit;
+        int within = part->from - part->first_unit * whole;
         part->begin_block = within / slices;
         part->begin_slice = within - part->begin_block * slices;
+        p->chunks += part->to - part->from;
+        p->units += part->last_unit - part->first_unit + 1;
     }
 }
 
-// How many units of activations the room holds: two groups where it can.
-DEVICE void plan_units(const Decoder &d, Plan *p)
-{
-    int units = d.room_bytes / (p->rows * (MOST_UNIT_BYTES + FACTS_BYTES));
-    p->held = units > 1 ? 2 : 1;
-    p->units = units >= 4 ? 2 : 1;
-}
-
 // The copying warp's side of a planned step.
-DEVICE void copy_step(Decoder &d, const Plan &plan)
+DEVICE void copy_parts(Decoder &d, const Plan &plan)
 {
 #pragma unroll 1
     for (int i = 0; i < plan.count; i++)
         if (plan.part[i].from < plan.part[i].to) expect_part(plan, plan.part[i]);
+    int units = 0;
 #pragma unroll 1
-    for (int i = 0; i < plan.count; i++)
-        if (plan.part[i].from < plan.part[i].to) copy_part(d, plan.part[i], plan.in);
+    for (int i = 0; i < plan.count; i++) {
+        const Part &p = plan.part[i];
+        if (p.from >= p.to) continue;
+        copy_part(d, plan, p, units);
+        units += p.last_unit - p.first_unit + 1;
+    }
 }
 
 // The others'. The plan is there, the inputs are not.
 template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
 {
-    Task t = {0, 0, 0, 0, 0, 0};
+    Task t = {0, 0, 0, 0};
     Constants constants;
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4, parity = 0;
     task_part(plan, &t);
@@ -830,9 +818,9 @@ template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
         load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
     step_start(d, plan.step.kind);
     clear_sums(plan.old_sums, plan.old_count);
+    uint32_t next = d.chunk + ((threadIdx.x / WARP / 8 + d.chunk) & 1);
 #pragma unroll 1
     for (int first = 0;; first += plan.held) {
-        int done = 0;
 #pragma unroll 1
         while (t.part < plan.count && t.number < first + plan.held) {
             prepare(d, plan, t, constants, first, parity);
@@ -844,27 +832,12 @@ template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
                                &constants);
         }
         multipliers_sync();
-        if (first == 0) stamp(d, 3, 0);
-#pragma unroll 1
-        for (int i = 0; i < plan.count; i++) {
-            const Part &p = plan.part[i];
-            if (p.from >= p.to) continue;
-            int low = first - done + p.first_group; // the groups to do are low .. low + held - 1
-            done += p.last_group - p.first_group + 1;
-#pragma unroll 1
-            for (int group = p.first_group > low ? p.first_group : low;
-                 group <= p.last_group && group < low + plan.held; group++) {
-                // clang-format off
-                switch (p.format) {
-#define MULTIPLY(f) case f: multiply_group<f, WIDE>(d, plan, p, group, group - low); break;
-                MODEL_FORMATS(MULTIPLY)
-                }
-                // clang-format on
-            }
-        }
-        if (done <= first + plan.held) break;
+        if (first == 0 && threadIdx.x < WARP) stamp(d, 3, 0);
+        multiply_chunks<WIDE>(d, plan, first + plan.held, &next);
+        if (first + plan.held >= plan.units) break;
         multipliers_sync();
     }
+    d.chunk += plan.chunks;
 }
 
 DEVICE uint64_t *sums_at(const State &s, uint64_t place)

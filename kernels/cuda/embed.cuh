@@ -10,8 +10,7 @@ __constant__ float ROPE_FACTORS[ROPES] = {ROPE_FACTOR};
 template <int FORMAT> DEVICE void embed_row(const State &s, const Batch &b, int row, int threads)
 {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const uint16_t *from =
-        (const uint16_t *)(s.weights + s.ends.embed) + (uint64_t)b.token[row] * DIM;
+    const uint16_t *from = weights_at<uint16_t>(s, s.ends.embed) + (uint64_t)b.token[row] * DIM;
     for (int block = warp; block < BLOCKS(DIM); block += threads / WARP) {
         float v[4];
         for (int i = 0; i < 4; i++) {
@@ -68,7 +67,7 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     float sum = 0;
     for (int i = 0; i < BLOCKS(DIM); i++) sum += squares[i];
     float factor = 1.0f / sqrtf(sum / DIM + NORM_EPS);
-    const float *norm = (const float *)(s.weights + s.ends.norm);
+    const float *norm = weights_at<float>(s, s.ends.norm);
     float *x = s.hidden + ((uint64_t)LAYERS * b.rows + row) * DIM;
     for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS) x[k] = x[k] * factor * norm[k];
 }

@@ -12,7 +12,13 @@ DEVICE const Work &work_of(const State &s)
 
 template <typename T> DEVICE T *work_at(const State &s, uint64_t place)
 {
-    return (T *)((uint8_t *)s.work + place);
+    return global((T *)((uint8_t *)s.work + place));
+}
+
+// What lies at a place of the weights.
+template <typename T> DEVICE const T *weights_at(const State &s, uint64_t place)
+{
+    return global((const T *)(s.weights + place));
 }
 
 // Values k .. k + 3 of a vector of `IN`, zeros beyond it. k is a multiple of 4.
@@ -83,12 +89,12 @@ DEVICE void finish_columns(const State &s, const Linear &w, int block, float v[4
     if (w.svh) {
         float svh[4];
         hadamard(v, lane);
-        load4_half((const uint16_t *)(s.weights + w.svh) + column, svh);
+        load4_half(weights_at<uint16_t>(s, w.svh) + column, svh);
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * svh[i];
     }
     if (w.bias) {
-        float4 t = *(const float4 *)(s.weights + w.bias + 4 * (uint64_t)column);
+        float4 t = *weights_at<float4>(s, w.bias + 4 * (uint64_t)column);
         v[0] += t.x, v[1] += t.y, v[2] += t.z, v[3] += t.w;
     }
 }

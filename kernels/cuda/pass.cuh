@@ -20,7 +20,7 @@ DEVICE bool reads_stream(const Plan &p)
 DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
 {
     uint2 none = {0x3c003c00u, 0x3c003c00u}; // ones
-    return w.svh ? *((const uint2 *)(s.weights + w.svh) + block * WARP + threadIdx.x % WARP) : none;
+    return w.svh ? *(weights_at<uint2>(s, w.svh) + block * WARP + threadIdx.x % WARP) : none;
 }
 
 DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants *c)
@@ -30,13 +30,13 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
     if (block >= BLOCKS(p.in)) return;
     c->in[0] = c->in[1] = c->in[2] = c->in[3] = 1;
     if (part.linear.suh) {
-        load4_half((const uint16_t *)(s.weights + part.linear.suh) + channel, c->in);
+        load4_half(weights_at<uint16_t>(s, part.linear.suh) + channel, c->in);
 #pragma unroll
         for (int i = 0; i < 4; i++) c->in[i] *= HADAMARD_SCALE;
     }
     if (reads_stream(p) && p.norm) {
         float norm[4];
-        load4<DIM>((const float *)(s.weights + p.norm), channel, norm);
+        load4<DIM>(weights_at<float>(s, p.norm), channel, norm);
 #pragma unroll
         for (int i = 0; i < 4; i++) c->in[i] *= norm[i];
     }
@@ -58,7 +58,7 @@ DEVICE void finish_pending(const State &s, const Linear &w, uint2 svh, const uin
         for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * scale[i];
     }
     if (w.bias) {
-        float4 t = *(const float4 *)(s.weights + w.bias + 16 * (uint64_t)(block * WARP + lane));
+        float4 t = *weights_at<float4>(s, w.bias + 16 * (uint64_t)(block * WARP + lane));
         v[0] += t.x, v[1] += t.y, v[2] += t.z, v[3] += t.w;
     }
 }
@@ -142,7 +142,8 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     p->count = p->pending_count = 0;
     p->rows = step.kind == STEP_HEAD ? decode_batch().outputs : (int)rows;
     p->old_count = 0;
-    plan_units(d, p);
+    p->held = d.room_bytes / (p->rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    if (p->held < 1) p->held = 1;
     switch (step.kind) {
     case STEP_QKV:
         p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
@@ -227,7 +228,7 @@ DEVICE void decode_post(const Plan &p)
     const Work &w = work_of(s);
     bool out = p.step.kind == STEP_OUT_POST;
     float *x = out ? work_at<float>(s, w.middle) : s.x, *squares = (float *)room();
-    const float *norm = (const float *)(s.weights + (out ? p.layer->attn_post : p.layer->ffn_post));
+    const float *norm = weights_at<float>(s, out ? p.layer->attn_post : p.layer->ffn_post);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x) {
         const uint64_t *sums =
@@ -259,20 +260,24 @@ DEVICE void decode_post(const Plan &p)
     }
 }
 
-template <bool WIDE> DEVICE void run_step(Decoder &d, const Step &step)
+// The copying warp's side of a step.
+DEVICE void copy_step(Decoder &d, const Step &step)
 {
     Plan *plan = plan_slot(d);
-    if (copies()) {
-        plan_begin(d);
-        if (threadIdx.x % WARP == 0) plan_step(d, step, plan);
-        plan_ready(d);
-        if (step.kind == STEP_ATTEND)
-            expect_heads(*plan);
-        else
-            copy_step(d, *plan);
-        d.steps++;
-        return;
-    }
+    plan_begin(d);
+    if (threadIdx.x % WARP == 0) plan_step(d, step, plan);
+    plan_ready(d);
+    if (step.kind == STEP_ATTEND)
+        expect_heads(*plan);
+    else
+        copy_parts(d, *plan);
+    d.steps++;
+}
+
+// The multiplying warps'.
+template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
+{
+    const Plan *plan = plan_slot(d);
     const Layer *layer = decode_state().layers + step.layer;
     plan_wait(d);
     if (step.kind == STEP_ATTEND && d.together) plan_attend(layer);
@@ -300,6 +305,29 @@ template <bool WIDE> DEVICE void run_step(Decoder &d, const Step &step)
         decode_logits();
     }
     step_end(d);
+}
+
+// `count` steps from `steps` on, by all threads.
+template <bool WIDE>
+DEVICE void run_steps(const State &s, const Batch &b, const Step *steps, int count, int together,
+                      int room_bytes)
+{
+    Decoder d = decoder_open(s, b, together, room_bytes);
+    if (multiplies()) {
+        multiplier_registers();
+#pragma unroll 1
+        for (int i = 0; i < count; i++) work_step<WIDE>(d, steps[i]);
+        return;
+    }
+    other_registers();
+    if (copies()) {
+#pragma unroll 1
+        for (int i = 0; i < count; i++) copy_step(d, steps[i]);
+    } else if (meets() && together) {
+#pragma unroll 1
+        for (int i = 0; i < count; i++) meet_others(d, i == count - 1);
+        meetings_close();
+    }
 }
 
 // The steps of a pass; forward.cu fills it in from forward.inc.

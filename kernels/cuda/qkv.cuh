@@ -87,7 +87,7 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     bool queries = head < HEADS, value = head >= HEADS + KV_HEADS;
     uint64_t norm = queries ? layer->q_norm : value ? 0 : layer->k_norm;
     if (norm) {
-        const float *weight = (const float *)(s.weights + norm);
+        const float *weight = weights_at<float>(s, norm);
         float sum = 0, factor = all;
         for (int i = lane; i < HEAD_DIM; i += WARP) sum += c[i] * c[i];
         if (HEAD_NORMS == HEAD_NORM_ALL)
@@ -114,7 +114,7 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         if (queries)
             query[i] = QUERY_BETA != 0 ? y * scale : y;
         else
-            ((uint16_t *)part)[position % PAGE * HEAD_DIM + i] = float_half(y);
+            global((uint16_t *)part)[position % PAGE * HEAD_DIM + i] = float_half(y);
     }
 }
 
@@ -272,7 +272,7 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
             float factor = 1.0f / sqrtf(sum / HEAD_DIM + NORM_EPS);
 #pragma unroll
             for (int q = 0; q < HEAD_PARTS; q++) {
-                load4<HEAD_DIM>((const float *)(s.weights + norm), own_column(q), weight);
+                load4<HEAD_DIM>(weights_at<float>(s, norm), own_column(q), weight);
                 for (int i = 0; i < 4; i++) c[4 * q + i] *= factor * weight[i];
             }
         }

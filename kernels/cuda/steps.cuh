@@ -92,23 +92,18 @@
     }
 // clang-format on
 
-// The decode form: one step, or all of STEP_TABLE; for up to NARROW_ROWS rows, and for more. `room` is
-// shared memory besides the ring's.
+// The decode form: one step, or all of STEP_TABLE; for up to NARROW_ROWS rows, and for more. `room`
+// is shared memory besides the ring's.
 #define DECODE_FORM(ending, wide)                                                                  \
     KERNEL __launch_bounds__(DECODE_THREADS, 1)                                                    \
         decode_step##ending(const __grid_constant__ State s, const __grid_constant__ Batch b,      \
                             const __grid_constant__ Step step, int room)                           \
     {                                                                                              \
-        Decoder d = decoder_open(s, b, 0, room);                                                   \
-        run_step<wide>(d, step);                                                                   \
+        run_steps<wide>(s, b, &step, 1, 0, room);                                                  \
     }                                                                                              \
-    KERNEL __launch_bounds__(DECODE_THREADS, 1)                                                    \
-        decode_pass##ending(const __grid_constant__ State s, const __grid_constant__ Batch b,      \
-                            int room)                                                              \
+    KERNEL __launch_bounds__(DECODE_THREADS, 1) decode_pass##ending(                               \
+        const __grid_constant__ State s, const __grid_constant__ Batch b, int room)                \
     {                                                                                              \
-        Decoder d = decoder_open(s, b, 1, room);                                                   \
-        _Pragma("unroll 1") for (int i = 0; i < STEP_TABLE.count; i++)                             \
-            run_step<wide>(d, STEP_TABLE.step[i]);                                                 \
-        decoder_close(d);                                                                          \
+        run_steps<wide>(s, b, STEP_TABLE.step, STEP_TABLE.count, 1, room);                         \
     }
 #define DECODE() DECODE_FORM(, false) DECODE_FORM(_wide, true)

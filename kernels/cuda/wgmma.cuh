@@ -76,17 +76,6 @@ DEVICE void consumers_sync(void)
     asm volatile("bar.sync 1, 256;" ::: "memory");
 }
 
-// By all warps of a warpgroup: how many registers each of its threads has from here on.
-template <int N> DEVICE void registers_more(void)
-{
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-}
-
-template <int N> DEVICE void registers_less(void)
-{
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
-}
-
 // --- matrix instructions -------------------------------------------------------------------------
 
 // Describes B in shared memory: rows of 64 halves of k, one row a column of B, in groups of 8 rows

@@ -108,9 +108,10 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     return w;
 }
 
-// A block of the decode form: 16 warps that multiply and one that copies.
+// A block of the decode form: 16 warps that multiply, one that copies, one that meets the other
+// blocks; two more complete a group of four, by which the chip hands out registers.
 #define MULTIPLIERS 512
-#define DECODE_THREADS (MULTIPLIERS + 32)
+#define DECODE_THREADS (MULTIPLIERS + 128)
 #define PREFILL_THREADS 256 // of a block of the prefill form
 
 // Columns of the matrix instruction that one row takes: MUL1's activations are two planes of bytes.
@@ -140,13 +141,13 @@ WORK_INLINE int decode_rows_that_fit(int shared_bytes)
     return rows < DECODE_ROWS ? rows : DECODE_ROWS;
 }
 
-// Units of activations that a block holds, in two groups where there are two or more.
+// Units of activations that a block holds at a time. Few steps have more than four.
 WORK_INLINE int held_units(int rows, int shared_bytes)
 {
     int room = shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES;
     room = room < UNITS_ROOM ? room : UNITS_ROOM;
     int units = room / (rows * (MOST_UNIT_BYTES + FACTS_BYTES));
-    return units > 4 ? 4 : units > 2 ? 2 : units < 1 ? 1 : units;
+    return units > 4 ? 4 : units < 1 ? 1 : units;
 }
 
 // The prefill form: tiles of 128 columns by 128 rows, k in stages of 64.

@@ -6,47 +6,18 @@ CHAT is the same model with tests/server/chat_template.jinja.
 
 Ends in "N passed, N failed, N skipped".
 """
-import re
-import signal
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 
 import openai
 
-passed = failed = 0
+from server import DICTATED, TOOLS, Server, check, finish, refused
 
 
-def check(condition, what):
-    global passed, failed
-    if condition:
-        passed += 1
-    else:
-        failed += 1
-        print("FAILED:", what)
-
-
-class Server:
-    def __init__(self, program, *options):
-        self.process = subprocess.Popen([program, "serve", "--port", "0", "--device", "cpu", *options],
-                                        stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"http://127.0.0.1:(\d+)", line):
-                self.url = found[0]
-                break
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key="key", max_retries=0)
-
-    def metric(self, name):
-        request = urllib.request.Request(self.url + "/metrics", headers={"Authorization": "Bearer key"})
-        text = urllib.request.urlopen(request).read().decode()
-        return float(re.search(rf"^exlc:{name} (\S+)", text, re.M)[1])
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+def connect(server):
+    server.client = openai.OpenAI(base_url=server.url + "/v1", api_key="key", max_retries=0)
+    return server
 
 
 def test_plain(c, model):
@@ -69,14 +40,6 @@ def test_plain(c, model):
     x = c.completions.create(model=model, prompt="The", max_tokens=8, temperature=1,
                              extra_body={"min_p": 0.1, "dry_multiplier": 0.8, "xtc_probability": 0.3})
     check(x.usage.completion_tokens == 8, x)
-
-
-def refused(kind, what, call):
-    try:
-        call()
-        check(False, f"not refused: {what}")
-    except kind as e:
-        check(what in str(e), e)
 
 
 def test_errors(server, model):
@@ -130,12 +93,6 @@ def test_crowd(server, model):
     check(crowd == alone, [i for i in range(64) if crowd[i] != alone[i]])
 
 
-# Its answer is what this says, token by token: see tests/server/run.c.
-DICTATED = {"temperature": 0, "presence_penalty": 100, "frequency_penalty": 100,
-            "logit_bias": {"3163": 900, "4": 876, "1066": 852, "0": 828, "2": 804, "1364": 780, "3": 756, "1": 732}}
-TOOLS = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]
-
-
 def test_chat(c):
     messages = [{"role": "user", "content": "Hi"}]
     a = c.chat.completions.create(model="chatlm", messages=messages, tools=TOOLS, **DICTATED).choices[0]
@@ -164,18 +121,76 @@ def test_chat(c):
         model="chatlm", messages=messages[:1], tools=TOOLS, tool_choice="required"))
 
 
+ITEMS = [{"type": "function", "name": "clock", "parameters": {"type": "object", "properties": {}}, "strict": False}]
+
+
+def test_responses(c):
+    r = c.responses.create(model="chatlm", input="Hi", tools=ITEMS, instructions="Be brief.", metadata={"a": "b"},
+                           extra_body=DICTATED)
+    check([x.type for x in r.output] == ["reasoning", "message", "function_call"], r)
+    thought, said, call = r.output
+    check((r.output_text, thought.content[0].text, call.name, call.arguments) == ("city", "Paris", "now", "{}"), r)
+    check((r.status, r.metadata, r.instructions, r.tools[0].name) == ("completed", {"a": "b"}, "Be brief.", "clock"), r)
+    check(r.usage.total_tokens == r.usage.input_tokens + r.usage.output_tokens, r.usage)
+    check(0 < r.usage.output_tokens_details.reasoning_tokens < r.usage.output_tokens, r.usage)
+    # What came goes back, with the call's result.
+    items = [{"role": "user", "content": "Hi"}, *[x.model_dump(exclude_none=True) for x in r.output],
+             {"type": "function_call_output", "call_id": call.call_id, "output": "noon"}]
+    n = c.responses.input_tokens.count(model="chatlm", input=items, tools=ITEMS).input_tokens
+    again = c.responses.create(model="chatlm", input=items, tools=ITEMS, max_output_tokens=4)
+    check((again.status, again.incomplete_details.reason) == ("incomplete", "max_output_tokens"), again)
+    check((again.usage.output_tokens, again.usage.input_tokens) == (4, n) and n > r.usage.input_tokens, (again, n))
+    # Greedy text is the same in one piece and in many.
+    whole = c.responses.create(model="chatlm", input="Hi", max_output_tokens=30, temperature=0)
+    raw = list(c.responses.create(model="chatlm", input="Hi", max_output_tokens=30, temperature=0, stream=True))
+    check(raw[-1].type == "response.incomplete", raw[-1])
+    check([x.model_dump(exclude={"id"}) for x in raw[-1].response.output] ==
+          [x.model_dump(exclude={"id"}) for x in whole.output], (raw[-1], whole))
+
+    with c.responses.stream(model="chatlm", input="Hi", tools=ITEMS, extra_body=DICTATED) as stream:
+        kinds = [e.type for e in stream]
+        final = stream.get_final_response()
+    check(final.output_text == "city" and final.output[2].arguments == "{}", final)
+    begin, end = ["output_item.added", "content_part.added"], ["content_part.done", "output_item.done"]
+    check(kinds == ["response." + k for k in [
+        "created", "in_progress",
+        *begin, "reasoning_text.delta", "reasoning_text.done", *end,
+        *begin, "output_text.delta", "output_text.done", *end,
+        "output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done",
+        "completed"]], kinds)
+    raw = list(c.responses.create(model="chatlm", input="Hi", tools=ITEMS, stream=True, extra_body=DICTATED))
+    check([e.sequence_number for e in raw] == list(range(len(raw))), raw)
+
+    for what, more in [
+            ("not stored", {"previous_response_id": "resp_1"}), ("not stored", {"conversation": "conv_1"}),
+            ("not stored", {"background": True}), ("truncation", {"truncation": "auto"}),
+            ("output_text.logprobs", {"include": ["message.output_text.logprobs"]}),
+            ("only text", {"text": {"format": {"type": "json_object"}}}),
+            ("'web_search'", {"tools": [{"type": "web_search"}]}),
+            ("tool_choice", {"tools": ITEMS, "tool_choice": "required"}),
+            ("parallel_tool_calls", {"parallel_tool_calls": False}),
+            ("'input_image'", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+            ("'item_reference'", {"input": [{"type": "item_reference", "id": "x"}]}),
+            ("call_id", {"input": [{"type": "function_call_output", "output": "x"}]}),
+            ("role", {"input": [{"role": "tool", "content": "x"}]}),
+            ("expected a text", {"input": []}), ("Unrecognized", {"extra_body": {"messages": []}})]:
+        refused(openai.BadRequestError, what,
+                lambda: c.responses.create(**{"model": "chatlm", "input": "Hi"} | more))
+    refused(openai.NotFoundError, "not stored", lambda: c.responses.retrieve("resp_1"))
+
+
 def main():
-    server = Server(sys.argv[1], "--api-key", "key")
+    server = connect(Server(sys.argv[1], "--api-key", "key"))
     test_plain(server.client, "wikilm")
     test_errors(server, "wikilm")
     test_leaving(server, "wikilm")
     test_crowd(server, "wikilm")
     check(server.stop() == 0, "SIGTERM ends it with status 0")
-    server = Server(sys.argv[2])
+    server = connect(Server(sys.argv[2]))
     test_chat(server.client)
+    test_responses(server.client)
     server.stop()
-    print(f"{passed} passed, {failed} failed, 0 skipped")
-    sys.exit(failed != 0)
+    finish()
 
 
 main()

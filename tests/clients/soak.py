@@ -2,8 +2,10 @@
 
     python tests/clients/soak.py PROGRAM TEXT [REQUESTS [SEED]]
 
-The server runs with --deterministic and a cache too small for its batch. Every answer is asked for
-twice, in company of others each time, and must be the same; nothing may crash, grow or stay behind.
+PROGRAM is a model with tests/server/chat_template.jinja; half of the requests are completions, the others
+chats, responses and Anthropic's messages. The server runs with --deterministic and a cache too small for
+its batch. Every answer is asked for twice, in company of others each time, and must be the same; in the
+end every tenth is asked for once more, alone. Nothing may crash, grow or stay behind.
 Ends in "N passed, N failed, N skipped".
 """
 import json
@@ -17,6 +19,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
+
+from server import DICTATED
 
 CLIENTS = 8
 FIELDS = {
@@ -32,11 +36,50 @@ FIELDS = {
     "priority": [-1, 0, 3], "stream": [True, False],
 }
 
+# Of those, what other paths than completions do not take.
+UNKNOWN = {"chat/completions": {"echo", "logprobs"}, "responses": {"echo", "logprobs", "stop", "n"},
+           "messages": {"echo", "logprobs", "stop", "n"}}
+LENGTH = {"completions": "max_tokens", "chat/completions": "max_tokens", "responses": "max_output_tokens",
+          "messages": "max_tokens"}
+SCHEMA = {"type": "object", "properties": {}}
+TOOL = {"chat/completions": {"type": "function", "function": {"name": "clock", "parameters": SCHEMA}},
+        "responses": {"type": "function", "name": "clock", "parameters": SCHEMA},
+        "messages": {"name": "clock", "input_schema": SCHEMA}}
+# What differs between two answers to one request.
+OWN = {"id", "call_id", "created", "created_at", "usage", "index"}
+
+
+def plain(answer):
+    """An answer without what is new in each."""
+    if isinstance(answer, dict):
+        return {k: plain(v) for k, v in answer.items() if k not in OWN}
+    return [plain(v) for v in answer] if isinstance(answer, list) else answer
+
+
+def joined(events):
+    """What the events of a stream say, wherever they were cut."""
+    pieces, kept = {}, []
+    for e in events:
+        if e.get("type") in ("response.completed", "response.incomplete", "response.failed"):
+            return plain(e["response"])
+        for c in e.get("choices", []):
+            for key, value in (c["delta"] if "delta" in c else {"text": c["text"]}).items():
+                at = (c["index"], key)
+                pieces[at] = pieces.get(at, "") + (value if isinstance(value, str) else json.dumps(plain(value)))
+        if e.get("type") == "content_block_start":
+            kept.append(plain(e["content_block"]))
+        elif e.get("type") == "content_block_delta":
+            at = (e["index"], e["delta"]["type"])
+            pieces[at] = pieces.get(at, "") + next(v for k, v in e["delta"].items() if k != "type")
+        elif e.get("type") == "message_delta":
+            kept.append(e["delta"])
+    return sorted(pieces.items()), kept
+
 
 class Soak:
     def __init__(self, program, text, requests, seed):
         self.text, self.requests, self.rng = text, requests, random.Random(seed)
-        self.lock, self.answers, self.counts = threading.Lock(), {}, {"same": 0, "refused": 0, "left": 0}
+        self.lock, self.answers, self.counts = threading.Lock(), {}, {"same": 0, "alone": 0, "refused": 0, "left": 0}
         self.failures = []
         self.server = subprocess.Popen(
             [program, "serve", "--port", "0", "--device", "cpu", "--deterministic", "--chunk", "256",
@@ -50,56 +93,61 @@ class Soak:
     def body(self):
         rng = self.rng
         start = rng.randrange(len(self.text) - 6000) if rng.random() < 0.6 else 0
-        body = {"prompt": self.text[start:start + rng.choice([1, 10, 80, 600, 3000])], "seed": rng.randrange(1000),
-                "max_tokens": rng.choice([0, 1, 5, 30, 60])}
+        text = self.text[start:start + rng.choice([1, 10, 80, 600, 3000])]
+        path = rng.choice(["completions"] * 3 + sorted(UNKNOWN))
+        body = {"seed": rng.randrange(1000), LENGTH[path]: rng.choice([0, 1, 5, 30, 60])}
+        if path == "completions":
+            body["prompt"] = text
+        else:
+            body["input" if path == "responses" else "messages"] = [{"role": "user", "content": text}]
+            if rng.random() < 0.3:
+                body["tools"] = [TOOL[path]]
+            if rng.random() < 0.2:
+                body |= DICTATED
         for name in rng.sample(sorted(FIELDS), rng.randrange(6)):
-            body[name] = rng.choice(FIELDS[name])
-        return body
+            if name not in UNKNOWN.get(path, ()):
+                body[name] = rng.choice(FIELDS[name])
+        return "/v1/" + path, json.dumps(body).encode()
 
-    def post(self, data):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/completions", data)
-        text = urllib.request.urlopen(request, timeout=300).read().decode()
-        if text.startswith("data: "):
-            pieces = {}
-            for line in text.split("\n"):
-                if line.startswith("data: {"):
-                    for c in json.loads(line[6:])["choices"]:
-                        pieces[c["index"]] = pieces.get(c["index"], "") + c["text"]
-            return [pieces[i] for i in sorted(pieces)]
-        return [c["text"] for c in json.loads(text)["choices"]]
+    def post(self, path, data):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
+        text = urllib.request.urlopen(request, timeout=900).read().decode()
+        lines = [line[6:] for line in text.split("\n") if line.startswith("data: {")]
+        return joined([json.loads(line) for line in lines]) if lines else plain(json.loads(text))
 
-    def leave(self, data, wait):
+    def leave(self, path, data, wait):
         with socket.create_connection(("127.0.0.1", self.port)) as s:
-            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+            s.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" %
+                      (path.encode(), len(data)) + data)
             time.sleep(wait)
 
-    def one(self, what, data, wait):
+    def one(self, what, path, data, wait):
         try:
             if what == "leave":
-                self.leave(data, wait)
+                self.leave(path, data, wait)
                 key = "left"
             else:
-                answer = self.post(data)
+                answer = self.post(path, data)
                 with self.lock:
-                    if self.answers.setdefault(data, answer) != answer and what == "ask":
-                        self.failures.append((data[:300], self.answers[data], answer))
-                key = "same"
+                    if self.answers.setdefault((path, data), answer) != answer:
+                        self.failures.append((path, data[:300], self.answers[path, data], answer))
+                key = "alone" if what == "alone" else "same"
         except urllib.error.HTTPError as e:
             error = json.load(e)["error"]
             key = "refused"
             if e.code != 400 or not error["message"]:
                 with self.lock:
-                    self.failures.append((e.code, error, data[:300]))
+                    self.failures.append((e.code, error, path, data[:300]))
         with self.lock:
             self.counts[key] += 1
 
     def worker(self, jobs):
-        for what, data, wait in jobs:
+        for what, path, data, wait in jobs:
             try:
-                self.one(what, data, wait)
+                self.one(what, path, data, wait)
             except Exception as e:  # noqa: BLE001: whatever it is, it is a failure to report
                 with self.lock:
-                    self.failures.append((repr(e), data[:300]))
+                    self.failures.append((repr(e), path, data[:300]))
 
     def memory(self):
         with open(f"/proc/{self.server.pid}/status") as f:
@@ -108,15 +156,15 @@ class Soak:
     def run(self):
         jobs = []
         for _ in range(self.requests // 2):
-            data, kind = json.dumps(self.body()).encode(), self.rng.random()
+            (path, data), kind = self.body(), self.rng.random()
             if kind < 0.1:
                 broken = bytearray(data)
                 broken[self.rng.randrange(len(broken))] ^= 1 << self.rng.randrange(8)
-                jobs.append(("ask", bytes(broken), 0))
+                jobs.append(("ask", path, bytes(broken), 0))
             if kind > 0.85:
-                jobs.append(("leave", data, self.rng.random() * 0.2))
+                jobs.append(("leave", path, data, self.rng.random() * 0.2))
             else:
-                jobs += [("ask", data, 0)] * 2
+                jobs += [("ask", path, data, 0)] * 2
         self.rng.shuffle(jobs)
         parts, sizes = 4, []
         for part in range(parts):
@@ -127,6 +175,9 @@ class Soak:
             for t in threads:
                 t.join()
             sizes.append(self.memory())
+        for i, (path, data) in enumerate(sorted(self.answers)):
+            if i % 10 == 0:
+                self.one("alone", path, data, 0)
         state = json.load(urllib.request.urlopen(f"http://127.0.0.1:{self.port}/cache"))
         checks = {
             "no failures": not self.failures,

@@ -143,7 +143,8 @@ int main(int count, char **arguments)
     for (int i = 0; i < 16 << 20; i++)
         ((uint32_t *)weights)[i] = seed = seed * 1664525 + 1013904223;
     for (int l = 0; l < LAYERS; l++)
-        layers[l] = (Layer){.attn_norm = place_norm(DIM),
+        layers[l] = (Layer){.kept = l,
+                            .attn_norm = place_norm(DIM),
                             .ffn_norm = place_norm(DIM),
                             .q = place_linear(FORMAT, DIM, HEADS * HEAD_DIM),
                             .k = place_linear(FORMAT, DIM, KV_HEADS * HEAD_DIM),

@@ -369,7 +369,7 @@ static int pool_of(int l)
 static double cache_at(const uint8_t *cache, int l, int row_sequence, int value, int kv, int t,
                        int i)
 {
-    int pool = pool_of(l), layer = WINDOW_LAYERS ? layers[l].cache_place : l;
+    int pool = pool_of(l), layer = WINDOW_LAYERS ? layers[l].kept : l;
     size_t page = page_table[pool][row_sequence * PER_SEQUENCE + t / PAGE];
     size_t keys = PAGE * ref_row_bytes(HEAD_DIM, s.key_bits);
     size_t values = PAGE * ref_row_bytes(HEAD_DIM, s.value_bits);

@@ -142,7 +142,7 @@ static uint8_t *head_part(int which, int sequence, int head, int position)
     size_t keys = (size_t)PAGE * (size_t)ref_row_bytes(HEAD_DIM, state.key_bits);
     size_t values = (size_t)PAGE * (size_t)ref_row_bytes(HEAD_DIM, state.value_bits);
     return state.cache[POOL] + page * state.page_bytes[POOL] +
-           (size_t)(POOL ? 0 : LAYER_INDEX) * KV_HEADS * (keys + values) +
+           (size_t)layers[LAYER_INDEX].kept * KV_HEADS * (keys + values) +
            (which ? KV_HEADS * keys + (size_t)head * values : (size_t)head * keys);
 }
 
@@ -383,6 +383,7 @@ int main(void)
 {
     weights = aligned_alloc(256, 64 << 20);
     Layer *layer = &layers[LAYER_INDEX];
+    layer->kept = POOL ? 0 : LAYER_INDEX;
     random_norm(attn_norm, DIM), random_norm(ffn_norm, DIM), random_norm(final_norm, DIM);
     random_norm(q_norm, HEAD_DIM), random_norm(k_norm, HEAD_DIM);
     for (int i = 0; i < VOCAB * DIM; i++) {

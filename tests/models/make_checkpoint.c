@@ -28,7 +28,7 @@
 #define MCG 0xCBAC1FEDu
 #define MUL1 0x83DCD12Du
 
-enum { MAX_LINES = 256, MAX_TENSORS = 4096, LINE = 1024 };
+enum { MAX_LINES = 256, MAX_TENSORS = 4096, LINE = 2048 };
 
 typedef struct {
     char pattern[64], name[32], value[32];
@@ -324,6 +324,10 @@ static void add_line(const Case *c, const Line *l, const char *key)
     } else if (!strcmp(l->kind, "plain")) {
         add(key, "weight", setting(c, key, "dtype"), SPREAD, b, a, 0)->exponent =
             scale_exponent(a) + 1;
+    } else if (!strcmp(l->kind, "conv")) {
+        Tensor *t = add(key, "weight", setting(c, key, "dtype"), SPREAD, a, 1, b);
+        t->exponent = -1;
+        t->valid[1] = b;
     } else if (!strcmp(l->kind, "table")) {
         add(key, "weight", setting(c, key, "dtype"), SPREAD, a, b, 0)->exponent = -1;
     } else if (!strcmp(l->kind, "values")) {

@@ -185,6 +185,8 @@ class Maker:
             self.values(key + ".weight", "spread", (a,), -3)
         elif kind == "plain":
             self.values(key + ".weight", "spread", (b, a), scale_exponent(a) + 1)
+        elif kind == "conv":
+            self.values(key + ".weight", "spread", (a, 1, b), -1)
         elif kind == "table":
             self.values(key + ".weight", "spread", (a, b), -1)
         elif kind == "values":
@@ -253,8 +255,8 @@ def make_checkpoint(case, directory):
     (directory / "model.safetensors.index.json").write_text(text)
 
 
-def input_ids(case, rows=2, tokens=48):
-    vocab = case.config()["vocab_size"]
+def input_ids(case, rows=2):
+    vocab, tokens = case.config()["vocab_size"], int(case.setting("", "tokens"))
     r = random_words(f"{case.name}/input_ids", rows * tokens)
     return (r % np.uint64(vocab)).astype("<i4").reshape(rows, tokens)
 

@@ -33,6 +33,8 @@ SAME_AS = {"MiMoForCausalLM": "Qwen2ForCausalLM", "DeciLMForCausalLM": "LlamaFor
 PIECES = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 # Where the text model of a multimodal checkpoint is: its names here begin with "model.".
 ROOTS = ("model.language_model.", "language_model.model.")
+# Parts of a checkpoint that are no part of the text model.
+NOT_READ = ("vision_", "model.visual.", "mtp.")
 
 
 def build_config(directory, stored_head):
@@ -171,7 +173,7 @@ def load_model(directory):
                 if name.endswith("_bias") or name in missing:
                     put(name, parameter, read_values(files, stored(name), parameter))
     assert not missing, f"{directory}: not stored: {sorted(missing)}"
-    unused = {name for name in set(files.tensors) - files.used if not name.startswith("vision_")}
+    unused = {name for name in set(files.tensors) - files.used if not name.startswith(NOT_READ)}
     assert not unused, f"{directory}: not used: {sorted(unused)}"
     return model
 

@@ -381,27 +381,34 @@ static void test_cache(int port)
 #define HELLO_TEXT "How did they do it when they were there at the end of the war?"
 #define HELLO "\"messages\": [{\"role\": \"user\", \"content\": \"" HELLO_TEXT "\"}]"
 
-static json_t *chat(int port, const char *body, int *status)
+static json_t *post(int port, const char *path, const char *body, int *status)
 {
-    char *text = request(port, "POST", "/v1/chat/completions", "", body, status);
+    char *text = request(port, "POST", path, "", body, status);
     json_t *answer = json_loads(text, 0, NULL);
     free(text);
     return answer ? answer : json_null();
 }
 
+static json_t *chat(int port, const char *body, int *status)
+{
+    return post(port, "/v1/chat/completions", body, status);
+}
+
 // The prompt of a request is exactly `text`: a completion of that text, asked for next, finds all
 // of its tokens in the cache, and there are as many.
-static void check_prompt(int port, const char *members, const char *text)
+static void check_prompt_of(int port, const char *path, const char *members, const char *text)
 {
     int status;
-    char *body = format("{%s, \"max_tokens\": 1}", members);
-    json_t *asked = chat(port, body, &status);
+    char *body = format("{%s}", members);
+    json_t *asked = post(port, path, body, &status);
     free(body);
     json_t *prompt = json_string(text);
     char *quoted = json_dumps(prompt, JSON_ENCODE_ANY);
     body = format("{\"prompt\": %s, \"add_bos_token\": false, \"max_tokens\": 1}", quoted);
     json_t *same = complete(port, body, &status);
-    int tokens = usage_of(asked, "prompt_tokens");
+    // Anthropic's count leaves out what was in the cache.
+    int tokens = usage_of(asked, "prompt_tokens") + usage_of(asked, "input_tokens") +
+                 usage_of(asked, "cache_read_input_tokens");
     CHECK_MSG(tokens > 0 && usage_of(same, "prompt_tokens") == tokens &&
                   cached_of(same) == tokens - 1,
               "%s: %d tokens, %d expected, %d of them the same", members, tokens,
@@ -411,6 +418,77 @@ static void check_prompt(int port, const char *members, const char *text)
     json_decref(prompt);
     json_decref(asked);
     json_decref(same);
+}
+
+static void check_prompt(int port, const char *members, const char *text)
+{
+    char *body = format("%s, \"max_tokens\": 1", members);
+    check_prompt_of(port, "/v1/chat/completions", body, text);
+    free(body);
+}
+
+static void check_message(int port, const char *members, const char *text)
+{
+    char *body = format("%s, \"max_tokens\": 1", members);
+    check_prompt_of(port, "/v1/messages", body, text);
+    free(body);
+}
+
+// Blocks become a chat: neighbours of one role are one message.
+static void test_messages(int port)
+{
+    check_message(port, HELLO, "user: " HELLO_TEXT "\nassistant: <think>\n");
+    check_message(port,
+                  HELLO ", \"system\": [{\"type\": \"text\", \"text\": \"On\"}, {\"type\": "
+                        "\"text\", \"text\": \"ce\"}], \"thinking\": {\"type\": \"disabled\"}",
+                  "system: Once\nuser: " HELLO_TEXT "\nassistant: <think></think>");
+    check_message(port,
+                  HELLO ", \"tools\": [{\"name\": \"clock\", \"input_schema\": {}}], "
+                        "\"thinking\": {\"type\": \"enabled\", \"budget_tokens\": 2000}",
+                  "tool clock\nuser: " HELLO_TEXT "\nassistant: <think>\n");
+    check_message(
+        port,
+        "\"system\": \"Once\", \"messages\": [{\"role\": \"user\", \"content\": \"A\"}, {\"role\": "
+        "\"user\", \"content\": \"B\"}, {\"role\": \"assistant\", \"content\": [{\"type\": "
+        "\"thinking\", \"thinking\": \"T\", \"signature\": \"\"}, {\"type\": \"tool_use\", \"id\": "
+        "\"x\", \"name\": \"now\", \"input\": {\"a\": 41}}]}, {\"role\": \"user\", \"content\": "
+        "[{\"type\": \"tool_result\", \"tool_use_id\": \"x\", \"content\": [{\"type\": \"text\", "
+        "\"text\": \"noon\"}], \"is_error\": true}, {\"type\": \"text\", \"text\": \"So?\"}]}]",
+        "system: Once\nuser: A\n\nB\nassistant: (T)<tool_call>now a=42</tool_call>\n"
+        "tool: noon!\nuser: So?\nassistant: <think>\n");
+    // A last message of the assistant is continued.
+    check_message(port,
+                  "\"messages\": [{\"role\": \"user\", \"content\": \"" HELLO_TEXT
+                  "\"}, {\"role\": \"assistant\", \"content\": \"The city\"}]",
+                  "user: " HELLO_TEXT "\nassistant: The city");
+}
+
+// So do items.
+static void test_items(int port)
+{
+    const char *path = "/v1/responses";
+    check_prompt_of(port, path, "\"input\": \"" HELLO_TEXT "\", \"max_output_tokens\": 1",
+                    "user: " HELLO_TEXT "\nassistant: <think>\n");
+    check_prompt_of(port, path,
+                    "\"input\": \"" HELLO_TEXT "\", \"reasoning\": {\"effort\": \"none\"}, "
+                    "\"max_output_tokens\": 1",
+                    "user: " HELLO_TEXT "\nassistant: <think></think>");
+    check_prompt_of(
+        port, path,
+        "\"instructions\": \"Once\", \"max_output_tokens\": 1, \"tools\": [{\"type\": "
+        "\"function\", "
+        "\"name\": \"clock\"}], \"input\": [{\"role\": \"developer\", \"content\": \"D\"}, "
+        "{\"type\": \"message\", \"role\": \"user\", \"content\": [{\"type\": \"input_text\", "
+        "\"text\": \"A\"}, {\"type\": \"input_text\", \"text\": \"B\"}]}, {\"type\": "
+        "\"reasoning\", "
+        "\"summary\": [], \"content\": [{\"type\": \"reasoning_text\", \"text\": \"T\"}]}, "
+        "{\"type\": \"message\", \"role\": \"assistant\", \"content\": [{\"type\": "
+        "\"output_text\", "
+        "\"text\": \"C\"}]}, {\"type\": \"function_call\", \"call_id\": \"x\", \"name\": \"now\", "
+        "\"arguments\": \"{\\\"a\\\": 41}\"}, {\"type\": \"function_call_output\", \"call_id\": "
+        "\"x\", \"output\": \"noon\"}]",
+        "tool clock\nsystem: Once\n\nD\nuser: AB\nassistant: (T)C<tool_call>now a=42</tool_call>\n"
+        "tool: noon\nassistant: <think>\n");
 }
 
 static void test_prompts(int port)
@@ -560,6 +638,8 @@ static void test_chat(const char *chatting)
 {
     Server s = start_server(chatting, (const char *[]){NULL});
     test_prompts(s.port);
+    test_messages(s.port);
+    test_items(s.port);
     test_replies(s.port);
     test_chat_refusals(s.port);
     CHECK(stop_server(&s, SIGTERM) == 0);

@@ -462,8 +462,60 @@ static void check_arch_files(void)
     CHECK(fuse_ops(trace_text())->layers[1].window == 5);
 }
 
+// --- delta nets ----------------------------------------------------------------------------------
+
+#define NEXT "Qwen3NextForCausalLM"
+#define FIVE "Qwen3_5ForConditionalGeneration"
+
+static void check_delta_nets(void)
+{
+    // The published 80B model: 36 layers with 32 states of 128 x 128 floats, and 3 tokens of 8,192
+    // channels; 12 layers with 2 key-value heads of 256.
+    Plan *plan = plan_of(
+        NEXT, "\"hidden_size\": 2048, \"num_hidden_layers\": 48, \"num_attention_heads\": 16, "
+              "\"num_key_value_heads\": 2, \"head_dim\": 256, \"vocab_size\": 151936, "
+              "\"intermediate_size\": 5120");
+    const Facts *f = &plan->graph->facts;
+    CHECK(f->state_layers == 36 && f->cache_layers == 12 && f->delta_grouped && f->gated_attention);
+    CHECK(state_bytes(f) == 36 * 4 * (32 * 128 * 128 + 3 * 8192));
+    CHECK(cache_bytes_per_token(f, 16) == 12 * 2 * 2 * 256 * 2);
+    CHECK(f->rope_dim == 64 && f->experts == 512 && f->active == 10 && f->shared_dim == 512);
+    CHECK(plan->layers[46].kept == 35 && plan->layers[47].kept == 11 && plan->layers[3].kept == 0);
+    CHECK(plan->run_count == 24 && plan->runs[0].group == 2 && plan->runs[0].times == 12);
+    CHECK(plan->layers[0].delta_in->out == 12288 && !plan->layers[0].delta_z);
+    CHECK(missing_on_cuda(plan) && strstr(missing_on_cuda(plan), "step delta_grouped"));
+
+    // The first layers dense, as numbers and by steps; other kinds of layers where config says so.
+    plan = plan_of(NEXT, "\"mlp_only_layers\": [3], \"decoder_sparse_step\": 2");
+    for (int l = 0; l < 4; l++) CHECK(!plan->layers[l].router == (l != 1));
+    plan = plan_of(NEXT, "\"layer_types\": [\"full_attention\", \"linear_attention\", "
+                         "\"linear_attention\", \"linear_attention\"]");
+    CHECK(plan->layers[0].q && !plan->layers[0].delta_in && plan->layers[3].delta_in);
+    CHECK(plan->runs[0].group == 1 && plan->run_count == 2);
+
+    plan = plan_of(FIVE, "\"text_config\": {\"hidden_size\": 64, \"num_hidden_layers\": 9, "
+                         "\"num_attention_heads\": 4, \"rms_norm_eps\": 1e-6, "
+                         "\"full_attention_interval\": 2, \"linear_value_head_dim\": 40}");
+    f = &plan->graph->facts;
+    CHECK(f->layers == 9 && f->vocab == 248320 && f->ffn_dim == 12288 && !f->delta_grouped);
+    CHECK(state_bytes(f) == 5 * 4 * (32 * 128 * 48 + 3 * (2 * 16 * 128 + 32 * 40)));
+    CHECK(plan->layers[0].delta_z->out == 32 * 40 && !plan->layers[0].router);
+    CHECK(plan->runs[0].group == 2 && plan->runs[0].times == 4 && plan->runs[8].group == 1);
+
+    refused(NEXT, "\"layer_types\": [\"linear_attention\", \"sliding_attention\", 1, 1]",
+            "layer_types[1] is \"sliding_attention\", expected \"full_attention\" or "
+            "\"linear_attention\"");
+    refused(NEXT, "\"linear_num_key_heads\": 3", "32 value heads cannot share 3 key heads");
+    refused(NEXT, "\"linear_conv_kernel_dim\": 1", "linear_conv_kernel_dim is 1");
+    refused(NEXT, "\"attn_output_gate\": false", "attn_output_gate is false");
+    refused(FIVE, "\"mlp_only_layers\": [1]", "mlp_only_layers is a list");
+    refused(QWEN3, "\"layer_types\": [\"linear_attention\", 1, 1, 1]",
+            "expected \"full_attention\" or \"sliding_attention\"");
+}
+
 int main(void)
 {
+    check_delta_nets();
     check_facts();
     check_rope();
     check_window_rules();

@@ -27,7 +27,7 @@ struct Meeting {
 struct Block {
     Index index;
     uint8_t *shared;
-    Meeting all, consumers, fours[4];
+    Meeting all, consumers, fours[4], meetings[2];
     int alive;
 };
 
@@ -103,13 +103,14 @@ asm(".text\n.globl fiber_switch\nfiber_switch:\n"
     "mov %rsp, (%rdi)\nmov %rsi, %rsp\n"
     "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
 
-static void meet(Meeting *m, int expected)
+static void meet(Meeting *m, int expected, int waits = 1)
 {
     if (++m->arrived == expected) {
         m->arrived = 0;
         m->generation++;
         return;
     }
+    if (!waits) return;
     me()->waits_for = &m->generation;
     me()->seen = m->generation;
     fiber_switch(&me()->stack_pointer, scheduler_stack);
@@ -168,6 +169,11 @@ void emulate_four_warps_sync(int i)
 {
     assert(threadIdx.x / 128 == i);
     meet(&me()->block->fours[i], 128);
+}
+
+void emulate_meeting(int meeting, int waits)
+{
+    meet(&me()->block->meetings[meeting], 544, waits);
 }
 
 int emulate_shared_bytes(void)

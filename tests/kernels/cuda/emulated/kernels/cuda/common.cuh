@@ -43,6 +43,7 @@ void emulate_copy_wait(int left);
 uint8_t *emulate_shared(void);
 void emulate_multipliers_sync(int threads);
 void emulate_four_warps_sync(int i);
+void emulate_meeting(int meeting, int waits);
 int emulate_shared_bytes(void);
 void emulate_yield(void);
 void emulate_barrier_init(uint64_t *barrier, int arrivals);
@@ -127,6 +128,11 @@ DEVICE void warp_sync(void) { uint32_t v = 0; emulate_exchange(&v, 1); }
 DEVICE void block_sync(void) { emulate_block_sync(); }
 DEVICE void multipliers_sync(void) { emulate_multipliers_sync(512); }
 DEVICE void four_warps_sync(int i) { emulate_four_warps_sync(i); }
+DEVICE void meeting_arrive(int meeting) { emulate_meeting(meeting, 0); }
+DEVICE void meeting_wait(int meeting) { emulate_meeting(meeting, 1); }
+template <int N> DEVICE void registers_more(void) {}
+template <int N> DEVICE void registers_less(void) {}
+template <typename T> DEVICE T *global(T *p) { return p; }
 DEVICE void prefetch(const void *) {}
 
 // Operands of all lanes of a matrix instruction: a 0..3, b 4..5.

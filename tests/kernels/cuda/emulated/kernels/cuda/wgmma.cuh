@@ -24,8 +24,6 @@ DEVICE void bulk_copy_both(void *to, const void *from, int bytes, uint64_t *barr
 DEVICE int cluster_rank(void) { return emulate_rank(); }
 DEVICE void cluster_sync(void) { emulate_cluster_sync(); }
 DEVICE void consumers_sync(void) { emulate_multipliers_sync(256); }
-template <int N> DEVICE void registers_more(void) {}
-template <int N> DEVICE void registers_less(void) {}
 
 DEVICE uint64_t matrix_descriptor(const void *shared)
 {

@@ -1,0 +1,315 @@
+// Requests to jobs.
+#include "request.h"
+#include "answer.h"
+#include "program.h"
+#include "sampling.h"
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MOST_CHOICES 128
+#define MOST_LOGPROBS 20
+
+// --- prompts -------------------------------------------------------------------------------------
+
+int request_encode(const Api *api, const char *text, size_t bytes, int flags, const char *name,
+                   TokenList *out, Refusal *r)
+{
+    Error err;
+    if (tokens_encode(api->tokens, text, bytes, flags, out, &err) != 0)
+        return refusal_set(r, 400, name, "%s: %s", name, err.text);
+    for (size_t i = 0; i < out->count; i++)
+        if (out->id[i] >= model_info.vocab)
+            return refusal_set(r, 400, name, "%s: token %d is beyond the model's vocabulary of %d",
+                               name, out->id[i], model_info.vocab);
+    return 0;
+}
+
+static int get_prompt(const Api *api, const json_t *v, int flags, TokenList *out, Refusal *r)
+{
+    if (json_is_string(v))
+        return request_encode(api, json_string_value(v), json_string_length(v), flags, "prompt",
+                              out, r);
+    if (!json_is_array(v))
+        return refusal_set(r, 400, "prompt",
+                           "prompt: expected a string, token ids, or a list of them");
+    return field_ids(v, "prompt", &out->id, &out->count, r);
+}
+
+static int get_prompts(const Api *api, Answer *a, Refusal *r)
+{
+    const json_t *v = field_of(a->body, "prompt", NULL);
+    int bos = 1;
+    if (!v) return refusal_set(r, 400, "prompt", "prompt is missing");
+    if (field_flag(a->body, "add_bos_token", NULL, &bos, r) != 0) return -1;
+    int flags = TOKENS_PARSE_SPECIAL | (bos ? TOKENS_ADD_SPECIAL : 0);
+    // A list of strings or of lists is several prompts; a list of numbers is one.
+    int several = json_is_array(v) && !json_is_integer(json_array_get(v, 0));
+    if (several && (json_array_size(v) < 1 || json_array_size(v) > MOST_CHOICES))
+        return refusal_set(r, 400, "prompt", "prompt: expected 1 to %d prompts", MOST_CHOICES);
+    a->prompts = several ? (int)json_array_size(v) : 1;
+    a->prompt = calloc((size_t)a->prompts, sizeof *a->prompt);
+    if (!a->prompt) return refusal_memory(r);
+    for (int i = 0; i < a->prompts; i++)
+        if (get_prompt(api, several ? json_array_get(v, (size_t)i) : v, flags, &a->prompt[i], r) !=
+            0)
+            return -1;
+    return 0;
+}
+
+// The tools that the model is to know, into a->tools.
+static int get_tools(Answer *a, Refusal *r)
+{
+    const json_t *tools = field_of(a->body, "tools", NULL), *tool;
+    const json_t *choice = field_of(a->body, "tool_choice", NULL);
+    int parallel = 1;
+    size_t i;
+    if (field_flag(a->body, "parallel_tool_calls", NULL, &parallel, r) != 0) return -1;
+    if (!parallel)
+        return refusal_set(r, 400, "parallel_tool_calls",
+                           "parallel_tool_calls: only true is there yet");
+    if (tools && !json_is_array(tools))
+        return refusal_set(r, 400, "tools", "tools: expected a list of functions");
+    json_array_foreach(tools, i, tool)
+    {
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        const json_t *function = json_object_get(tool, "function");
+        if (!type || strcmp(type, "function") != 0 ||
+            !json_is_string(json_object_get(function, "name")))
+            return refusal_set(r, 400, "tools", "tools: number %zu is no function with a name", i);
+    }
+    const char *name = json_string_value(choice);
+    int none = name && strcmp(name, "none") == 0;
+    if (choice && !none && (!name || strcmp(name, "auto") != 0))
+        return refusal_set(r, 400, "tool_choice", "tool_choice: only auto and none are there yet");
+    a->tools = none || !json_array_size(tools) ? NULL : tools;
+    return 0;
+}
+
+// What a template may use: the conversation and whatever the request sets for it.
+static int get_values(const Answer *a, json_t *values, Refusal *r)
+{
+    static const char *const taken[] = {"messages", "documents", "reasoning_effort",
+                                        "enable_thinking", "verbosity"};
+    const json_t *more = field_of(a->body, "template_vars", "chat_template_kwargs");
+    int resume = 0;
+    if (more && !json_is_object(more))
+        return refusal_set(r, 400, "chat_template_kwargs",
+                           "chat_template_kwargs: expected an object");
+    if (field_flag(a->body, "continue_final_message", NULL, &resume, r) != 0) return -1;
+    int begin = !resume;
+    if (field_flag(a->body, "add_generation_prompt", NULL, &begin, r) != 0) return -1;
+    if (begin && resume)
+        return refusal_set(r, 400, "continue_final_message",
+                           "continue_final_message and add_generation_prompt exclude each other");
+    json_object_set_new(values, "add_generation_prompt", json_boolean(begin));
+    json_object_set_new(values, "continue_final_message", json_boolean(resume));
+    if (more) json_object_update(values, (json_t *)more);
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+        const json_t *v = field_of(a->body, taken[i], NULL);
+        if (v) json_object_set(values, taken[i], (json_t *)v);
+    }
+    if (a->tools) json_object_set(values, "tools", (json_t *)a->tools);
+    return 0;
+}
+
+static int get_messages(const Api *api, Answer *a, Refusal *r)
+{
+    const json_t *messages = field_of(a->body, "messages", NULL);
+    if (!json_is_array(messages) || !json_array_size(messages))
+        return refusal_set(r, 400, "messages", "messages: expected a list of at least one message");
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        if (!json_is_string(json_object_get(json_array_get(messages, i), "role")))
+            return refusal_set(r, 400, "messages", "messages: number %zu has no role", i);
+    a->prompts = 1;
+    a->prompt = calloc(1, sizeof *a->prompt);
+    json_t *values = json_object();
+    ChatPrompt prompt = {0};
+    Error err;
+    int status = a->prompt && values ? get_tools(a, r) : refusal_memory(r);
+    if (status == 0) status = get_values(a, values, r);
+    if (status == 0 && chat_prompt(&api->chat, values, &prompt, &err) != 0)
+        status = refusal_set(r, 400, "messages", "%s", err.text);
+    if (status == 0)
+        status = request_encode(api, prompt.text, prompt.bytes, TOKENS_PARSE_SPECIAL, "messages",
+                                a->prompt, r);
+    a->format = prompt.format;
+    a->in_reasoning = prompt.in_reasoning;
+    free(prompt.text);
+    json_decref(values);
+    return status;
+}
+
+// --- requests ------------------------------------------------------------------------------------
+
+// What every family's requests may have, besides samplers: the last ones change nothing here.
+static const char *const common_fields[] = {"model",
+                                            "stream",
+                                            "min_tokens",
+                                            "min_length",
+                                            "banned_strings",
+                                            "ban_eos_token",
+                                            "ignore_eos",
+                                            "token_healing",
+                                            "loop_detect_window",
+                                            "priority",
+                                            "skip_special_tokens",
+                                            "template_vars",
+                                            "chat_template_kwargs",
+                                            "user",
+                                            "metadata",
+                                            "store",
+                                            "service_tier",
+                                            "safety_identifier",
+                                            "prompt_cache_key",
+                                            NULL};
+
+int request_check(const json_t *body, const char *const *names, Refusal *r)
+{
+    const char *key;
+    json_t *value;
+    if (!json_is_object(body)) return refusal_set(r, 400, "", "expected a JSON object");
+    json_object_foreach((json_t *)body, key, value)
+    {
+        if (field_listed(key, names) || field_listed(key, common_fields) || sampling_knows(key))
+            continue;
+        refusal_set(r, 400, key, "Unrecognized request argument supplied: %.100s", key);
+        r->code = "unknown_parameter";
+        return -1;
+    }
+    return 0;
+}
+
+static int get_logprobs(const Answer *a, Job *job, Refusal *r)
+{
+    if (!a->chat)
+        return field_whole(a->body, "logprobs", NULL, 0, MOST_LOGPROBS, &job->logprobs, r);
+    int on = 0, top = -1;
+    if (field_flag(a->body, "logprobs", NULL, &on, r) != 0 ||
+        field_whole(a->body, "top_logprobs", NULL, 0, MOST_LOGPROBS, &top, r) != 0)
+        return -1;
+    if (top >= 0 && !on)
+        return refusal_set(r, 400, "top_logprobs", "top_logprobs goes with logprobs true");
+    job->logprobs = on ? top > 0 ? top : 0 : -1;
+    return 0;
+}
+
+// Everything that all choices have in common.
+static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r)
+{
+    const json_t *body = a->body, *options = field_of(body, "stream_options", NULL), *v;
+    const json_t *format = field_of(body, "response_format", NULL);
+    const char *type = json_string_value(json_object_get(format, "type"));
+    int skip_special = 1, best_of = -1, most = api->generator->batch.max_context;
+    job->max_tokens = -1;
+    if (sampling_read(api, a, &job->sampler, r) != 0 ||
+        field_flag(body, "stream", NULL, &a->stream, r) != 0 ||
+        field_flag(options, "include_usage", NULL, &a->include_usage, r) != 0 ||
+        field_flag(body, "echo", NULL, &a->echo, r) != 0 ||
+        field_whole(body, "n", NULL, 1, MOST_CHOICES, choices, r) != 0 ||
+        field_whole(body, "best_of", NULL, 1, MOST_CHOICES, &best_of, r) != 0 ||
+        field_whole(body, "max_tokens", a->chat ? "max_completion_tokens" : "max_length", 0,
+                    INT32_MAX, &job->max_tokens, r) != 0 ||
+        field_whole(body, "min_tokens", "min_length", 0, INT32_MAX, &job->min_tokens, r) != 0 ||
+        field_whole(body, "priority", NULL, -1000, 1000, &job->priority, r) != 0 ||
+        field_whole(body, "loop_detect_window", NULL, 0, most, &job->loop_window, r) != 0 ||
+        field_flag(body, "token_healing", NULL, &job->heal, r) != 0 ||
+        field_flag(body, "ban_eos_token", "ignore_eos", &job->ignore_end, r) != 0 ||
+        field_flag(body, "skip_special_tokens", NULL, &skip_special, r) != 0 ||
+        get_logprobs(a, job, r) != 0)
+        return -1;
+    // A reply's format is made of special tokens, so in chats only the others are hidden.
+    job->show_special = a->chat || !skip_special;
+    job->hidden = a->chat && skip_special ? api->chat.hidden : NULL;
+    if (options && !json_is_object(options))
+        return refusal_set(r, 400, "stream_options", "stream_options: expected an object");
+    if (options && !a->stream)
+        return refusal_set(r, 400, "stream_options", "stream_options goes with stream true");
+    if (format && (!type || strcmp(type, "text") != 0))
+        return refusal_set(r, 400, "response_format", "response_format: only text is there yet");
+    if (best_of >= 0 && best_of != *choices)
+        return refusal_set(r, 400, "best_of", "best_of: only as many as n");
+    if (a->echo && job->logprobs >= 0)
+        return refusal_set(r, 400, "echo", "echo with logprobs is not there yet");
+    if ((v = field_of(body, "stop", "stop_sequence")) &&
+        field_strings(v, "stop", &a->stop, &job->stop_count, &a->stop_ids, &job->stop_id_count,
+                      r) != 0)
+        return -1;
+    if ((v = field_of(body, "banned_strings", NULL)) &&
+        field_strings(v, "banned_strings", &a->banned, &job->banned_count, NULL, NULL, r) != 0)
+        return -1;
+    job->stop = a->stop;
+    job->stop_id = a->stop_ids;
+    job->banned = a->banned;
+    return 0;
+}
+
+// The length of the answer, and whether the prompt leaves room for it.
+static int fit_job(const Api *api, Job *job, const TokenList *prompt, const char *name, Refusal *r)
+{
+    const Generator *g = api->generator;
+    int context = g->batch.max_context, cache = g->batch.options.pages[POOL_ALL] * PAGE;
+    int room = context < cache ? context : cache;
+    if (!prompt->count)
+        return refusal_set(r, 400, name, "the prompt has no tokens, and the tokenizer adds none");
+    if (prompt->count > (size_t)context) { // counted as an answer of one token
+        job->max_tokens = 1;
+        job->prompt_count = prompt->count < INT32_MAX ? (int)prompt->count : INT32_MAX - 1;
+    } else {
+        job->prompt_count = (int)prompt->count;
+    }
+    job->prompt = prompt->id;
+    if (job->max_tokens < 0)
+        job->max_tokens = room > job->prompt_count ? room - job->prompt_count : 1;
+    Error err;
+    if (generator_check(g, job, &err) == 0) return 0;
+    refusal_set(r, 400, name, "%s", err.text);
+    r->code = "context_length_exceeded";
+    return -1;
+}
+
+int request_open(Api *api, const Family *family, const char *prefix, json_t *body, int chat,
+                 Answer **out, Refusal *r)
+{
+    Answer *a = calloc(1, sizeof *a);
+    *out = a;
+    if (!a) return refusal_memory(r);
+    a->family = family;
+    a->chat = chat;
+    a->body = json_incref(body);
+    a->created = time(NULL);
+    snprintf(a->id, sizeof a->id, "%s%016llx", prefix, (unsigned long long)random_bits());
+    Job common;
+    int choices = 1;
+    job_init(&common);
+    if (get_job(api, a, &common, &choices, r) != 0 ||
+        (chat ? get_messages(api, a, r) : get_prompts(api, a, r)) != 0)
+        return -1;
+    if (a->prompts * choices > MOST_CHOICES)
+        return refusal_set(r, 400, "n", "more than %d choices", MOST_CHOICES);
+    a->jobs = calloc((size_t)(a->prompts * choices), sizeof *a->jobs);
+    a->said = calloc((size_t)(a->prompts * choices), sizeof *a->said);
+    if (!a->jobs || !a->said) return refusal_memory(r);
+    for (int i = 0; i < a->prompts * choices; i++) {
+        Job *job = &a->jobs[i];
+        *job = common;
+        a->job_count++;
+        answer_begin(a, i);
+        job->sampler.seed += (uint64_t)(i % choices);
+        if (fit_job(api, job, &a->prompt[i / choices], chat ? "messages" : "prompt", r) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int request_count(Api *api, json_t *body, Refusal *r)
+{
+    Answer *a = calloc(1, sizeof *a);
+    int count = -1;
+    if (!a) return refusal_memory(r);
+    a->chat = 1;
+    a->body = json_incref(body);
+    if (get_messages(api, a, r) == 0) count = (int)a->prompt[0].count;
+    answer_free(a);
+    return count;
+}

@@ -1,0 +1,18 @@
+// A request in the form of OpenAI's completions or chat completions, to jobs of the generator.
+// Other families translate theirs to it.
+#pragma once
+#include "api.h"
+
+// Refuses a body that is no object, and fields that are neither in the NULL-terminated list nor
+// such as every family has.
+int request_check(const json_t *body, const char *const *names, Refusal *r);
+// Makes the answer with its jobs; chat 1: from messages, 0: from prompts. *out is the caller's even
+// after a refusal, to be given to answer_free; it keeps the body. `prefix` begins its id.
+int request_open(Api *api, const Family *family, const char *prefix, json_t *body, int chat,
+                 Answer **out, Refusal *r);
+// The tokens of the prompt that a chat's body would make, or -1.
+int request_count(Api *api, json_t *body, Refusal *r);
+
+// Text to ids that the model has; flags of tokens_encode. `name` is the field for the refusal.
+int request_encode(const Api *api, const char *text, size_t bytes, int flags, const char *name,
+                   TokenList *out, Refusal *r);
