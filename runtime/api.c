@@ -131,8 +131,9 @@ json_t *api_cache(const Api *api)
     pthread_mutex_lock(&g->lock);
     GeneratorStats s = g->stats;
     pthread_mutex_unlock(&g->lock);
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "page_tokens", PAGE, "pages", s.pages,
-                     "pages_used", s.pages_used, "running", s.running, "queued", s.queued,
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "page_tokens", PAGE, "pages",
+                     s.pages, "pages_used", s.pages_used, "host_pages", s.host_pages,
+                     "pages_restored", s.pages_restored, "running", s.running, "queued", s.queued,
                      "prompt_tokens", (json_int_t)s.prompt_tokens, "reused_tokens",
                      (json_int_t)s.reused_tokens);
 }

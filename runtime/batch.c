@@ -40,6 +40,7 @@ int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err)
     b->pools = pool_layers(&model_info, POOL_WINDOW, &b->window) ? 2 : 1;
     for (int pool = 0; pool < b->pools; pool++)
         if (cache_open(&b->cache[pool], o->pages[pool], err) != 0) return -1;
+    if (tier_open(&b->tier, d, o->host_pages, err) != 0) return -1;
     if (model_info.state_bytes &&
         states_open(&b->states, o->max_sequences, o->states - o->max_sequences, err) != 0)
         return -1;
@@ -57,6 +58,7 @@ void batch_close(Batcher *b)
         cache_close(b->cache[pool]);
         free(b->found[pool]);
     }
+    tier_close(&b->tier);
     states_close(b->states);
     sample_close(b->room);
     free(b->token);
@@ -148,6 +150,14 @@ static void enter_pages(Batcher *b, Sequence *s)
     slide(b, s, s->computed);
 }
 
+// An empty page; what it held goes to the second level.
+static int take_page(Batcher *b, int pool)
+{
+    int oldest = cache_oldest(b->cache[pool]);
+    if (oldest >= 0) tier_keep(&b->tier, pool, b->cache[pool], oldest);
+    return cache_take(b->cache[pool]);
+}
+
 // The sequence that gives its pages up, `s` if there is no other.
 static Sequence *choose_victim(Batcher *b, Sequence *s)
 {
@@ -171,7 +181,7 @@ static int grow(Batcher *b, Sequence *s, int tokens)
         for (int pool = 0; pool < b->pools; pool++) there &= cache_unused(b->cache[pool]) > 0;
         if (there) {
             for (int pool = 0; pool < b->pools; pool++)
-                put_page(b, s, pool, s->pages, cache_take(b->cache[pool]));
+                put_page(b, s, pool, s->pages, take_page(b, pool));
             s->pages++;
             continue;
         }
@@ -183,38 +193,41 @@ static int grow(Batcher *b, Sequence *s, int tokens)
     return 0;
 }
 
-// From here on page number `index` of a pool is `page`, which others may use too.
-static void share_page(Batcher *b, Sequence *s, int pool, int index, int page)
-{
-    cache_share(b->cache[pool], page);
-    if (index < s->pages) cache_drop(b->cache[pool], s->page[pool][index]);
-    put_page(b, s, pool, index, page);
-}
-
-// The page of a pool that follows `before` and is a whole one of the prompt from token `at` on; -1
+// The page of a pool that follows `before` and is a whole one of the prompt from token `at` on, and
+// what *chain it is the end of: a page of the device, or HOST_PAGE of one of the second level; NONE
 // when there is none.
-static int find_whole(const Batcher *b, const Sequence *s, int pool, Chain before, int at)
+#define NONE (-1)
+#define HOST_PAGE(page) (-2 - (page))
+static int find_whole(const Batcher *b, const Sequence *s, int pool, Chain before, int at, int tier,
+                      Chain *chain)
 {
-    int common, page = cache_find(b->cache[pool], before, s->tokens + at, s->count - 1 - at,
-                                  b->deterministic, &common);
-    return common == PAGE ? page : -1;
+    const int32_t *tokens = s->tokens + at;
+    int count = s->count - 1 - at, common;
+    int page = cache_find(b->cache[pool], before, tokens, count, b->deterministic, &common);
+    if (common == PAGE) {
+        *chain = cache_chain(b->cache[pool], page);
+        return page;
+    }
+    page = tier ? tier_find(&b->tier, pool, before, tokens, count, b->deterministic) : -1;
+    if (page < 0) return NONE;
+    *chain = tier_chain(&b->tier, pool, page);
+    return HOST_PAGE(page);
 }
 
 // How many pages from the start of a prompt can be had, the sequence's own full ones included: all of
 // POOL_ALL are there, and those of the windows at their end, in b->found.
-static int find_pages(Batcher *b, const Sequence *s)
+static int find_pages(Batcher *b, const Sequence *s, int tier)
 {
     int best = s->entered, windows_from = s->entered; // from there on none is missing
-    Chain chain = s->chain;
-    for (int n = s->entered;; n++) {
-        int page = find_whole(b, s, POOL_ALL, chain, n * PAGE);
-        if (page < 0) return best;
-        b->found[POOL_ALL][n] = page;
+    Chain chain = s->chain, end = 0, ignored;
+    for (int n = s->entered;; n++, chain = end) {
+        b->found[POOL_ALL][n] = find_whole(b, s, POOL_ALL, chain, n * PAGE, tier, &end);
+        if (b->found[POOL_ALL][n] == NONE) return best;
         if (b->pools > 1) {
-            b->found[POOL_WINDOW][n] = find_whole(b, s, POOL_WINDOW, chain, n * PAGE);
-            if (b->found[POOL_WINDOW][n] < 0) windows_from = n + 1;
+            b->found[POOL_WINDOW][n] =
+                find_whole(b, s, POOL_WINDOW, chain, n * PAGE, tier, &ignored);
+            if (b->found[POOL_WINDOW][n] == NONE) windows_from = n + 1;
         }
-        chain = cache_chain(b->cache[POOL_ALL], page);
         // A chunk is taken as a whole where results must not depend on what is there.
         if (b->deterministic && (n + 1) * PAGE % b->options.max_rows) continue;
         int first = first_page(b, POOL_WINDOW, (n + 1) * PAGE);
@@ -222,16 +235,54 @@ static int find_pages(Batcher *b, const Sequence *s)
     }
 }
 
+// Of a pool, the first page that take_found takes up to number `end`.
+static int first_taken(const Batcher *b, const Sequence *s, int pool, int end)
+{
+    int first = first_page(b, pool, end * PAGE);
+    return first > s->entered ? first : s->entered;
+}
+
+// Whether there is room on the device for what was found in the second level.
+static int found_fits(const Batcher *b, const Sequence *s, int end)
+{
+    for (int pool = 0; pool < b->pools; pool++) {
+        int room = cache_unused(b->cache[pool]);
+        for (int i = first_taken(b, s, pool, end); i < end; i++) {
+            int page = b->found[pool][i];
+            room -= page < 0 || cache_users(b->cache[pool], page) == 0;
+        }
+        if (room < 0) return 0;
+    }
+    return 1;
+}
+
 // Shares the pages up to number `end` that find_pages found.
 static void take_found(Batcher *b, Sequence *s, int end)
 {
     for (int pool = 0; pool < b->pools; pool++) {
-        int first = first_page(b, pool, end * PAGE);
-        for (; s->first[pool] < first; s->first[pool]++)
+        int *found = b->found[pool], from = first_taken(b, s, pool, end);
+        // First what might go otherwise.
+        for (int i = from; i < end; i++) {
+            if (found[i] >= 0)
+                cache_share(b->cache[pool], found[i]);
+            else
+                tier_hold(&b->tier, pool, HOST_PAGE(found[i]));
+        }
+        for (int i = from; i < end; i++) {
+            if (found[i] >= 0) continue;
+            int host = HOST_PAGE(found[i]);
+            found[i] = take_page(b, pool);
+            tier_restore(&b->tier, pool, host, b->cache[pool], found[i]);
+            tier_release(&b->tier, pool, host);
+            b->restored++;
+        }
+        for (int first = first_page(b, pool, end * PAGE); s->first[pool] < first; s->first[pool]++)
             if (s->first[pool] < s->pages)
                 cache_drop(b->cache[pool], s->page[pool][s->first[pool]]);
-        for (int i = s->entered > first ? s->entered : first; i < end; i++)
-            share_page(b, s, pool, i, b->found[pool][i]);
+        for (int i = from; i < end; i++) {
+            if (i < s->pages) cache_drop(b->cache[pool], s->page[pool][i]);
+            put_page(b, s, pool, i, found[i]);
+        }
     }
     if (s->pages < end) s->pages = end;
     for (; s->entered < end; s->entered++) {
@@ -295,10 +346,8 @@ static void find_state(Batcher *b, Sequence *s)
     if (s->computed) return;
     int saved = find_saved(b, s->tokens, s->count, &slot, &pages);
     Chain chain = 0;
-    for (int i = 0; i < saved / PAGE; i++) {
-        b->found[POOL_ALL][i] = find_whole(b, s, POOL_ALL, chain, i * PAGE);
-        chain = cache_chain(b->cache[POOL_ALL], b->found[POOL_ALL][i]);
-    }
+    for (int i = 0; i < saved / PAGE; i++)
+        b->found[POOL_ALL][i] = find_whole(b, s, POOL_ALL, chain, i * PAGE, 0, &chain);
     take_found(b, s, saved / PAGE);
     s->branch = pages > saved ? pages : 0;
     if (!saved) return;
@@ -356,7 +405,8 @@ static void find_beginning(Batcher *b, Sequence *s)
         return;
     }
     if (!b->reuse || s->computed != s->entered * PAGE) return;
-    int pages = find_pages(b, s);
+    int pages = find_pages(b, s, 1);
+    if (!found_fits(b, s, pages)) pages = find_pages(b, s, 0);
     if (pages > s->entered) take_found(b, s, pages);
     if (!b->deterministic) copy_part(b, s);
 }

@@ -15,6 +15,7 @@
 #include "device.h"
 #include "sample.h"
 #include "states.h"
+#include "tier.h"
 
 typedef struct {
     int32_t *tokens; // (max_context + 1) prompt and what was drawn
@@ -62,6 +63,8 @@ typedef struct {
     int pools;  // 2 where layers have windows
     int window; // the largest
     Cache *cache[POOLS];
+    Tier tier;         // the second level; empty when there is none
+    int restored;      // pages that came back from it
     int *found[POOLS]; // (pages_per_sequence)
     States *states; // NULL: no layer is recurrent
     SampleRoom *room;

@@ -34,6 +34,7 @@ struct Device {
     SampleRoom *room;
     int32_t *page_table, *tokens; // page_table (POOLS, max_sequences, pages_per_sequence)
     float *logits, *hidden; // host copies when on a GPU
+    uint8_t *host_pages[POOLS];
 
     // GPU
     Gpu *gpu;
@@ -71,6 +72,14 @@ static void *take_gpu(Device *d, size_t bytes, Error *err)
     return (void *)p;
 }
 
+// Host memory that the device copies to and from in the background.
+static int take_host(Device *d, size_t bytes, uint8_t **out, Error *err)
+{
+    if (d->gpu) return gpu_alloc_host(d->gpu, bytes, (void **)out, err);
+    *out = take(d, bytes, err);
+    return *out ? 0 : -1;
+}
+
 // More steps than any pass has.
 static int trace_steps(void)
 {
@@ -100,9 +109,11 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     s->key_bits = o->key_bits;
     s->value_bits = o->value_bits;
     for (int pool = 0; pool < POOLS; pool++) {
-        s->page_bytes[pool] = PAGE * cache_token_bytes(m, pool, o->key_bits, o->value_bits);
+        s->page_bytes[pool] = page_bytes(m, pool, o->key_bits, o->value_bits);
         size_t bytes = s->page_bytes[pool] * (size_t)o->pages[pool];
         if (bytes && !(s->cache[pool] = get(d, bytes, err))) return -1;
+        bytes = s->page_bytes[pool] * (size_t)o->host_pages[pool];
+        if (bytes && take_host(d, bytes, &d->host_pages[pool], err) != 0) return -1;
     }
     if ((m->state_bytes && !(s->states = get(d, m->state_bytes * (size_t)o->states, err))) ||
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
@@ -283,6 +294,26 @@ void device_copy_page(Device *d, int pool, int to, int from)
     if (!bytes) return;
     if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
     else memcpy(target, source, bytes);
+}
+
+void device_save_page(Device *d, int pool, int host, int page)
+{
+    size_t bytes = d->state.page_bytes[pool];
+    uint8_t *to = d->host_pages[pool] + bytes * (size_t)host;
+    const uint8_t *from = d->state.cache[pool] + bytes * (size_t)page;
+    if (!bytes) return;
+    if (d->gpu) gpu_read_async(d->gpu, to, (GpuPointer)from, bytes);
+    else memcpy(to, from, bytes);
+}
+
+void device_load_page(Device *d, int pool, int page, int host)
+{
+    size_t bytes = d->state.page_bytes[pool];
+    uint8_t *to = d->state.cache[pool] + bytes * (size_t)page;
+    const uint8_t *from = d->host_pages[pool] + bytes * (size_t)host;
+    if (!bytes) return;
+    if (d->gpu) gpu_write_async(d->gpu, (GpuPointer)to, from, bytes);
+    else memcpy(to, from, bytes);
 }
 
 void device_copy_state(Device *d, int to, int from)

@@ -19,6 +19,7 @@ typedef struct {
     int max_context;   // tokens of one sequence
     int max_sequences, pages_per_sequence;
     int pages[POOLS];         // of PAGE tokens each
+    int host_pages[POOLS];    // of a second level, in host memory
     int key_bits, value_bits; // of the cache: 16 or 2 to 8
     int states;        // slots of recurrent states: the sequences' first, then saved ones
     int keep_hidden;   // keep the residual stream after every layer
@@ -42,6 +43,10 @@ int device_map_pages(Device *d);
 
 // Physical page `to` of a pool becomes a copy of `from`, before the next pass.
 void device_copy_page(Device *d, int pool, int to, int from);
+// Page `host` of the second level becomes a copy of page `page`, or the other way, before the next
+// pass.
+void device_save_page(Device *d, int pool, int host, int page);
+void device_load_page(Device *d, int pool, int page, int host);
 // State slot `to` becomes a copy of `from`, before the next pass. Slot i below max_sequences is that
 // of sequence slot i, which a pass takes as empty at position 0 and leaves behind its last row.
 void device_copy_state(Device *d, int to, int from);

@@ -25,6 +25,7 @@ int generator_open(Generator *g, Device *d, const DeviceOptions *o, const Tokens
     g->border = calloc((size_t)o->max_context + 1, sizeof *g->border);
     if (!g->running || !g->drawn || !g->border) return error_set(err, "out of memory");
     g->stats.pages = o->pages[POOL_ALL];
+    g->stats.host_pages = o->host_pages[POOL_ALL];
     return batch_open(&g->batch, d, o, err);
 }
 
@@ -462,6 +463,7 @@ int generator_step(Generator *g)
     if (drawn < 0) return 0;
     pthread_mutex_lock(&g->lock);
     g->stats.pages_used = batch_pages_used(&g->batch);
+    g->stats.pages_restored = g->batch.restored;
     for (int i = 0; i < drawn; i++) {
         Job *job = g->running[g->drawn[i].sequence];
         size_t decided = job->decided;

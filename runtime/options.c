@@ -114,6 +114,20 @@ static void parse_cache_bits(Options *o, const char *text)
             usage_error("--cache-bits %s: this program was built for%s", text, cache_bits_list());
 }
 
+// A number of bytes, perhaps as 512M or 8G.
+static void parse_host_cache(Options *o, const char *text)
+{
+    char number[32];
+    size_t n = strlen(text);
+    uint64_t unit = 1;
+    snprintf(number, sizeof number, "%s", text);
+    if (n > 1 && n < sizeof number && strchr("KMG", text[n - 1])) {
+        unit = text[n - 1] == 'K' ? 1 << 10 : text[n - 1] == 'M' ? 1 << 20 : 1 << 30;
+        number[n - 1] = 0;
+    }
+    o->host_cache = unit * (uint64_t)whole("--host-cache", number, 0, INT64_MAX >> 30);
+}
+
 static void parse_contexts(Options *o, const char *text)
 {
     o->context_count = whole_list("--context", text, 0, 1 << 24, o->contexts);
@@ -225,6 +239,8 @@ static const struct {
      "of all sequences; default: enough for all"},
     {"--saved-states", "N", OPENERS | INFO, WHOLE, AT(saved_states), 1, 1 << 16, 0,
      "of recurrent layers, beside those of the sequences; default: two for each"},
+    {"--host-cache", "BYTES", WRITERS | INFO, OTHER, 0, 0, 0, parse_host_cache,
+     "of host memory for what the GPU's cache has no room for, as 8G; default 0"},
     {"--cache-bits", "K[,V]", OPENERS | INFO, OTHER, 0, 0, 0, parse_cache_bits,
      "of keys, and of values where they differ; 2 to 8, or 16, the default"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
@@ -343,6 +359,8 @@ void print_config(const Options *o)
             printf("%s = cpu\n", name);
         else if (rows[i].parse == parse_cache_bits)
             printf("%s = %d,%d\n", name, o->key_bits, o->value_bits);
+        else if (rows[i].parse == parse_host_cache)
+            printf("%s = %llu\n", name, (unsigned long long)o->host_cache);
         else if (rows[i].parse == parse_mode && o->mode_given)
             printf("%s = %s\n", name, mode_names[o->mode]);
         else
@@ -414,6 +432,20 @@ static int window_pages(const DeviceOptions *d)
     return pages < d->pages[POOL_ALL] ? (int)pages : d->pages[POOL_ALL];
 }
 
+// In the proportions of the first level.
+static void divide_host_cache(DeviceOptions *d, uint64_t bytes)
+{
+    double all = 0;
+    for (int pool = 0; pool < POOLS; pool++)
+        all += (double)d->pages[pool] * page_bytes(&model_info, pool, d->key_bits, d->value_bits);
+    for (int pool = 0; pool < POOLS; pool++) {
+        double pages = (double)bytes / all * d->pages[pool];
+        d->host_pages[pool] = pages > INT32_MAX ? INT32_MAX : (int)pages;
+    }
+    if (!d->host_pages[POOL_ALL])
+        usage_error("--host-cache %llu: less than one page", (unsigned long long)bytes);
+}
+
 DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_outputs,
                            int keep_hidden)
 {
@@ -449,6 +481,10 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     if (d.max_rows < batch) d.max_rows = batch;
     d.max_outputs = max_outputs ? max_outputs : batch;
     d.pages[POOL_WINDOW] = window_pages(&d);
+    if (o->host_cache && !cuda) usage_error("--host-cache goes with --device cuda");
+    if (o->host_cache && m->state_bytes)
+        usage_error("--host-cache: %s has recurrent layers, whose states stay on the GPU", m->name);
+    if (o->host_cache) divide_host_cache(&d, o->host_cache);
     return d;
 }
 
@@ -458,8 +494,7 @@ uint64_t memory_bytes(const DeviceOptions *o)
     uint64_t rows = (uint64_t)o->max_rows, outputs = (uint64_t)o->max_outputs;
     uint64_t bytes = m->weights_bytes;
     for (int pool = 0; pool < POOLS; pool++)
-        bytes += (uint64_t)o->pages[pool] * PAGE *
-                 cache_token_bytes(m, pool, o->key_bits, o->value_bits);
+        bytes += (uint64_t)o->pages[pool] * page_bytes(m, pool, o->key_bits, o->value_bits);
     bytes += (uint64_t)o->states * m->state_bytes;
     bytes += 4 * rows *
              (uint64_t)(m->dim + m->y_dim + 2 * m->heads * m->head_dim + hidden_width(m) +

@@ -22,3 +22,8 @@ uint64_t cache_token_bytes(const ModelInfo *m, int pool, int key_bits, int value
     return (uint64_t)pool_layers(m, pool, &window) * (uint64_t)m->kv_heads *
            (CACHE_ROW_BYTES(m->head_dim, key_bits) + CACHE_ROW_BYTES(m->head_dim, value_bits));
 }
+
+uint64_t page_bytes(const ModelInfo *m, int pool, int key_bits, int value_bits)
+{
+    return PAGE * cache_token_bytes(m, pool, key_bits, value_bits);
+}

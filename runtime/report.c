@@ -55,8 +55,11 @@ int command_info(const Options *o)
     DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, 0);
     uint64_t cache = cache_token_bytes(m, POOL_ALL, sizes.key_bits, sizes.value_bits);
     int window, windowed = pool_layers(m, POOL_WINDOW, &window);
-    uint64_t windows = (uint64_t)sizes.pages[POOL_WINDOW] * PAGE *
-                       cache_token_bytes(m, POOL_WINDOW, sizes.key_bits, sizes.value_bits);
+    uint64_t windows = (uint64_t)sizes.pages[POOL_WINDOW] *
+                       page_bytes(m, POOL_WINDOW, sizes.key_bits, sizes.value_bits), host = 0;
+    for (int pool = 0; pool < POOLS; pool++)
+        host += (uint64_t)sizes.host_pages[pool] *
+                page_bytes(m, pool, sizes.key_bits, sizes.value_bits);
     uint64_t memory = memory_bytes(&sizes);
     char glibc[32], sms[128] = "", *p = sms;
     glibc_min(glibc, sizeof glibc);
@@ -65,11 +68,13 @@ int command_info(const Options *o)
     if (o->json) {
         printf("{\"architecture\": \"%s\", \"parameters\": %llu, \"bits\": %.4g, \"sm\": [%s], "
                "\"weights_bytes\": %llu, \"cache_bytes_per_token\": %llu, \"window_bytes\": %llu, "
-               "\"state_bytes_per_sequence\": %llu, \"memory_bytes\": %llu, "
+               "\"state_bytes_per_sequence\": %llu, \"host_cache_bytes\": %llu, "
+               "\"memory_bytes\": %llu, "
                "\"driver_min\": \"%s\", \"glibc_min\": \"%s\"}\n",
                m->architecture, (unsigned long long)m->parameters, m->bits, sms,
                (unsigned long long)m->weights_bytes, (unsigned long long)cache,
                (unsigned long long)windows, (unsigned long long)m->state_bytes,
+               (unsigned long long)host,
                (unsigned long long)memory, m->driver_min ? m->driver_min : "", glibc);
         return 0;
     }
@@ -94,6 +99,10 @@ int command_info(const Options *o)
         printf("%-22s of %d tokens in %d layers, %d tokens are kept for all\n", "windows", window,
                windowed, sizes.pages[POOL_WINDOW] * PAGE);
         print_bytes("", windows);
+    }
+    if (host) {
+        printf("%-22s %d tokens in host memory\n", "second level", sizes.host_pages[POOL_ALL] * PAGE);
+        print_bytes("host memory", host);
     }
     print_bytes(cuda ? "GPU memory" : "memory", memory);
     printf("%-22s %s%s%s\n", "targets", m->cpu ? "cpu" : "", m->cpu && m->images ? ", " : "",

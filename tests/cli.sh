@@ -154,6 +154,8 @@ check "the program has a version" sh -c "$program --version | grep -q exlc"
 refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
 refuses 2 "built for 16 8 7" $program bench --cache-bits 9
 refuses 2 "bits of keys and of values" $program run -p x --cache-bits 8,8,8
+refuses 2 "goes with --device cuda" $program run -p x --host-cache 1G --device cpu
+refuses 2 "whole number" $program run -p x --host-cache 1T --device cpu
 refuses 2 "16 and 2 to 8" $build/exlc build examples/wikilm -o "$work/x" --cache-bits 8,9
 check "info follows --cache-bits" sh -c "$program info --json --device cpu --cache-bits 8,4 |
     grep -q '\"cache_bytes_per_token\": 2496'"

@@ -17,10 +17,10 @@ struct Device {
     DeviceOptions options;
     int pools;
     int table[POOLS][SLOTS][PAGES_EACH];
-    uint64_t text[POOLS][MOST_PAGES][PAGE];
+    uint64_t text[POOLS][MOST_PAGES][PAGE], host[POOLS][MOST_PAGES][PAGE];
     int32_t tokens[SLOTS];
     Batcher *batcher;
-    int wrong, passes;
+    int wrong, passes, restored;
 };
 
 static uint64_t extend(uint64_t text, int32_t token)
@@ -89,6 +89,17 @@ void device_forward(Device *d, const Batch *b, const Sampling *sampling)
     }
 }
 
+void device_save_page(Device *d, int pool, int host, int page)
+{
+    memcpy(d->host[pool][host], d->text[pool][page], sizeof d->host[pool][host]);
+}
+
+void device_load_page(Device *d, int pool, int page, int host)
+{
+    memcpy(d->text[pool][page], d->host[pool][host], sizeof d->host[pool][host]);
+    d->restored++;
+}
+
 void device_copy_state(Device *d, int to, int from)
 {
     (void)to, (void)from;
@@ -123,8 +134,8 @@ static int check_answer(const Request *r, const Sequence *s)
     return wrong;
 }
 
-// `pages` of POOL_ALL; windows: with layers that have some.
-static void test_life(int windows, int deterministic, int pages, int chunk, int rounds)
+// `pages` of POOL_ALL; windows: with layers that have some; host: pages of a second level.
+static void test_life(int windows, int deterministic, int pages, int host, int chunk, int rounds)
 {
     static Device d;
     Batcher b;
@@ -135,6 +146,7 @@ static void test_life(int windows, int deterministic, int pages, int chunk, int 
     d.options.pages[POOL_ALL] = pages;
     d.options.pages[POOL_WINDOW] = WINDOW_PAGES(WINDOW, SLOTS, chunk);
     if (d.options.pages[POOL_WINDOW] > pages) d.options.pages[POOL_WINDOW] = pages;
+    for (int pool = 0; pool < d.pools; pool++) d.options.host_pages[pool] = host;
     d.batcher = &b;
     CHECK(d.options.pages[POOL_WINDOW] <= MOST_PAGES && pages <= MOST_PAGES);
     CHECK(batch_open(&b, &d, &d.options, &err) == 0);
@@ -189,6 +201,7 @@ static void test_life(int windows, int deterministic, int pages, int chunk, int 
     }
     CHECK_MSG(wrong == 0 && d.wrong == 0, "%d wrong, %d places", wrong, d.wrong);
     CHECK_MSG(done > rounds / 200 && reused > done * 100, "%d done, %d tokens found", done, reused);
+    CHECK_MSG((d.restored > 0) == (host > 0), "%d pages of the second level", d.restored);
     CHECK_MSG(most <= (WINDOW + REWIND_TOKENS) / PAGE + 2, "%d pages of a window", most);
     for (int pool = 0; pool < d.pools; pool++)
         CHECK(cache_unused(b.cache[pool]) == d.options.pages[pool]);
@@ -226,14 +239,48 @@ static void test_return(void)
     batch_close(&b);
 }
 
+// What others have driven out of the cache comes back from the second level.
+static void test_second_level(void)
+{
+    static Device d;
+    static int32_t tokens[CONTEXT];
+    Batcher b;
+    Error err;
+    Drawn drawn[SLOTS];
+    for (int host = 0; host < 2; host++) {
+        d = (Device){.options = {.max_rows = 512, .max_outputs = SLOTS, .max_context = CONTEXT,
+                                 .max_sequences = SLOTS, .pages_per_sequence = PAGES_EACH,
+                                 .pages = {10, 10}, .host_pages = {host * 20, host * 20}},
+                     .pools = 2};
+        d.batcher = &b;
+        CHECK(batch_open(&b, &d, &d.options, &err) == 0);
+        SamplerOptions greedy = sampler_defaults;
+        greedy.temperature = 0;
+        int reused = 0;
+        for (int i = 0; i < 3; i++) { // a text, another one, the first again
+            for (int t = 0; t < 2000; t++) tokens[t] = t % 37 + i % 2;
+            int slot = batch_admit(&b, tokens, 2000, 1, &greedy, 0, 0);
+            while (batch_step(&b, drawn) == 0) continue;
+            reused = b.sequences[slot].reused;
+            batch_retire(&b, slot);
+        }
+        CHECK_MSG(d.wrong == 0 && (host ? reused == 7 * PAGE : reused < 4 * PAGE),
+                  "%d tokens found, %d wrong", reused, d.wrong);
+        batch_close(&b);
+    }
+}
+
 int main(void)
 {
+    test_second_level();
     test_return();
     for (int windows = 0; windows < 2; windows++)
         for (int deterministic = 0; deterministic < 2; deterministic++) {
-            test_life(windows, deterministic, 60, 512, 3000);
-            test_life(windows, deterministic, 14, 256, 3000);
-            test_life(windows, deterministic, 25, 1024, 3000);
+            test_life(windows, deterministic, 60, 0, 512, 3000);
+            test_life(windows, deterministic, 14, 0, 256, 3000);
+            test_life(windows, deterministic, 25, 0, 1024, 3000);
+            test_life(windows, deterministic, 14, 60, 512, 3000);
+            test_life(windows, deterministic, 25, 8, 256, 3000);
         }
     return check_done();
 }
