@@ -211,8 +211,7 @@ static Buffer constants_region(const Plan *plan, const BuildOptions *options)
     define_features(&b, plan);
     define_int(&b, "MAX_CONTEXT", options->max_context, "--max-context");
     define_int(&b, "MAX_BATCH", options->max_batch, "--max-batch");
-    if (options->cache_bits != 1u << 16)
-        define_int(&b, "QUANTIZED_CACHE", 1, "--cache-bits");
+    if (options->cache_bits != 1u << 16) define_int(&b, "QUANTIZED_CACHE", 1, "--cache-bits");
     buffer_print(&b,
                  f->rope_count > 1
                      ? "\n// Radians per position of each rotating pair: ROPES tables of "

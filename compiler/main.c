@@ -18,7 +18,7 @@ static const char usage_text[] =
     "      --weights embed|side           inside FILE (default) or beside it as FILE.weights\n"
     "      --max-batch N                  most sequences at once (default 16)\n"
     "      --max-context N                most tokens of one sequence (default: the model's)\n"
-    "      --cache-bits LIST              of 16,8,7,6,5,4,3,2: what keys and values can be stored in\n"
+    "      --cache-bits LIST              of 16,8,7,6,5,4,3,2: bits of cached keys and values\n"
     "                                     (default: all, where heads are multiples of 32 wide)\n"
     "      --emit DIR                     keep the generated program in DIR, which is new or empty\n"
     "      --dump graph|steps|variants|memory   print a stage and stop\n"

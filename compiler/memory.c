@@ -85,6 +85,11 @@ void print_memory(const Plan *plan, FILE *out)
         print_bytes("token",
                     arena_format("keys and values of one token in the cache, in %d bits", bits),
                     cache_bytes_per_token(plan, bits, bits), out);
+    int window, windows = window_layers(plan, &window);
+    if (windows)
+        print_bytes("windows",
+                    arena_format("of %d tokens in %d layers, at most, in 16 bits", window, windows),
+                    window_bytes(plan, f->max_position, 16, 16), out);
     if (f->state_layers)
         print_bytes("state", "of the recurrent layers, of one sequence", state_bytes(f), out);
     const int contexts[] = {2048, 8192, 32768, f->max_position};

@@ -1,10 +1,10 @@
 // Where keys and values lie, and how they are stored in 2 to 8 bits. Plain C for host and device;
 // needs the constants of the model.
 //
-// A page holds the layers of its pool one after the other, a layer its KV_HEADS heads of keys, then of values.
-// A head's part of a page is, in 16 bits, fp16 (PAGE, HEAD_DIM). In fewer, the channels of a token
-// go through the Hadamard transform in groups of 32, and each becomes the number of one of
-// 2^bits equally wide cells from -scale to scale, which stands for the cell's middle:
+// A page holds the layers of its pool one after the other, a layer its KV_HEADS heads of keys, then
+// of values. A head's part of a page is, in 16 bits, fp16 (PAGE, HEAD_DIM). In fewer, the channels
+// of a token go through the Hadamard transform in groups of 32, and each becomes the number of one
+// of 2^bits equally wide cells from -scale to scale, which stands for the cell's middle:
 //
 //     codes (PAGE, HEAD_GROUPS, 4 * bits bytes), then scales fp16 (PAGE, HEAD_GROUPS)
 //
@@ -43,8 +43,10 @@ CACHE_INLINE uint8_t *cache_head(const State *s, const Batch *b, const Layer *la
                                  int sequence, int head, int position)
 {
     const int pool = WINDOW_LAYERS && layer->window > 0 ? POOL_WINDOW : POOL_ALL;
-    uint64_t place = (uint64_t)(WINDOW_LAYERS || CACHE_LAYERS != LAYERS ? layer->kept : layer - s->layers);
-    uint64_t entry = (uint64_t)sequence * (uint64_t)b->pages_per_sequence + (uint64_t)position / PAGE;
+    uint64_t place =
+        (uint64_t)(WINDOW_LAYERS || CACHE_LAYERS != LAYERS ? layer->kept : layer - s->layers);
+    uint64_t entry =
+        (uint64_t)sequence * (uint64_t)b->pages_per_sequence + (uint64_t)position / PAGE;
     uint64_t page = (uint64_t)b->page_table[pool][entry];
     uint64_t keys = HEAD_BYTES(KEY_BITS(s)), values = HEAD_BYTES(VALUE_BITS(s));
     return s->cache[pool] + page * s->page_bytes[pool] + place * KV_HEADS * (keys + values) +
@@ -89,11 +91,12 @@ CACHE_INLINE void store_codes(uint8_t *codes, int bits, int eight, uint64_t plac
     if (bits & 1) codes[eight] = (uint8_t)placed;
 }
 
-// The cell of x among 2^bits, of which a unit holds `cells`; the outer ones reach further.
+// The cell of x among 2^bits, of which a unit holds `cells`; the outer ones reach further. What is
+// not a number gets one too: its group's scale is none either.
 CACHE_INLINE int code_of(float x, float cells, int bits)
 {
     float cell = x * cells + (float)(1 << (bits - 1)), last = (float)((1 << bits) - 1);
-    return cell > 0 ? (int)(cell < last ? cell : last) : 0; // not a number: the scale is none either
+    return cell > 0 ? (int)(cell < last ? cell : last) : 0;
 }
 
 // The middle of a cell in halves of its width.

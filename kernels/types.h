@@ -104,8 +104,8 @@ typedef struct {
 // The cache: two pools of pages of PAGE tokens, one for layers that see all, one for those with a
 // window, of whose pages a sequence keeps only those it still sees (cache.h draws a page). Keys are
 // stored after norm and rope. A key or value of one head takes CACHE_ROW_BYTES; in less than 16
-// bits, groups of CACHE_GROUP channels have a scale in fp16. Layers with a recurrent state keep that
-// instead, one a sequence; it is empty before position 0.
+// bits, groups of CACHE_GROUP channels have a scale in fp16. Layers with a recurrent state keep
+// that instead, one a sequence; it is empty before position 0.
 enum { POOL_ALL, POOL_WINDOW, POOLS };
 #define PAGE 256
 // Pages of POOL_WINDOW: what every sequence sees, as much again for texts that may come back, and a

@@ -214,8 +214,8 @@ static int find_whole(const Batcher *b, const Sequence *s, int pool, Chain befor
     return HOST_PAGE(page);
 }
 
-// How many pages from the start of a prompt can be had, the sequence's own full ones included: all of
-// POOL_ALL are there, and those of the windows at their end, in b->found.
+// How many pages from the start of a prompt can be had, the sequence's own full ones included: all
+// of POOL_ALL are there, and those of the windows at their end, in b->found.
 static int find_pages(Batcher *b, const Sequence *s, int tier)
 {
     int best = s->entered, windows_from = s->entered; // from there on none is missing
@@ -231,7 +231,8 @@ static int find_pages(Batcher *b, const Sequence *s, int tier)
         // A chunk is taken as a whole where results must not depend on what is there.
         if (b->deterministic && (n + 1) * PAGE % b->options.max_rows) continue;
         int first = first_page(b, POOL_WINDOW, (n + 1) * PAGE);
-        if (b->pools == 1 || windows_from <= (first > s->entered ? first : s->entered)) best = n + 1;
+        if (b->pools == 1 || windows_from <= (first > s->entered ? first : s->entered))
+            best = n + 1;
     }
 }
 

@@ -3,8 +3,8 @@
 // token for everybody else; so a row is computed in the same form whoever else is there. A sequence
 // takes pages as it grows; when there are none, the youngest of the least important gives its pages
 // up and is computed again when there is room. Of layers with a window it keeps only the pages that
-// it still sees. Others keep what they hold until the room is needed, so that a text can be taken up
-// again wherever the pages of all layers before that place are there.
+// it still sees. Others keep what they hold until the room is needed, so that a text can be taken
+// up again wherever the pages of all layers before that place are there.
 //
 // Layers with a recurrent state have one state for each sequence, that behind its last computed
 // token. It is copied to a saved state where going back may be wanted: at borders of pages, for

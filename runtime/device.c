@@ -266,7 +266,8 @@ uint64_t device_memory(const Device *d)
 
 void device_set_page(Device *d, int pool, int sequence, int index, int page)
 {
-    int at = pool * (int)table_entries(&d->options) + sequence * d->options.pages_per_sequence + index;
+    int at =
+        pool * (int)table_entries(&d->options) + sequence * d->options.pages_per_sequence + index;
     if (d->page_table[at] == page) return;
     if (d->gpu && d->running) device_wait(d); // the copy of an earlier change may be under way
     d->page_table[at] = page;
@@ -292,8 +293,10 @@ void device_copy_page(Device *d, int pool, int to, int from)
     uint8_t *target = d->state.cache[pool] + bytes * (size_t)to;
     const uint8_t *source = d->state.cache[pool] + bytes * (size_t)from;
     if (!bytes) return;
-    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
-    else memcpy(target, source, bytes);
+    if (d->gpu)
+        gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
+    else
+        memcpy(target, source, bytes);
 }
 
 void device_save_page(Device *d, int pool, int host, int page)
@@ -302,8 +305,10 @@ void device_save_page(Device *d, int pool, int host, int page)
     uint8_t *to = d->host_pages[pool] + bytes * (size_t)host;
     const uint8_t *from = d->state.cache[pool] + bytes * (size_t)page;
     if (!bytes) return;
-    if (d->gpu) gpu_read_async(d->gpu, to, (GpuPointer)from, bytes);
-    else memcpy(to, from, bytes);
+    if (d->gpu)
+        gpu_read_async(d->gpu, to, (GpuPointer)from, bytes);
+    else
+        memcpy(to, from, bytes);
 }
 
 void device_load_page(Device *d, int pool, int page, int host)
@@ -312,8 +317,10 @@ void device_load_page(Device *d, int pool, int page, int host)
     uint8_t *to = d->state.cache[pool] + bytes * (size_t)page;
     const uint8_t *from = d->host_pages[pool] + bytes * (size_t)host;
     if (!bytes) return;
-    if (d->gpu) gpu_write_async(d->gpu, (GpuPointer)to, from, bytes);
-    else memcpy(to, from, bytes);
+    if (d->gpu)
+        gpu_write_async(d->gpu, (GpuPointer)to, from, bytes);
+    else
+        memcpy(to, from, bytes);
 }
 
 void device_copy_state(Device *d, int to, int from)

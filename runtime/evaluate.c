@@ -272,7 +272,9 @@ static int evaluate_text(const Options *o, int kl)
             run_rows(&model, window, from, rows);
             const float *logits = device_logits(model.device);
             const float *expected = NULL;
-            if (kl) run_rows(&reference, window, from, rows), expected = device_logits(reference.device);
+            if (kl)
+                run_rows(&reference, window, from, rows),
+                    expected = device_logits(reference.device);
             for (int i = 0; i < rows; i++, logits += m->vocab) {
                 sum += log_sum(logits, m->vocab) - (double)logits[window[from + i + 1]];
                 if (!kl) continue;

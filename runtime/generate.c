@@ -63,7 +63,8 @@ void job_close(Job *job)
 int generator_check(const Generator *g, const Job *job, Error *err)
 {
     const DeviceOptions *o = &g->batch.options;
-    int64_t cache = (int64_t)o->pages[POOL_ALL] * PAGE, all = (int64_t)job->prompt_count + job->max_tokens;
+    int64_t cache = (int64_t)o->pages[POOL_ALL] * PAGE,
+            all = (int64_t)job->prompt_count + job->max_tokens;
     if (all > o->max_context)
         return error_set(err,
                          "This model's maximum context length is %d tokens. However, you requested "

@@ -154,7 +154,8 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
         if (i >= 0) times[i] = seconds() - start;
     }
     double t = median(times, gen);
-    double bytes = (double)pass_bytes() + (double)batch * (double)cache_bytes(&b->model.options, context);
+    double bytes =
+        (double)pass_bytes() + (double)batch * (double)cache_bytes(&b->model.options, context);
     print_row(b, "decode", batch, context, batch / t, bytes / t);
     for (int i = 0; i < batch; i++) batch_retire(&b->batcher, i);
     free(drawn);

@@ -56,7 +56,8 @@ int command_info(const Options *o)
     uint64_t cache = cache_token_bytes(m, POOL_ALL, sizes.key_bits, sizes.value_bits);
     int window, windowed = pool_layers(m, POOL_WINDOW, &window);
     uint64_t windows = (uint64_t)sizes.pages[POOL_WINDOW] *
-                       page_bytes(m, POOL_WINDOW, sizes.key_bits, sizes.value_bits), host = 0;
+                       page_bytes(m, POOL_WINDOW, sizes.key_bits, sizes.value_bits),
+             host = 0;
     for (int pool = 0; pool < POOLS; pool++)
         host += (uint64_t)sizes.host_pages[pool] *
                 page_bytes(m, pool, sizes.key_bits, sizes.value_bits);
@@ -74,8 +75,8 @@ int command_info(const Options *o)
                m->architecture, (unsigned long long)m->parameters, m->bits, sms,
                (unsigned long long)m->weights_bytes, (unsigned long long)cache,
                (unsigned long long)windows, (unsigned long long)m->state_bytes,
-               (unsigned long long)host,
-               (unsigned long long)memory, m->driver_min ? m->driver_min : "", glibc);
+               (unsigned long long)host, (unsigned long long)memory,
+               m->driver_min ? m->driver_min : "", glibc);
         return 0;
     }
     printf("%-22s %s (%s), build %s\n", "model", m->name, m->architecture, m->build_id);
@@ -101,7 +102,8 @@ int command_info(const Options *o)
         print_bytes("", windows);
     }
     if (host) {
-        printf("%-22s %d tokens in host memory\n", "second level", sizes.host_pages[POOL_ALL] * PAGE);
+        printf("%-22s %d tokens in host memory\n", "second level",
+               sizes.host_pages[POOL_ALL] * PAGE);
         print_bytes("host memory", host);
     }
     print_bytes(cuda ? "GPU memory" : "memory", memory);

@@ -35,8 +35,7 @@ void tier_keep(Tier *t, int pool, const Cache *c, int page)
 int tier_find(const Tier *t, int pool, Chain before, const int32_t *tokens, int count, int uniform)
 {
     int common, page = -1;
-    if (t->cache[pool])
-        page = cache_find(t->cache[pool], before, tokens, count, uniform, &common);
+    if (t->cache[pool]) page = cache_find(t->cache[pool], before, tokens, count, uniform, &common);
     return page >= 0 && common == PAGE ? page : -1;
 }
 

@@ -43,7 +43,8 @@ typedef struct {
 } Attention;
 
 // Channels i .. of row j of a block: where it is fp16, else from `expanded`.
-ALWAYS Floats row_part(const uint16_t *halves, const float expanded[][HEAD_DIM_PADDED], int j, int i)
+ALWAYS Floats row_part(const uint16_t *halves, const float expanded[][HEAD_DIM_PADDED], int j,
+                       int i)
 {
     return halves ? load_halves_part(halves + j * HEAD_DIM + i, HEAD_DIM - i)
                   : load(expanded[j] + i);
@@ -158,10 +159,10 @@ ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int ro
         // Only positions that some row sees are read; the cache holds nothing yet beyond `last`.
         const int begin = LARGER(first_key(layer, first) - key, 0);
         const int end = SMALLER(KEYS, last + 1 - key);
-        const uint16_t *k = cache_rows(s, b, layer, 0, sequence, kv_head, key + begin, end - begin,
-                                       t->k + begin);
-        const uint16_t *v = cache_rows(s, b, layer, 1, sequence, kv_head, key + begin, end - begin,
-                                       t->v + begin);
+        const uint16_t *k =
+            cache_rows(s, b, layer, 0, sequence, kv_head, key + begin, end - begin, t->k + begin);
+        const uint16_t *v =
+            cache_rows(s, b, layer, 1, sequence, kv_head, key + begin, end - begin, t->v + begin);
         memset(t->score, 0, sizeof t->score);
         for (int j = 0; j < KEYS; j++)
             if (j < begin || j >= end) {

@@ -131,14 +131,29 @@ NEVER const uint16_t *cache_rows(const State *s, const Batch *b, const Layer *la
     uint8_t *part = cache_head(s, b, layer, value, sequence, head, position);
     int t = position % PAGE;
     switch (value ? VALUE_BITS(s) : KEY_BITS(s)) {
-    case 2: expand_rows(part, 2, t, count, to); break;
-    case 3: expand_rows(part, 3, t, count, to); break;
-    case 4: expand_rows(part, 4, t, count, to); break;
-    case 5: expand_rows(part, 5, t, count, to); break;
-    case 6: expand_rows(part, 6, t, count, to); break;
-    case 7: expand_rows(part, 7, t, count, to); break;
-    case 8: expand_rows(part, 8, t, count, to); break;
-    default: return (const uint16_t *)part + t * HEAD_DIM;
+    case 2:
+        expand_rows(part, 2, t, count, to);
+        break;
+    case 3:
+        expand_rows(part, 3, t, count, to);
+        break;
+    case 4:
+        expand_rows(part, 4, t, count, to);
+        break;
+    case 5:
+        expand_rows(part, 5, t, count, to);
+        break;
+    case 6:
+        expand_rows(part, 6, t, count, to);
+        break;
+    case 7:
+        expand_rows(part, 7, t, count, to);
+        break;
+    case 8:
+        expand_rows(part, 8, t, count, to);
+        break;
+    default:
+        return (const uint16_t *)part + t * HEAD_DIM;
     }
     return NULL;
 }

@@ -48,8 +48,7 @@ ALWAYS void latent(Worker *w, State *s, const Batch *b, int format_qa, int forma
         Moments m = moments_of(v, KV_LATENT, false);
         for (int i = 0; i < KV_LATENT; i++) v[i] *= m.factor * norm[i];
         rotate_head(v + KV_LATENT, s->rope + (size_t)r * ROPES * ROPE_DIM);
-        for (int which = 0; which < 2; which++)
-            cache_store(s, b, layer, which, r, 0, v);
+        for (int which = 0; which < 2; which++) cache_store(s, b, layer, which, r, 0, v);
     }
     worker_barrier(w);
 }

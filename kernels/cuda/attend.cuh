@@ -279,7 +279,7 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
         float *partial = split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS;
         from = from > 0 ? from : 0, to = to < SPLIT ? to : SPLIT - 1;
 #if QUANTIZED_CACHE
-        if (s.key_bits < 16 || s.value_bits < 16)
+        if (IS_QUANTIZED(&s))
             attend_quantized(s, b, layer, row, kv_head, split, splits, from, to, queries, values,
                              partial);
         else
@@ -307,7 +307,8 @@ DEVICE void keys_start(const State &s, const Batch &b, const Layer *layer, int s
         int in_page = first % PAGE + t, at = in_page * HEAD_DIM + part * 8;
         bool real = first + t <= last;
         if (key_bits < 16)
-            expand_value(key_head, key_bits, in_page, part, real, keys + t * VALUE_STRIDE + part * 16);
+            expand_value(key_head, key_bits, in_page, part, real,
+                         keys + t * VALUE_STRIDE + part * 16);
         else
             copy_start(keys + t * VALUE_STRIDE + part * 16, (const uint16_t *)key_head + at, real);
         if (value_bits < 16)
@@ -319,8 +320,8 @@ DEVICE void keys_start(const State &s, const Batch &b, const Layer *layer, int s
     }
 }
 
-// Turns the channels of row r of a lane's two back: of group i, 2 in each of sums[4 i] .. [4 i + 3],
-// and so in three more lanes.
+// Turns the channels of row r of a lane's two back. Of a group a lane has two in each of four
+// neighbours of `sums`, and three more lanes the others.
 DEVICE void turn_sums(float sums[HEAD_DIM / 8][4], int r)
 {
 #pragma unroll
@@ -372,7 +373,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
 
     uint8_t *queries = shared_memory(), *stages = queries + QUERY_ROWS * VALUE_STRIDE;
     keys_start<QUANTIZED>(s, b, layer, own.sequence, kv_head, first, last, stages,
-               stages + KEY_ROWS * VALUE_STRIDE);
+                          stages + KEY_ROWS * VALUE_STRIDE);
     copy_commit();
     for (int i = threadIdx.x; i < QUERY_ROWS * (HEAD_DIM / 2); i += 128) {
         int r = i / (HEAD_DIM / 2), k = i % (HEAD_DIM / 2) * 2;
@@ -397,7 +398,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
         if (key + KEY_ROWS <= last) {
             uint8_t *next = stages + stage * 2 * KEY_ROWS * VALUE_STRIDE;
             keys_start<QUANTIZED>(s, b, layer, own.sequence, kv_head, key + KEY_ROWS, last, next,
-                       next + KEY_ROWS * VALUE_STRIDE);
+                                  next + KEY_ROWS * VALUE_STRIDE);
         }
         copy_commit();
 

@@ -26,8 +26,8 @@ DEVICE float sum_of_eight(float v)
     return v;
 }
 
-// Turns a group by eight lanes, 4 channels each, and stores it: of a query where this lane's channels
-// belong, else as token t of a head's part. Nothing is stored where it is not real.
+// Turns a group by eight lanes, 4 channels each, and stores it: of a query where this lane's
+// channels belong, else as token t of a head's part. Nothing is stored where it is not real.
 FUNCTION void store_turned(float *query, uint8_t *part, int bits, int t, int group, bool real,
                            float v0, float v1, float v2, float v3)
 {

@@ -80,6 +80,7 @@ FUNCTION void finish_quantized(float *c, const float *turn, float scale, float *
 // Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
 // values to the cache. `c` is its channels in shared memory; head counts through q, k and v. `all`
 // is the factor of a norm over all heads.
+template <bool QUANTIZED>
 DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
                         float all, float *c, float *query)
 {
@@ -97,13 +98,14 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] *= factor * weight[i];
         warp_sync();
     }
-    int position = b.position[row], bits = value ? VALUE_BITS(&s) : KEY_BITS(&s);
+    int position = b.position[row];
     uint8_t *part = queries ? nullptr
                             : cache_head(&s, &b, layer, value, b.sequence[row],
                                          (head - HEADS) % KV_HEADS, position);
     const float *turn = !value && is_turned(layer) ? turns_of(s, layer, row) : nullptr;
     float scale = queries && QUERY_BETA != 0 ? query_scale(position) : 1;
 #if QUANTIZED_CACHE
+    int bits = !QUANTIZED ? 16 : value ? VALUE_BITS(&s) : KEY_BITS(&s);
     if (bits < 16) {
         finish_quantized(c, turn, scale, queries ? query : nullptr, part, bits, position % PAGE);
         return;
@@ -118,16 +120,23 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     }
 }
 
+// Where the columns of linear `which` of a row are left for qkv_finish.
+DEVICE float *raw_columns(const State &s, int row, int which)
+{
+    float *raw = RAW_IN_H ? s.h : work_at<float>(s, work_of(s).raw);
+    int first = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
+    return global(raw) + (uint64_t)row * RAW_DIM + first;
+}
+
 // A row's outputs 4 * lane .. + 3 of a column block of linear `which`, by a whole warp. `room` is
 // 128 floats of shared memory of this warp.
 DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int which, int block,
                        int row, const float v[4], float *room)
 {
     int lane = threadIdx.x % WARP;
-    if (!HEADS_IN_BLOCKS) {
-        int first = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
-        float *raw = work_at<float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM;
-        *(float4 *)(raw + first + block * BLOCK + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
+    if (!HEADS_IN_BLOCKS || IS_QUANTIZED(&s)) {
+        float *raw = raw_columns(s, row, which) + block * BLOCK + 4 * lane;
+        *(float4 *)raw = make_float4(v[0], v[1], v[2], v[3]);
         return;
     }
     *(float4 *)(room + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
@@ -137,8 +146,8 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
         int head = block * (BLOCK / HEAD_DIM) + i;
         if (head < heads)
-            finish_head(s, b, layer, row, before + head, 1, room + i * HEAD_DIM,
-                        s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
+            finish_head<false>(s, b, layer, row, before + head, 1, room + i * HEAD_DIM,
+                               s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
     }
     warp_sync();
 }
@@ -194,8 +203,8 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
         for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
             if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
             int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + kv_head;
-            finish_head(s, b, plan.layer, row, head, all[which], place[which] + i * HEAD_DIM,
-                        queries + i * HEAD_DIM);
+            finish_head<true>(s, b, plan.layer, row, head, all[which], place[which] + i * HEAD_DIM,
+                              queries + i * HEAD_DIM);
         }
     multipliers_sync();
 }
@@ -286,24 +295,10 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
             }
         }
     }
-    int bits = which == 2 ? VALUE_BITS(&s) : KEY_BITS(&s);
-    if (which == 0 && QUERY_BETA != 0)
-        for (int i = 0; i < 16; i++) v[i] *= f.query_scale;
-    if (bits < 16) {
-        float *query = s.q + (uint64_t)row * Q_DIM + block * BLOCK;
-#pragma unroll
-        for (int q = 0; q < 4; q++) {
-            int channel = block * BLOCK + 32 * q;
-            store_turned(which == 0 ? query + own_column(q) : nullptr,
-                         f.part + channel / HEAD_DIM * HEAD_BYTES(bits), bits, f.t,
-                         channel % HEAD_DIM / CACHE_GROUP,
-                         real && channel < (which == 0 ? Q_DIM : KV_DIM), v[4 * q], v[4 * q + 1],
-                         v[4 * q + 2], v[4 * q + 3]);
-        }
-        return;
-    }
     if (!real) return;
     if (which == 0) {
+        if (QUERY_BETA != 0)
+            for (int i = 0; i < 16; i++) v[i] *= f.query_scale;
         store_columns<Q_DIM>(s.q + (uint64_t)row * Q_DIM, block, v);
         return;
     }
@@ -311,7 +306,7 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
     for (int q = 0; q < 4; q++) {
         int channel = block * BLOCK + own_column(q);
         if (channel < KV_DIM)
-            *(uint2 *)((uint16_t *)f.part +
+            *(uint2 *)(global((uint16_t *)f.part) +
                        (uint64_t)(channel / HEAD_DIM * PAGE + f.t) * HEAD_DIM +
                        channel % HEAD_DIM) = make_uint2(pack_half(v[4 * q], v[4 * q + 1]),
                                                         pack_half(v[4 * q + 2], v[4 * q + 3]));
@@ -347,7 +342,11 @@ DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int whi
         for (int u = 0; u < 2; u++) {
             float v[16];
             finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, exl3, v);
-            if (HEADS_IN_LANES)
+            if (HEADS_IN_LANES && IS_QUANTIZED(&s)) {
+                if (own_row(u) < count)
+                    store_columns<PADDED(WORK_MOST(Q_DIM, KV_DIM))>(
+                        raw_columns(s, first + own_row(u), which), t.block, v);
+            } else if (HEADS_IN_LANES)
                 finish_lanes(s, layer, which, t.block, first + own_row(u), facts[u],
                              own_row(u) < count, v);
             else
@@ -449,11 +448,9 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
     grid_release();
     grid_wait();
     if (head >= HEADS + 2 * KV_HEADS) return;
-    int first = head < HEADS ? head * HEAD_DIM
-                : head < HEADS + KV_HEADS
-                    ? PADDED(Q_DIM) + (head - HEADS) * HEAD_DIM
-                    : PADDED(Q_DIM) + PADDED(KV_DIM) + (head - HEADS - KV_HEADS) * HEAD_DIM;
-    const float *raw = work_at<const float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM + first;
+    int which = head < HEADS ? 0 : head < HEADS + KV_HEADS ? 1 : 2;
+    int own = which == 0 ? head : (head - HEADS) % KV_HEADS;
+    const float *raw = raw_columns(s, row, which) + own * HEAD_DIM;
     for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
     float all = 1;
     if (HEAD_NORMS == HEAD_NORM_ALL && head < HEADS + KV_HEADS) {
@@ -464,6 +461,6 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
         all = 1.0f / sqrtf(warp_sum(sum) / width + NORM_EPS);
     }
     warp_sync();
-    finish_head(s, b, layer, row, head, all, room[warp],
-                s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
+    finish_head<true>(s, b, layer, row, head, all, room[warp],
+                      s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
 }

@@ -547,7 +547,8 @@ static void check_attend(int l)
                     expected[(size_t)r * Q_DIM + h * HEAD_DIM + i] +=
                         p[t] / total * cache_at(cache, l, sequence[r], 1, kv, t, i);
         }
-    if (s.value_bits < 16 && !decode_form(gpu, &s, &b)) // the decode form leaves that to the next step
+    if (s.value_bits < 16 &&
+        !decode_form(gpu, &s, &b)) // the decode form leaves that to the next step
         for (int r = 0; r < b.rows; r++) ref_turn(expected + (size_t)r * Q_DIM, Q_DIM);
     compare(layers[l].window ? "attend, window" : "attend", b.rows, Q_DIM, got, expected, 2e-3);
     free(q), free(got), free(cache), free(expected), free(p);
@@ -947,7 +948,8 @@ static void check_together(void)
         printf("%d rows: one launch differs from one a step\n", b.rows);
         failed++;
     }
-    for (int i = 0; i < 2; i++) free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]);
+    for (int i = 0; i < 2; i++)
+        free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]);
     layers[0].down = (Linear){0}; // nothing is pending on the second layer in other tests
     put_weights();
     weights_used = start;
@@ -1088,7 +1090,7 @@ static void use_cache(int key_bits, int value_bits)
     s.key_bits = key_bits, s.value_bits = value_bits;
     s.page_bytes[POOL_WINDOW] = s.page_bytes[POOL_ALL] =
         (uint64_t)LAYERS * KV_HEADS * PAGE *
-                   (ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
+        (ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
     for (int i = 0; i < (PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS; i++) {
         int bits = i / KV_HEADS % 2 ? value_bits : key_bits;
         uint8_t *end = p + PAGE * ref_row_bytes(HEAD_DIM, bits);

@@ -177,7 +177,8 @@ static void fill(int which, int sequence, int head, int position, int nan)
 // Takes over what a row wrote of a head.
 static void take_over(uint8_t *to, const uint8_t *from, const uint8_t *part, int bits, int t)
 {
-    size_t at = (size_t)(part - from), row = HEAD_DIM * (size_t)bits / 8, groups = HEAD_DIM / CACHE_GROUP;
+    size_t at = (size_t)(part - from), row = HEAD_DIM * (size_t)bits / 8,
+           groups = HEAD_DIM / CACHE_GROUP;
     memcpy(to + at + (size_t)t * row, part + (size_t)t * row, row);
     if (bits == 16) return;
     at += PAGE * row + (size_t)t * groups * 2;
@@ -228,8 +229,9 @@ static void test_qkv(int workers)
             Place place = {batch.sequence[row], head};
             key_or_value(&place, part == V_PART, position, copy);
             for (int d = 0; d < HEAD_DIM; d++) found[(size_t)i * HEAD_DIM + d] = (float)copy[d];
-            take_over(before, state.cache[POOL], head_part(part == V_PART, place.sequence, head, position),
-                      bits, position % PAGE);
+            take_over(before, state.cache[POOL],
+                      head_part(part == V_PART, place.sequence, head, position), bits,
+                      position % PAGE);
         }
         compare(part == Q_PART   ? "q"
                 : part == K_PART ? "k"
@@ -375,8 +377,9 @@ static void test_batch(const int (*list)[2], int segments, int workers)
 static void use_cache(int key_bits, int value_bits)
 {
     state.key_bits = key_bits, state.value_bits = value_bits;
-    state.page_bytes[POOL] = (uint64_t)(POOL ? WINDOW_LAYERS : LAYERS) * KV_HEADS * PAGE *
-                       (uint64_t)(ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
+    state.page_bytes[POOL] =
+        (uint64_t)(POOL ? WINDOW_LAYERS : LAYERS) * KV_HEADS * PAGE *
+        (uint64_t)(ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
 }
 
 int main(void)
@@ -440,7 +443,8 @@ int main(void)
         test_batch((const int[][2]){{1, 511}, {9, 250}}, 2, 2);
     }
     for (int part = 0; part < PARTS; part++) ref_free(&linears[part]);
-    free(weights), free(state.cache[POOL]), free(state.x), free(state.q), free(state.a), free(state.h);
+    free(weights), free(state.cache[POOL]), free(state.x), free(state.q), free(state.a),
+        free(state.h);
     free(state.rope), free(state.logits), free(state.hidden);
     return check_done();
 }

@@ -1,7 +1,7 @@
 // The batch against a device that remembers, for every place in the cache, the text whose keys and
-// values would stand there: a pass checks all places that its rows see, and a token follows from the
-// text alone. So every answer must be the one that its prompt has alone, whoever shares batch, pages
-// and windows.
+// values would stand there: a pass checks all places that its rows see, and a token follows from
+// the text alone. So every answer must be the one that its prompt has alone, whoever shares batch,
+// pages and windows.
 #include "runtime/batch.h"
 #include "runtime/pools.h"
 #include "tests/check.h"
@@ -11,7 +11,8 @@
 enum { WINDOW = 300, SLOTS = 4, CONTEXT = 2560, PAGES_EACH = CONTEXT / PAGE, MOST_PAGES = 64 };
 
 static const Layer layer_table[3] = {{.window = WINDOW}, {.window = 0}, {.window = WINDOW - 50}};
-const ModelInfo model_info = {.layers = 3, .cache_layers = 3, .window_layers = 2, .vocab = 1000, .layer_table = layer_table};
+const ModelInfo model_info = {
+    .layers = 3, .cache_layers = 3, .window_layers = 2, .vocab = 1000, .layer_table = layer_table};
 
 struct Device {
     DeviceOptions options;
@@ -140,8 +141,11 @@ static void test_life(int windows, int deterministic, int pages, int host, int c
     static Device d;
     Batcher b;
     Error err;
-    d = (Device){.options = {.max_rows = chunk, .max_outputs = SLOTS, .max_context = CONTEXT,
-                             .max_sequences = SLOTS, .pages_per_sequence = PAGES_EACH}};
+    d = (Device){.options = {.max_rows = chunk,
+                             .max_outputs = SLOTS,
+                             .max_context = CONTEXT,
+                             .max_sequences = SLOTS,
+                             .pages_per_sequence = PAGES_EACH}};
     d.pools = windows ? 2 : 1;
     d.options.pages[POOL_ALL] = pages;
     d.options.pages[POOL_WINDOW] = WINDOW_PAGES(WINDOW, SLOTS, chunk);
@@ -216,8 +220,11 @@ static void test_return(void)
     Batcher b;
     Error err;
     Drawn drawn[SLOTS];
-    d = (Device){.options = {.max_rows = 512, .max_outputs = SLOTS, .max_context = CONTEXT,
-                             .max_sequences = SLOTS, .pages_per_sequence = PAGES_EACH,
+    d = (Device){.options = {.max_rows = 512,
+                             .max_outputs = SLOTS,
+                             .max_context = CONTEXT,
+                             .max_sequences = SLOTS,
+                             .pages_per_sequence = PAGES_EACH,
                              .pages = {40, WINDOW_PAGES(WINDOW, SLOTS, 512)}},
                  .pools = 2};
     d.batcher = &b;
@@ -248,9 +255,13 @@ static void test_second_level(void)
     Error err;
     Drawn drawn[SLOTS];
     for (int host = 0; host < 2; host++) {
-        d = (Device){.options = {.max_rows = 512, .max_outputs = SLOTS, .max_context = CONTEXT,
-                                 .max_sequences = SLOTS, .pages_per_sequence = PAGES_EACH,
-                                 .pages = {10, 10}, .host_pages = {host * 20, host * 20}},
+        d = (Device){.options = {.max_rows = 512,
+                                 .max_outputs = SLOTS,
+                                 .max_context = CONTEXT,
+                                 .max_sequences = SLOTS,
+                                 .pages_per_sequence = PAGES_EACH,
+                                 .pages = {10, 10},
+                                 .host_pages = {host * 20, host * 20}},
                      .pools = 2};
         d.batcher = &b;
         CHECK(batch_open(&b, &d, &d.options, &err) == 0);
