@@ -121,6 +121,7 @@ static void define_features(Buffer *b, const Plan *plan)
 {
     const Facts *f = &plan->graph->facts;
     int sinks = 0, unturned = 0, kv_heads = 1, ffn_dim = 1; // the last two: the same everywhere
+    int window, windows = window_layers(plan, &window);
     for (int l = 0; l < f->layers; l++) {
         const LayerWeights *w = &plan->layers[l];
         sinks |= w->sinks != NULL;
@@ -139,6 +140,7 @@ static void define_features(Buffer *b, const Plan *plan)
     if (strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0)
         define(b, "HEAD_NORMS", plan->head_norms, "of q and k");
     if (sinks) define_int(b, "ATTN_SINKS", 1, "a score of each head that has no value");
+    if (windows) define_int(b, "WINDOW_LAYERS", windows, "layers that see a window");
     if (f->rope_count > 1) define_int(b, "ROPES", f->rope_count, "tables of angles");
     if (unturned) define_int(b, "ROPE_EVERYWHERE", 0, "some layers do not turn q and k");
     if (f->query_beta) {
@@ -210,6 +212,7 @@ static Buffer constants_region(const Plan *plan, const BuildOptions *options)
     define_features(&b, plan);
     define_int(&b, "MAX_CONTEXT", options->max_context, "--max-context");
     define_int(&b, "MAX_BATCH", options->max_batch, "--max-batch");
+    if (options->cache_bits != 1u << 16) define_int(&b, "QUANTIZED_CACHE", 1, "--cache-bits");
     buffer_print(&b,
                  f->rope_count > 1
                      ? "\n// Radians per position of each rotating pair: ROPES tables of "
@@ -400,6 +403,7 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     const Graph *graph = plan->graph;
     const Checkpoint *ck = graph->checkpoint;
     const Facts *f = &graph->facts;
+    int window;
     Buffer b = {0};
 
     buffer_print(&b, "// Offsets into the weights: {weights, suh, svh, bias}, 0 where there is none.\n"
@@ -525,10 +529,11 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .layers = LAYERS, .dim = DIM, .heads = HEADS, .kv_heads = KV_HEADS,\n"
                      "    .head_dim = HEAD_DIM, .ffn_dim = FFN_DIM, .vocab = VOCAB,\n"
                      "    .rope_dim = ROPE_DIM, .max_context = MAX_CONTEXT, .max_batch = MAX_BATCH,\n");
-    buffer_print(&b, "    .ropes = %d, .y_dim = %d, .wide_head_norms = %d,\n", f->rope_count,
-                 plan->y_dim, strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
-    buffer_print(&b, "    .cache_layers = %d, .state_bytes = %llu,\n", f->cache_layers,
-                 (unsigned long long)state_bytes(f));
+    buffer_print(&b, "    .cache_bits = 0x%x, .ropes = %d, .y_dim = %d, .wide_head_norms = %d,\n",
+                 options->cache_bits, f->rope_count, plan->y_dim,
+                 strcmp(plan->head_norms, "HEAD_NORM_SHARED") != 0);
+    buffer_print(&b, "    .cache_layers = %d, .window_layers = %d, .state_bytes = %llu,\n",
+                 f->cache_layers, window_layers(plan, &window), (unsigned long long)state_bytes(f));
     if (f->gated_attention) buffer_print(&b, "    .gated_attention = 1,\n");
     if (f->delta_heads)
         buffer_print(&b, "    .delta_key_heads = DELTA_KEY_HEADS, .delta_heads = DELTA_HEADS,\n"
@@ -627,6 +632,7 @@ void emit_program(const Plan *plan, const Packed *packed, const Buffer *tokenize
         int wanted = strncmp(*name, "runtime/", 8) == 0 || strcmp(*name, "kernels/types.h") == 0 ||
                      strcmp(*name, "kernels/sampling.h") == 0 ||
                      strcmp(*name, "kernels/features.h") == 0 ||
+                     strcmp(*name, "kernels/cache.h") == 0 ||
                      (options->cpu && strncmp(*name, "kernels/cpu/", 12) == 0) ||
                      (options->cuda && strncmp(*name, "kernels/cuda/", 13) == 0);
         size_t bytes;

@@ -216,7 +216,14 @@ const char *missing_on_cuda(const Plan *plan);
 void print_plan(const Plan *plan, FILE *out, int runs); // --dump=steps (0), --dump=variants (1)
 
 // --- memory.c ------------------------------------------------------------------------------------
-uint64_t cache_bytes_per_token(const Facts *facts, int cache_bits);
+#define CACHE_BITS 0x101fc // all: 2 to 8, and 16
+// Of the layers that see all tokens.
+uint64_t cache_bytes_per_token(const Plan *plan, int key_bits, int value_bits);
+// Of the others, for one sequence of so many tokens.
+uint64_t window_bytes(const Plan *plan, int tokens, int key_bits, int value_bits);
+// Layers whose keys and values are in POOL_WINDOW; *window is the most that one sees.
+int window_layers(const Plan *plan, int *window);
+#define DEFAULT_CHUNK 2048 // rows of a pass, on CUDA
 // What the layers with a recurrent state keep of a sequence.
 uint64_t state_bytes(const Facts *facts);
 void print_memory(const Plan *plan, FILE *out);
@@ -261,6 +268,7 @@ typedef struct {
     int cpu, cuda;
     int sms[16], sm_count; // compute capabilities; 0 is PTX
     int max_context, max_batch;
+    unsigned cache_bits; // bit b: keys and values can be stored in b bits
     int embed_weights; // 0: beside the program
     const char *driver_min; // NVIDIA driver that the images need
 } BuildOptions;

@@ -424,7 +424,10 @@ static void measure_layer(const Graph *g, int l, LayerWeights *w)
     if (w->latent_k) w->kv_heads = 1;
     const LayerWeights *first = w - l;
     for (int i = 0; i < l; i++)
-        w->kept += w->delta_in ? first[i].delta_in != NULL : first[i].kv_heads > 0;
+        w->kept += w->delta_in ? first[i].delta_in != NULL
+                   : g->facts.state_layers // one pool, as window_layers has it
+                       ? first[i].kv_heads > 0
+                       : first[i].kv_heads > 0 && (first[i].window > 0) == (w->window > 0);
 }
 
 static void count_parameters(Plan *plan)

@@ -188,11 +188,8 @@ static Page make_page(const char *dir)
     p.groups = group_weights(plan);
     const Facts *f = &plan->graph->facts;
     p.weights_bytes = pack_weights(plan, NULL)->bytes;
-    p.token_bytes = cache_bytes_per_token(f, 16);
-    for (int l = 0; l < f->layers; l++) {
-        p.sliding += plan->layers[l].window > 0;
-        if (plan->layers[l].window > p.window) p.window = plan->layers[l].window;
-    }
+    p.token_bytes = cache_bytes_per_token(plan, 16, 16);
+    p.sliding = window_layers(plan, &p.window);
     const int contexts[] = {2048, 8192, 32768};
     for (int i = 0; i < 3; i++)
         if (contexts[i] < f->max_position) p.contexts[p.context_count++] = contexts[i];
@@ -209,7 +206,8 @@ static Page make_page(const char *dir)
 static uint64_t memory_bytes(const Page *p, int context)
 {
     return p->weights_bytes + state_bytes(&p->plan->graph->facts) +
-           p->token_bytes * (((uint64_t)context + PAGE - 1) / PAGE * PAGE);
+           p->token_bytes * (((uint64_t)context + PAGE - 1) / PAGE * PAGE) +
+           window_bytes(p->plan, context, 16, 16);
 }
 
 static void print_group(const char *name, const Group *g)
@@ -245,7 +243,11 @@ static void print_page(const Page *p)
     print_group("embedding", &p->groups.embedding);
     printf("  weights      %.1f MiB, %.2f bits in the layers\n",
            (double)p->weights_bytes / (1 << 20), p->plan->bits);
-    printf("  cache        %llu bytes per token\n", (unsigned long long)p->token_bytes);
+    printf("  cache        %llu bytes per token", (unsigned long long)p->token_bytes);
+    for (int bits = 8; bits >= 4 && f->head_dim % CACHE_GROUP == 0; bits /= 2)
+        printf(", %llu in %d bits", (unsigned long long)cache_bytes_per_token(p->plan, bits, bits),
+               bits);
+    printf("%s\n", p->window ? " beyond windows" : "");
     if (f->state_layers)
         printf("  state        %llu bytes per sequence\n", (unsigned long long)state_bytes(f));
     for (int i = 0; i < p->context_count; i++)

@@ -18,7 +18,8 @@ static const char usage_text[] =
     "      --weights embed|side           inside FILE (default) or beside it as FILE.weights\n"
     "      --max-batch N                  most sequences at once (default 16)\n"
     "      --max-context N                most tokens of one sequence (default: the model's)\n"
-    "      --cache-bits LIST              16\n"
+    "      --cache-bits LIST              of 16,8,7,6,5,4,3,2: bits of cached keys and values\n"
+    "                                     (default: all, where heads are multiples of 32 wide)\n"
     "      --emit DIR                     keep the generated program in DIR, which is new or empty\n"
     "      --dump graph|steps|variants|memory   print a stage and stop\n"
     "      -v                             say what is done\n"
@@ -92,6 +93,23 @@ static void parse_sms(BuildOptions *o, const char *text)
 
 // --- build ---------------------------------------------------------------------------------------
 
+// Widths as a set of bits.
+static unsigned parse_cache_bits(const char *text)
+{
+    unsigned set = 0;
+    char *copy = strdup(text), *rest;
+    for (char *word = strtok_r(copy, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
+        char *end;
+        long bits = strtol(word, &end, 10);
+        if (*end || bits < 2 || bits > 16 || !(CACHE_BITS >> bits & 1))
+            usage("--cache-bits %s: expected a list of 16 and 2 to 8", text);
+        set |= 1u << bits;
+    }
+    if (!set) usage("--cache-bits %s: empty list", text);
+    free(copy);
+    return set;
+}
+
 typedef struct {
     const char *dir, *output, *emit, *dump;
     BuildOptions options;
@@ -138,8 +156,7 @@ static BuildArguments parse_build(int argc, char **argv)
                 usage("--weights %s: expected embed or side", v);
             b.options.embed_weights = strcmp(v, "embed") == 0;
         } else if (strcmp(o, "--cache-bits") == 0) {
-            const char *v = value_of(&a);
-            if (strcmp(v, "16")) usage("--cache-bits %s: only 16 is there yet", v);
+            b.options.cache_bits = parse_cache_bits(value_of(&a));
         } else if (strcmp(o, "--codebook") == 0) {
             const char *v = value_of(&a);
             b.codebook = strcmp(v, "mul1") == 0    ? CODEBOOK_MUL1
@@ -225,6 +242,11 @@ static int build(int argc, char **argv)
         warn("config.json", "%s: for the CPU alone", missing);
         options->cuda = options->sm_count = 0;
     }
+    int narrow = graph->facts.head_dim % CACHE_GROUP == 0;
+    if (!narrow && options->cache_bits & ~(1u << 16))
+        die("config.json", "head_dim %d: --cache-bits below 16 needs a multiple of %d",
+            graph->facts.head_dim, CACHE_GROUP);
+    if (!options->cache_bits) options->cache_bits = narrow ? CACHE_BITS : 1u << 16;
     if (!options->max_batch) options->max_batch = 16;
     if (!options->max_context) options->max_context = graph->facts.max_position;
     if (b.emit && mkdir(b.emit, 0777) == 0) rmdir(b.emit); // it must be possible

@@ -48,6 +48,11 @@ enum { HEAD_NORM_SHARED, HEAD_NORM_EACH, HEAD_NORM_ALL };
 #define QUERY_FROM 1
 #endif
 
+// Layers with a window, whose keys and values are in POOL_WINDOW; 0: all are in POOL_ALL.
+#ifndef WINDOW_LAYERS
+#define WINDOW_LAYERS 0
+#endif
+
 // Widths that differ between layers come from the layer; KV_HEADS and FFN_DIM are then the most.
 #ifndef LAYER_KV_HEADS
 #define LAYER_KV_HEADS(layer) KV_HEADS

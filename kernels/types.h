@@ -80,7 +80,7 @@ typedef struct {
     uint64_t a_log, dt_bias;   // f32 (DELTA_HEADS)
     uint64_t conv;             // f32 (DELTA_TAPS, CONV_DIM), the newest token's last
     uint64_t delta_norm;       // f32 (DELTA_VALUE_DIM)
-    int32_t kept;              // number among the layers with keys and values, or with a state
+    int32_t kept;              // number among the layers of its pool, or those with a state
     int32_t window; // keys a query sees, itself included; 0 means all
     int32_t rope;   // the table that turns q and k; -1: they are not turned
     int32_t kv_heads, ffn_dim;
@@ -101,10 +101,21 @@ typedef struct {
     Linear head;
 } Ends;
 
-// The cache: pages of PAGE tokens. Page p of layer l holds first all keys, then all values, each
-// fp16 (KV_HEADS, PAGE, HEAD_DIM). Keys are stored after norm and rope. Layers with a recurrent
-// state keep that instead, one a sequence; it is empty before position 0.
+// The cache: two pools of pages of PAGE tokens, one for layers that see all, one for those with a
+// window, of whose pages a sequence keeps only those it still sees (cache.h draws a page). Keys are
+// stored after norm and rope. A key or value of one head takes CACHE_ROW_BYTES; in less than 16
+// bits, groups of CACHE_GROUP channels have a scale in fp16. Layers with a recurrent state keep
+// that instead, one a sequence; it is empty before position 0.
+enum { POOL_ALL, POOL_WINDOW, POOLS };
 #define PAGE 256
+// Pages of POOL_WINDOW: what every sequence sees, as much again for texts that may come back, and a
+// pass of `rows` rows. The last REWIND_TOKENS can be taken back.
+#define REWIND_TOKENS 64
+#define WINDOW_PAGES(window, sequences, rows)                                                      \
+    (2 * ((window + REWIND_TOKENS) / PAGE + 2) * (sequences) + (rows) / PAGE + 1)
+#define CACHE_GROUP 32
+#define CACHE_ROW_BYTES(head_dim, bits)                                                            \
+    ((uint64_t)((bits) == 16 ? 2 * (head_dim) : (head_dim) / CACHE_GROUP * (4 * (bits) + 2)))
 
 // Rows of one sequence that follow each other in the batch and in position.
 typedef struct {
@@ -114,13 +125,13 @@ typedef struct {
 // One forward pass works on `rows` rows; a row is one token of one sequence at one position.
 typedef struct {
     int32_t rows, segments, outputs;
-    int32_t pages_per_sequence;  // width of page_table
+    int32_t pages_per_sequence;  // width of the page tables
     const int32_t *token;        // (rows)
     const int32_t *position;     // (rows)
     const int32_t *sequence;     // (rows): row of page_table
     const int32_t *output;       // (outputs): rows whose logits are wanted, ascending
     const Segment *segment;      // (segments), in row order, covering all rows
-    const int32_t *page_table;   // (sequences, pages_per_sequence): physical pages
+    const int32_t *page_table[POOLS]; // (sequences, pages_per_sequence): physical pages
 } Batch;
 
 // What a block of threads did in a step of the decode form: which step, nanoseconds of its begin, of
@@ -139,7 +150,9 @@ typedef struct {
     const uint8_t *weights;
     const Layer *layers;
     Ends ends;
-    uint16_t *cache;     // fp16 (pages, CACHE_LAYERS, 2, KV_HEADS, PAGE, HEAD_DIM)
+    uint8_t *cache[POOLS]; // pages of page_bytes
+    uint64_t page_bytes[POOLS];
+    int32_t key_bits, value_bits; // 16, or 2 .. 8
     float *x;            // (rows, DIM) residual stream
     float *q;            // (rows, HEADS * HEAD_DIM) queries after norm and rope
     float *a;            // (rows, HEADS * HEAD_DIM) attention output

@@ -51,14 +51,15 @@ json_t *api_model(const Api *api)
     const DeviceOptions *o = &api->generator->batch.options;
     json_t *m = model_json(api);
     Error err;
-    json_object_set_new(
-        m, "parameters",
-        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}", "architecture",
-                  model_info.architecture, "parameters", (json_int_t)model_info.parameters, "bits",
-                  model_info.bits, "max_seq_len", o->max_context, "cache_size", o->pages * PAGE,
-                  "cache_mode", "FP16", "max_batch_size", o->max_sequences, "chunk_size",
-                  o->max_rows, "prompt_template", chat_check(&api->chat, &err) == 0, "build",
-                  model_info.build_id, "use_vision", 0));
+    json_object_set_new(m, "parameters",
+                        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}",
+                                  "architecture", model_info.architecture, "parameters",
+                                  (json_int_t)model_info.parameters, "bits", model_info.bits,
+                                  "max_seq_len", o->max_context, "cache_size",
+                                  o->pages[POOL_ALL] * PAGE, "cache_mode", "FP16", "max_batch_size",
+                                  o->max_sequences, "chunk_size", o->max_rows, "prompt_template",
+                                  chat_check(&api->chat, &err) == 0, "build", model_info.build_id,
+                                  "use_vision", 0));
     return m;
 }
 
@@ -131,8 +132,9 @@ json_t *api_cache(const Api *api)
     pthread_mutex_lock(&g->lock);
     GeneratorStats s = g->stats;
     pthread_mutex_unlock(&g->lock);
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "page_tokens", PAGE, "pages", s.pages,
-                     "pages_used", s.pages_used, "running", s.running, "queued", s.queued,
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "page_tokens", PAGE, "pages",
+                     s.pages, "pages_used", s.pages_used, "host_pages", s.host_pages,
+                     "pages_restored", s.pages_restored, "running", s.running, "queued", s.queued,
                      "prompt_tokens", (json_int_t)s.prompt_tokens, "reused_tokens",
                      (json_int_t)s.reused_tokens);
 }

@@ -1,5 +1,6 @@
 // Which rows the next pass computes.
 #include "batch.h"
+#include "pools.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,11 +26,21 @@ int batch_open(Batcher *b, Device *d, const DeviceOptions *o, Error *err)
               !b->segment || !b->sampling || !b->owner;
     for (size_t i = 0; !bad && i < slots; i++) {
         b->sequences[i].tokens = calloc((size_t)b->max_context + 1, 4);
-        b->sequences[i].page = calloc((size_t)o->pages_per_sequence, sizeof(int));
-        bad = !b->sequences[i].tokens || !b->sequences[i].page;
+        bad = !b->sequences[i].tokens;
+        for (int pool = 0; pool < POOLS; pool++) {
+            b->sequences[i].page[pool] = calloc((size_t)o->pages_per_sequence, sizeof(int));
+            bad |= !b->sequences[i].page[pool];
+        }
+    }
+    for (int pool = 0; pool < POOLS; pool++) {
+        b->found[pool] = calloc((size_t)o->pages_per_sequence, sizeof(int));
+        bad |= !b->found[pool];
     }
     if (bad) return error_set(err, "out of memory");
-    if (cache_open(&b->cache, o->pages, err) != 0) return -1;
+    b->pools = pool_layers(&model_info, POOL_WINDOW, &b->window) ? 2 : 1;
+    for (int pool = 0; pool < b->pools; pool++)
+        if (cache_open(&b->cache[pool], o->pages[pool], err) != 0) return -1;
+    if (tier_open(&b->tier, d, o->host_pages, err) != 0) return -1;
     if (model_info.state_bytes &&
         states_open(&b->states, o->max_sequences, o->states - o->max_sequences, err) != 0)
         return -1;
@@ -40,10 +51,14 @@ void batch_close(Batcher *b)
 {
     for (int i = 0; b->sequences && i < b->options.max_sequences; i++) {
         free(b->sequences[i].tokens);
-        free(b->sequences[i].page);
+        for (int pool = 0; pool < POOLS; pool++) free(b->sequences[i].page[pool]);
     }
     free(b->sequences);
-    cache_close(b->cache);
+    for (int pool = 0; pool < POOLS; pool++) {
+        cache_close(b->cache[pool]);
+        free(b->found[pool]);
+    }
+    tier_close(&b->tier);
     states_close(b->states);
     sample_close(b->room);
     free(b->token);
@@ -69,41 +84,92 @@ static int pages_wanted(const Sequence *s)
 
 // --- pages ---------------------------------------------------------------------------------------
 
-static void put_page(Batcher *b, Sequence *s, int index, int page)
+static void put_page(Batcher *b, Sequence *s, int pool, int index, int page)
 {
-    s->page[index] = page;
-    device_set_page(b->device, (int)(s - b->sequences), index, page);
+    s->page[pool][index] = page;
+    device_set_page(b->device, pool, (int)(s - b->sequences), index, page);
 }
 
-// Lets go of all pages from the last to the first, so that beginnings stay longest.
+// The first page of a pool that a sequence needs once so many tokens are computed.
+static int first_page(const Batcher *b, int pool, int computed)
+{
+    return pool == POOL_WINDOW ? first_window_page(b->window, computed) : 0;
+}
+
+// Lets go of the pages from number `keep` on, the last one first, so that beginnings stay longest.
+static void drop_from(Batcher *b, Sequence *s, int keep)
+{
+    for (; s->pages > keep; s->pages--)
+        for (int pool = 0; pool < b->pools; pool++)
+            if (s->pages > s->first[pool]) cache_drop(b->cache[pool], s->page[pool][s->pages - 1]);
+    for (int pool = 0; pool < b->pools; pool++)
+        if (s->first[pool] > keep) s->first[pool] = keep;
+}
+
+// Lets go of the pages that windows have left behind.
+static void slide(Batcher *b, Sequence *s, int computed)
+{
+    for (int pool = 0; pool < b->pools; pool++)
+        for (int to = first_page(b, pool, computed); s->first[pool] < to; s->first[pool]++)
+            if (s->first[pool] < s->pages)
+                cache_drop(b->cache[pool], s->page[pool][s->first[pool]]);
+}
+
 static void drop_pages(Batcher *b, Sequence *s)
 {
     int tail = s->computed - s->entered * PAGE;
     if (b->reuse && !b->states && tail >= WORTH_COPYING && s->entered < s->pages)
-        cache_enter(b->cache, s->page[s->entered], s->chain, s->tokens + s->entered * PAGE, tail,
-                    0);
-    while (s->pages > 0) cache_drop(b->cache, s->page[--s->pages]);
+        for (int pool = 0; pool < b->pools; pool++)
+            cache_enter(b->cache[pool], s->page[pool][s->entered], s->chain,
+                        s->tokens + s->entered * PAGE, tail, 0);
+    drop_from(b, s, 0);
     s->computed = s->entered = s->uniform = 0;
     s->chain = 0;
 }
 
 // Lets others find the pages that have become full. Where an equal one is there already, that one
-// is used from now on.
+// is used from now on. What stands before a page is named by the pages of POOL_ALL.
 static void enter_pages(Batcher *b, Sequence *s)
 {
     for (; b->reuse && (s->entered + 1) * PAGE <= s->computed; s->entered++) {
         const int32_t *tokens = s->tokens + s->entered * PAGE;
         int uniform = (s->entered + 1) * PAGE <= s->uniform, common;
-        int twin = uniform ? cache_find(b->cache, s->chain, tokens, PAGE, 1, &common) : -1;
-        if (twin >= 0) {
-            cache_share(b->cache, twin);
-            cache_drop(b->cache, s->page[s->entered]);
-            put_page(b, s, s->entered, twin);
-        } else {
-            cache_enter(b->cache, s->page[s->entered], s->chain, tokens, PAGE, uniform);
+        for (int pool = 0; pool < b->pools; pool++) {
+            Cache *c = b->cache[pool];
+            int twin = uniform ? cache_find(c, s->chain, tokens, PAGE, 1, &common) : -1;
+            if (twin >= 0) {
+                cache_share(c, twin);
+                cache_drop(c, s->page[pool][s->entered]);
+                put_page(b, s, pool, s->entered, twin);
+            } else {
+                cache_enter(c, s->page[pool][s->entered], s->chain, tokens, PAGE, uniform);
+            }
         }
-        s->chain = cache_chain(b->cache, s->page[s->entered]);
+        s->chain = cache_chain(b->cache[POOL_ALL], s->page[POOL_ALL][s->entered]);
     }
+    slide(b, s, s->computed);
+}
+
+// An empty page; what it held goes to the second level.
+static int take_page(Batcher *b, int pool)
+{
+    int oldest = cache_oldest(b->cache[pool]);
+    if (oldest >= 0) tier_keep(&b->tier, pool, b->cache[pool], oldest);
+    return cache_take(b->cache[pool]);
+}
+
+// The sequence that gives its pages up, `s` if there is no other.
+static Sequence *choose_victim(Batcher *b, Sequence *s)
+{
+    Sequence *victim = s;
+    for (int i = 0; i < b->options.max_sequences; i++) {
+        Sequence *t = &b->sequences[i];
+        if (t->active && !t->suspended && t->pages &&
+            (t->priority > victim->priority ||
+             (t->priority == victim->priority && t->order > victim->order)))
+            victim = t;
+    }
+    return victim;
 }
 
 // Makes sure of pages for the first `tokens` tokens; takes them from others if it must. Returns -1
@@ -111,19 +177,15 @@ static void enter_pages(Batcher *b, Sequence *s)
 static int grow(Batcher *b, Sequence *s, int tokens)
 {
     while (s->pages < pages_of(tokens)) {
-        int page = cache_take(b->cache);
-        if (page >= 0) {
-            put_page(b, s, s->pages++, page);
+        int there = 1;
+        for (int pool = 0; pool < b->pools; pool++) there &= cache_unused(b->cache[pool]) > 0;
+        if (there) {
+            for (int pool = 0; pool < b->pools; pool++)
+                put_page(b, s, pool, s->pages, take_page(b, pool));
+            s->pages++;
             continue;
         }
-        Sequence *victim = s;
-        for (int i = 0; i < b->options.max_sequences; i++) {
-            Sequence *t = &b->sequences[i];
-            if (t->active && !t->suspended && t->pages &&
-                (t->priority > victim->priority ||
-                 (t->priority == victim->priority && t->order > victim->order)))
-                victim = t;
-        }
+        Sequence *victim = choose_victim(b, s);
         drop_pages(b, victim);
         victim->suspended = 1;
         if (victim == s) return -1;
@@ -131,41 +193,128 @@ static int grow(Batcher *b, Sequence *s, int tokens)
     return 0;
 }
 
-// 1 when the cache has the whole next chunk of a prompt, computed as it would be now.
-static int chunk_is_there(const Batcher *b, const Sequence *s)
+// The page of a pool that follows `before` and is a whole one of the prompt from token `at` on, and
+// what *chain it is the end of: a page of the device, or HOST_PAGE of one of the second level; NONE
+// when there is none.
+#define NONE (-1)
+#define HOST_PAGE(page) (-2 - (page))
+static int find_whole(const Batcher *b, const Sequence *s, int pool, Chain before, int at, int tier,
+                      Chain *chain)
 {
-    int rows = b->options.max_rows, common;
-    Chain chain = s->chain;
-    if (rows % PAGE) return 0;
-    for (int at = s->computed; at < s->computed + rows; at += PAGE) {
-        int page = cache_find(b->cache, chain, s->tokens + at, s->count - 1 - at, 1, &common);
-        if (page < 0) return 0;
-        chain = cache_chain(b->cache, page);
+    const int32_t *tokens = s->tokens + at;
+    int count = s->count - 1 - at, common;
+    int page = cache_find(b->cache[pool], before, tokens, count, b->deterministic, &common);
+    if (common == PAGE) {
+        *chain = cache_chain(b->cache[pool], page);
+        return page;
+    }
+    page = tier ? tier_find(&b->tier, pool, before, tokens, count, b->deterministic) : -1;
+    if (page < 0) return NONE;
+    *chain = tier_chain(&b->tier, pool, page);
+    return HOST_PAGE(page);
+}
+
+// How many pages from the start of a prompt can be had, the sequence's own full ones included: all
+// of POOL_ALL are there, and those of the windows at their end, in b->found.
+static int find_pages(Batcher *b, const Sequence *s, int tier)
+{
+    int best = s->entered, windows_from = s->entered; // from there on none is missing
+    Chain chain = s->chain, end = 0, ignored;
+    for (int n = s->entered;; n++, chain = end) {
+        b->found[POOL_ALL][n] = find_whole(b, s, POOL_ALL, chain, n * PAGE, tier, &end);
+        if (b->found[POOL_ALL][n] == NONE) return best;
+        if (b->pools > 1) {
+            b->found[POOL_WINDOW][n] =
+                find_whole(b, s, POOL_WINDOW, chain, n * PAGE, tier, &ignored);
+            if (b->found[POOL_WINDOW][n] == NONE) windows_from = n + 1;
+        }
+        // A chunk is taken as a whole where results must not depend on what is there.
+        if (b->deterministic && (n + 1) * PAGE % b->options.max_rows) continue;
+        int first = first_page(b, POOL_WINDOW, (n + 1) * PAGE);
+        if (b->pools == 1 || windows_from <= (first > s->entered ? first : s->entered))
+            best = n + 1;
+    }
+}
+
+// Of a pool, the first page that take_found takes up to number `end`.
+static int first_taken(const Batcher *b, const Sequence *s, int pool, int end)
+{
+    int first = first_page(b, pool, end * PAGE);
+    return first > s->entered ? first : s->entered;
+}
+
+// Whether there is room on the device for what was found in the second level.
+static int found_fits(const Batcher *b, const Sequence *s, int end)
+{
+    for (int pool = 0; pool < b->pools; pool++) {
+        int room = cache_unused(b->cache[pool]);
+        for (int i = first_taken(b, s, pool, end); i < end; i++) {
+            int page = b->found[pool][i];
+            room -= page < 0 || cache_users(b->cache[pool], page) == 0;
+        }
+        if (room < 0) return 0;
     }
     return 1;
 }
 
-// A full page is shared.
-static void share_page(Batcher *b, Sequence *s, int page)
+// Shares the pages up to number `end` that find_pages found.
+static void take_found(Batcher *b, Sequence *s, int end)
 {
-    int index = s->entered++;
-    cache_share(b->cache, page);
-    if (index < s->pages)
-        cache_drop(b->cache, s->page[index]);
-    else
-        s->pages++;
-    put_page(b, s, index, page);
-    s->chain = cache_chain(b->cache, page);
-    if (cache_is_uniform(b->cache, page) && s->uniform == s->computed) s->uniform += PAGE;
+    for (int pool = 0; pool < b->pools; pool++) {
+        int *found = b->found[pool], from = first_taken(b, s, pool, end);
+        // First what might go otherwise.
+        for (int i = from; i < end; i++) {
+            if (found[i] >= 0)
+                cache_share(b->cache[pool], found[i]);
+            else
+                tier_hold(&b->tier, pool, HOST_PAGE(found[i]));
+        }
+        for (int i = from; i < end; i++) {
+            if (found[i] >= 0) continue;
+            int host = HOST_PAGE(found[i]);
+            found[i] = take_page(b, pool);
+            tier_restore(&b->tier, pool, host, b->cache[pool], found[i]);
+            tier_release(&b->tier, pool, host);
+            b->restored++;
+        }
+        for (int first = first_page(b, pool, end * PAGE); s->first[pool] < first; s->first[pool]++)
+            if (s->first[pool] < s->pages)
+                cache_drop(b->cache[pool], s->page[pool][s->first[pool]]);
+        for (int i = from; i < end; i++) {
+            if (i < s->pages) cache_drop(b->cache[pool], s->page[pool][i]);
+            put_page(b, s, pool, i, found[i]);
+        }
+    }
+    if (s->pages < end) s->pages = end;
+    for (; s->entered < end; s->entered++) {
+        int page = s->page[POOL_ALL][s->entered];
+        s->chain = cache_chain(b->cache[POOL_ALL], page);
+        if (cache_is_uniform(b->cache[POOL_ALL], page) && s->uniform == s->entered * PAGE)
+            s->uniform += PAGE;
+    }
+    s->reused += end * PAGE - s->computed;
+    s->computed = end * PAGE;
 }
 
-// Part of a page is copied. There must be an unused page besides it.
-static void copy_page(Batcher *b, Sequence *s, int page)
+// Copies what part of the next page is there. There must be an unused page besides each.
+static void copy_part(Batcher *b, Sequence *s)
 {
-    cache_share(b->cache, page);
+    int source[POOLS], part = PAGE;
+    for (int pool = 0; pool < b->pools; pool++) {
+        int common;
+        source[pool] = cache_find(b->cache[pool], s->chain, s->tokens + s->computed,
+                                  s->count - 1 - s->computed, 0, &common);
+        if (common < part) part = common;
+        if (part < WORTH_COPYING || cache_unused(b->cache[pool]) < 2) return;
+    }
+    for (int pool = 0; pool < b->pools; pool++) cache_share(b->cache[pool], source[pool]);
     grow(b, s, s->computed + 1);
-    device_copy_page(b->device, s->page[s->entered], page);
-    cache_drop(b->cache, page);
+    for (int pool = 0; pool < b->pools; pool++) {
+        device_copy_page(b->device, pool, s->page[pool][s->entered], source[pool]);
+        cache_drop(b->cache[pool], source[pool]);
+    }
+    s->computed += part;
+    s->reused += part;
 }
 
 // --- saved states --------------------------------------------------------------------------------
@@ -179,9 +328,10 @@ static int find_saved(const Batcher *b, const int32_t *tokens, int count, int *s
     Chain chain = 0;
     *slot = -1;
     for (*pages = 0; b->reuse && *pages + PAGE < count; *pages += PAGE) {
-        int page = cache_find(b->cache, chain, tokens + *pages, PAGE, b->deterministic, &common);
+        const Cache *c = b->cache[POOL_ALL];
+        int page = cache_find(c, chain, tokens + *pages, PAGE, b->deterministic, &common);
         if (page < 0 || common < PAGE) break;
-        chain = cache_chain(b->cache, page);
+        chain = cache_chain(c, page);
         int found = states_find(b->states, chain);
         if (found < 0) continue;
         saved = *pages + PAGE;
@@ -193,16 +343,13 @@ static int find_saved(const Batcher *b, const int32_t *tokens, int count, int *s
 // Goes on from a saved state, when a prompt is begun.
 static void find_state(Batcher *b, Sequence *s)
 {
-    int slot, pages, common;
+    int slot, pages;
     if (s->computed) return;
     int saved = find_saved(b, s->tokens, s->count, &slot, &pages);
-    while (s->computed < saved) {
-        share_page(b, s,
-                   cache_find(b->cache, s->chain, s->tokens + s->computed, PAGE, b->deterministic,
-                              &common));
-        s->computed += PAGE;
-    }
-    s->reused += saved;
+    Chain chain = 0;
+    for (int i = 0; i < saved / PAGE; i++)
+        b->found[POOL_ALL][i] = find_whole(b, s, POOL_ALL, chain, i * PAGE, 0, &chain);
+    take_found(b, s, saved / PAGE);
     s->branch = pages > saved ? pages : 0;
     if (!saved) return;
     states_touch(b->states, slot);
@@ -254,26 +401,15 @@ static void save_own(Batcher *b, Sequence *s)
 // computed: its logits are wanted.
 static void find_beginning(Batcher *b, Sequence *s)
 {
-    int common = PAGE;
     if (b->states) {
         find_state(b, s);
         return;
     }
-    while (b->reuse && common == PAGE && s->computed == s->entered * PAGE) {
-        if (b->deterministic && s->computed % b->options.max_rows == 0 && !chunk_is_there(b, s))
-            return;
-        int page = cache_find(b->cache, s->chain, s->tokens + s->computed,
-                              s->count - 1 - s->computed, b->deterministic, &common);
-        if (page < 0 || common < WORTH_COPYING) return;
-        if (common == PAGE)
-            share_page(b, s, page);
-        else if (cache_unused(b->cache) >= 2)
-            copy_page(b, s, page);
-        else
-            return;
-        s->computed += common;
-        s->reused += common;
-    }
+    if (!b->reuse || s->computed != s->entered * PAGE) return;
+    int pages = find_pages(b, s, 1);
+    if (!found_fits(b, s, pages)) pages = find_pages(b, s, 0);
+    if (pages > s->entered) take_found(b, s, pages);
+    if (!b->deterministic) copy_part(b, s);
 }
 
 // --- sequences -----------------------------------------------------------------------------------
@@ -282,7 +418,8 @@ static void find_beginning(Batcher *b, Sequence *s)
 // already have; pages it shares with others count as there.
 static int pages_for(const Batcher *b, const int32_t *tokens, int count)
 {
-    int there = cache_unused(b->cache), common;
+    const Cache *c = b->cache[POOL_ALL];
+    int there = cache_unused(c), common;
     for (int i = 0; i < b->options.max_sequences; i++) {
         const Sequence *s = &b->sequences[i];
         if (!s->active) continue;
@@ -292,10 +429,10 @@ static int pages_for(const Batcher *b, const int32_t *tokens, int count)
     Chain chain = 0;
     int slot, all, end = b->states ? find_saved(b, tokens, count, &slot, &all) : count;
     for (int at = 0; b->reuse && at + PAGE < count && at < end; at += PAGE) {
-        int page = cache_find(b->cache, chain, tokens + at, PAGE, b->deterministic, &common);
+        int page = cache_find(c, chain, tokens + at, PAGE, b->deterministic, &common);
         if (page < 0 || common < PAGE) break;
-        if (cache_users(b->cache, page) > 0) there++;
-        chain = cache_chain(b->cache, page);
+        if (cache_users(c, page) > 0) there++;
+        chain = cache_chain(c, page);
     }
     return there;
 }
@@ -305,7 +442,7 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
 {
     int slot = 0, limit = count + more;
     if (count < 1 || more < 0 || (int64_t)count + more > b->max_context ||
-        pages_of(limit) > b->options.pages)
+        pages_of(limit) > b->options.pages[POOL_ALL])
         return BATCH_TOO_LONG;
     while (slot < b->options.max_sequences && b->sequences[slot].active) slot++;
     if (slot == b->options.max_sequences) return BATCH_FULL;
@@ -319,6 +456,7 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
     memcpy(s->tokens, tokens, 4 * (size_t)count);
     s->count = count;
     s->computed = s->reused = s->pages = s->entered = s->uniform = 0;
+    memset(s->first, 0, sizeof s->first);
     s->chain = 0;
     s->suspended = s->wants_logits = 0;
     s->draws = 0;
@@ -343,6 +481,24 @@ void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count)
     s->settled = s->count;
 }
 
+// The pages of windows that have been let go but are seen again, if they are still there. -1 when
+// one is not.
+static int restore_windows(Batcher *b, Sequence *s)
+{
+    for (int pool = 0; pool < b->pools; pool++)
+        while (s->first[pool] > first_page(b, pool, s->computed)) {
+            int i = s->first[pool] - 1, common;
+            Chain before = i ? cache_chain(b->cache[POOL_ALL], s->page[POOL_ALL][i - 1]) : 0;
+            int page = cache_find(b->cache[pool], before, s->tokens + i * PAGE, PAGE,
+                                  b->deterministic, &common);
+            if (common < PAGE) return -1;
+            cache_share(b->cache[pool], page);
+            put_page(b, s, pool, i, page);
+            s->first[pool]--;
+        }
+    return 0;
+}
+
 void batch_rewind(Batcher *b, int sequence, int count)
 {
     Sequence *s = &b->sequences[sequence];
@@ -350,23 +506,36 @@ void batch_rewind(Batcher *b, int sequence, int count)
     if (s->computed < count) return;
     if (s->own_at >= count) s->own_at = 0; // it was settled, and is taken back all the same
     s->computed = b->states ? s->own_at : count - 1;
+    int keep = s->computed / PAGE;
     if (b->states && s->own_at) device_copy_state(b->device, sequence, s->own);
     if (s->uniform > s->computed) s->uniform = s->computed;
-    int keep = s->computed / PAGE;
-    while (s->pages > keep + 1) cache_drop(b->cache, s->page[--s->pages]);
-    if (s->entered <= keep) return;
-    // The page at hand was full and is written again: not where others read it.
-    int old = s->page[keep];
-    s->entered = keep;
-    s->chain = keep ? cache_chain(b->cache, s->page[keep - 1]) : 0;
-    s->pages = keep;
-    if (cache_users(b->cache, old) == 1) {
-        cache_leave(b->cache, old);
-        put_page(b, s, s->pages++, old);
+    if (s->entered > keep) { // before pages are let go
+        s->entered = keep;
+        s->chain = keep ? cache_chain(b->cache[POOL_ALL], s->page[POOL_ALL][keep - 1]) : 0;
+    }
+    drop_from(b, s, keep + 1);
+    if (restore_windows(b, s) != 0) {
+        s->computed = s->entered * PAGE;
+        drop_pages(b, s); // computed again as a prompt
         return;
     }
-    if (grow(b, s, s->computed + 1) == 0) device_copy_page(b->device, s->page[keep], old);
-    cache_drop(b->cache, old);
+    // The page at hand may have been full and is written again: not where others read it.
+    int old[POOLS], shared = 0;
+    for (int pool = 0; pool < b->pools; pool++) {
+        old[pool] = s->page[pool][keep];
+        shared |= cache_users(b->cache[pool], old[pool]) > 1;
+    }
+    if (!shared) {
+        for (int pool = 0; pool < b->pools; pool++) cache_leave(b->cache[pool], old[pool]);
+        return;
+    }
+    for (int pool = 0; pool < b->pools; pool++) cache_share(b->cache[pool], old[pool]);
+    drop_from(b, s, keep);
+    int grown = grow(b, s, s->computed + 1) == 0;
+    for (int pool = 0; pool < b->pools; pool++) {
+        if (grown) device_copy_page(b->device, pool, s->page[pool][keep], old[pool]);
+        cache_drop(b->cache[pool], old[pool]);
+    }
 }
 
 void batch_settle(Batcher *b, int sequence, int count)
@@ -393,7 +562,7 @@ int batch_room(const Batcher *b, int sequence)
 
 int batch_pages_used(const Batcher *b)
 {
-    return b->options.pages - cache_unused(b->cache);
+    return b->options.pages[POOL_ALL] - cache_unused(b->cache[POOL_ALL]);
 }
 
 // --- passes --------------------------------------------------------------------------------------

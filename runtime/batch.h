@@ -2,7 +2,9 @@
 // next pass computes. Prompts go in chunks, one sequence a pass, in turns with passes that draw a
 // token for everybody else; so a row is computed in the same form whoever else is there. A sequence
 // takes pages as it grows; when there are none, the youngest of the least important gives its pages
-// up and is computed again when there is room.
+// up and is computed again when there is room. Of layers with a window it keeps only the pages that
+// it still sees. Others keep what they hold until the room is needed, so that a text can be taken
+// up again wherever the pages of all layers before that place are there.
 //
 // Layers with a recurrent state have one state for each sequence, that behind its last computed
 // token. It is copied to a saved state where going back may be wanted: at borders of pages, for
@@ -13,6 +15,7 @@
 #include "device.h"
 #include "sample.h"
 #include "states.h"
+#include "tier.h"
 
 typedef struct {
     int32_t *tokens; // (max_context + 1) prompt and what was drawn
@@ -28,7 +31,9 @@ typedef struct {
     int priority;     // smaller goes first
     uint64_t order;   // of admission
     int limit;        // tokens it may grow to
-    int pages, *page; // (pages_per_sequence)
+    int pages;        // page numbers 0 .. pages - 1 are there,
+    int first[POOLS]; // but of a pool only those from here on
+    int *page[POOLS]; // (pages_per_sequence)
     int entered;      // full pages that others can find
     int uniform;      // tokens from the start computed in whole chunks of the prompt
     Chain chain;      // up to the last page entered
@@ -55,7 +60,12 @@ typedef struct {
     // private
     Device *device;
     DeviceOptions options;
-    Cache *cache;
+    int pools;  // 2 where layers have windows
+    int window; // the largest
+    Cache *cache[POOLS];
+    Tier tier;         // the second level; empty when there is none
+    int restored;      // pages that came back from it
+    int *found[POOLS]; // (pages_per_sequence)
     States *states; // NULL: no layer is recurrent
     SampleRoom *room;
     uint64_t order;

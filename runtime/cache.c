@@ -140,7 +140,8 @@ static int *bucket_of(const Cache *c, Chain before)
     return &c->bucket[mix(before + 1) & (uint64_t)(c->buckets - 1)];
 }
 
-void cache_enter(Cache *c, int page, Chain before, const int32_t *tokens, int count, int uniform)
+static void enter(Cache *c, int page, Chain before, Chain chain, const int32_t *tokens, int count,
+                  int uniform)
 {
     Page *p = &c->page[page];
     cache_leave(c, page);
@@ -148,11 +149,16 @@ void cache_enter(Cache *c, int page, Chain before, const int32_t *tokens, int co
     p->count = count;
     p->uniform = uniform;
     p->before = before;
-    p->chain = ++c->last_chain;
+    p->chain = chain;
     p->hash = count == PAGE ? hash_ids(tokens) : 0;
     int *bucket = bucket_of(c, before);
     p->next = *bucket;
     *bucket = page;
+}
+
+void cache_enter(Cache *c, int page, Chain before, const int32_t *tokens, int count, int uniform)
+{
+    enter(c, page, before, ++c->last_chain, tokens, count, uniform);
 }
 
 void cache_leave(Cache *c, int page)
@@ -184,4 +190,29 @@ int cache_find(const Cache *c, Chain before, const int32_t *tokens, int count, i
         *common = n;
     }
     return best;
+}
+
+// --- two levels ----------------------------------------------------------------------------------
+
+int cache_oldest(const Cache *c)
+{
+    return c->oldest;
+}
+
+int cache_is_whole(const Cache *c, int page)
+{
+    return c->page[page].count == PAGE;
+}
+
+int cache_find_same(const Cache *c, const Cache *other, int from)
+{
+    const Page *p = &other->page[from];
+    int common, page = cache_find(c, p->before, p->token, p->count, p->uniform, &common);
+    return page >= 0 && common == p->count && c->page[page].uniform == p->uniform ? page : -1;
+}
+
+void cache_enter_same(Cache *c, int page, const Cache *other, int from)
+{
+    const Page *p = &other->page[from];
+    enter(c, page, p->before, p->chain, p->token, p->count, p->uniform);
 }

@@ -38,3 +38,13 @@ void cache_leave(Cache *c, int page);
 int cache_find(const Cache *c, Chain before, const int32_t *tokens, int count, int whole,
                int *common);
 int cache_is_uniform(const Cache *c, int page);
+
+// For a second level, whose pages are named as those of the first.
+// The page whose contents cache_take lets go of; -1 when there is none.
+int cache_oldest(const Cache *c);
+// 1 when all of a page is entered.
+int cache_is_whole(const Cache *c, int page);
+// The page with the contents of page `from` of another level; -1 when there is none.
+int cache_find_same(const Cache *c, const Cache *other, int from);
+// The page has the contents of page `from` of another level, and takes its name.
+void cache_enter_same(Cache *c, int page, const Cache *other, int from);

@@ -1,6 +1,7 @@
 // One model on one device: memory, passes, results.
 #include "device.h"
 #include "gpu.h"
+#include "pools.h"
 #include "sample.h"
 #include "threads.h"
 #include <math.h>
@@ -31,8 +32,9 @@ struct Device {
     size_t block_bytes[16];
     int block_count;
     SampleRoom *room;
-    int32_t *page_table, *tokens;
+    int32_t *page_table, *tokens; // page_table (POOLS, max_sequences, pages_per_sequence)
     float *logits, *hidden; // host copies when on a GPU
+    uint8_t *host_pages[POOLS];
 
     // GPU
     Gpu *gpu;
@@ -70,6 +72,14 @@ static void *take_gpu(Device *d, size_t bytes, Error *err)
     return (void *)p;
 }
 
+// Host memory that the device copies to and from in the background.
+static int take_host(Device *d, size_t bytes, uint8_t **out, Error *err)
+{
+    if (d->gpu) return gpu_alloc_host(d->gpu, bytes, (void **)out, err);
+    *out = take(d, bytes, err);
+    return *out ? 0 : -1;
+}
+
 // More steps than any pass has.
 static int trace_steps(void)
 {
@@ -88,13 +98,6 @@ int hidden_width(const ModelInfo *m)
     return m->shared_dim > width ? m->shared_dim : width;
 }
 
-// Of one page of the cache, all layers.
-static size_t page_bytes(void)
-{
-    const ModelInfo *m = &model_info;
-    return (size_t)m->cache_layers * 2 * (size_t)m->kv_heads * PAGE * (size_t)m->head_dim * 2;
-}
-
 static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error *err)
 {
     void *(*get)(Device *, size_t, Error *) = d->gpu ? take_gpu : take;
@@ -103,8 +106,16 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
     State *s = &d->state;
     size_t rows = (size_t)o->max_rows, outputs = (size_t)o->max_outputs;
     size_t q_dim = (size_t)m->heads * (size_t)m->head_dim;
-    if (!(s->cache = get(d, page_bytes() * (size_t)o->pages, err)) ||
-        (m->state_bytes && !(s->states = get(d, m->state_bytes * (size_t)o->states, err))) ||
+    s->key_bits = o->key_bits;
+    s->value_bits = o->value_bits;
+    for (int pool = 0; pool < POOLS; pool++) {
+        s->page_bytes[pool] = page_bytes(m, pool, o->key_bits, o->value_bits);
+        size_t bytes = s->page_bytes[pool] * (size_t)o->pages[pool];
+        if (bytes && !(s->cache[pool] = get(d, bytes, err))) return -1;
+        bytes = s->page_bytes[pool] * (size_t)o->host_pages[pool];
+        if (bytes && take_host(d, bytes, &d->host_pages[pool], err) != 0) return -1;
+    }
+    if ((m->state_bytes && !(s->states = get(d, m->state_bytes * (size_t)o->states, err))) ||
         !(s->x = get(d, 4 * rows * (size_t)m->dim, err)) ||
         !(s->q = get(d, 4 * rows * q_dim, err)) || !(s->a = get(d, 4 * rows * q_dim, err)) ||
         !(s->h = get(d, 4 * rows * (size_t)hidden_width(m), err)) ||
@@ -137,6 +148,12 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         d->bytes += m->weights_bytes;
     }
     return 0;
+}
+
+// Of the page table of a pool.
+static size_t table_entries(const DeviceOptions *o)
+{
+    return (size_t)o->max_sequences * (size_t)o->pages_per_sequence;
 }
 
 static size_t rows_layout(const DeviceOptions *o, void *base, Rows *r)
@@ -194,7 +211,7 @@ static int open_gpu(Device *d, const Weights *w, Error *err)
         return -1;
     Rows r;
     d->rows_bytes = rows_layout(o, NULL, &r);
-    size_t table = 4 * (size_t)o->max_sequences * (size_t)o->pages_per_sequence;
+    size_t table = POOLS * table_entries(o) * sizeof *d->page_table;
     d->graphs = calloc((size_t)o->max_outputs + 1, sizeof *d->graphs);
     if (!d->graphs) return error_set(err, "out of memory");
     if (gpu_alloc_host(d->gpu, d->rows_bytes, &d->rows_host, err) != 0 ||
@@ -216,7 +233,7 @@ int device_open(Device **out, const DeviceOptions *o, const Weights *w, Error *e
     d->options = *o;
     if (o->cuda) return open_gpu(d, w, err);
     Rows r;
-    if (!(d->page_table = take(d, 4 * (size_t)o->max_sequences * (size_t)o->pages_per_sequence, err)) ||
+    if (!(d->page_table = take(d, POOLS * table_entries(o) * sizeof *d->page_table, err)) ||
         !(d->tokens = take(d, 4 * (size_t)o->max_outputs, err)) ||
         !(d->rows_host = take(d, rows_layout(o, NULL, &r), err)) ||
         sample_open(&d->room, model_info.vocab, o->max_context, err) != 0)
@@ -247,9 +264,10 @@ uint64_t device_memory(const Device *d)
 
 // --- passes --------------------------------------------------------------------------------------
 
-void device_set_page(Device *d, int sequence, int index, int page)
+void device_set_page(Device *d, int pool, int sequence, int index, int page)
 {
-    int at = sequence * d->options.pages_per_sequence + index;
+    int at =
+        pool * (int)table_entries(&d->options) + sequence * d->options.pages_per_sequence + index;
     if (d->page_table[at] == page) return;
     if (d->gpu && d->running) device_wait(d); // the copy of an earlier change may be under way
     d->page_table[at] = page;
@@ -258,12 +276,51 @@ void device_set_page(Device *d, int sequence, int index, int page)
     if (at >= d->pages_dirty_to) d->pages_dirty_to = at + 1;
 }
 
-void device_copy_page(Device *d, int to, int from)
+int device_map_pages(Device *d)
 {
-    uint8_t *cache = (uint8_t *)d->state.cache;
-    uint8_t *target = cache + page_bytes() * (size_t)to, *source = cache + page_bytes() * (size_t)from;
-    if (d->gpu) gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, page_bytes());
-    else memcpy(target, source, page_bytes());
+    const DeviceOptions *o = &d->options;
+    if (o->pages[POOL_ALL] < o->pages_per_sequence) return -1;
+    for (int i = 0; i < o->pages_per_sequence; i++) {
+        device_set_page(d, POOL_ALL, 0, i, i);
+        if (o->pages[POOL_WINDOW]) device_set_page(d, POOL_WINDOW, 0, i, i % o->pages[POOL_WINDOW]);
+    }
+    return 0;
+}
+
+void device_copy_page(Device *d, int pool, int to, int from)
+{
+    size_t bytes = d->state.page_bytes[pool];
+    uint8_t *target = d->state.cache[pool] + bytes * (size_t)to;
+    const uint8_t *source = d->state.cache[pool] + bytes * (size_t)from;
+    if (!bytes) return;
+    if (d->gpu)
+        gpu_copy_async(d->gpu, (GpuPointer)target, (GpuPointer)source, bytes);
+    else
+        memcpy(target, source, bytes);
+}
+
+void device_save_page(Device *d, int pool, int host, int page)
+{
+    size_t bytes = d->state.page_bytes[pool];
+    uint8_t *to = d->host_pages[pool] + bytes * (size_t)host;
+    const uint8_t *from = d->state.cache[pool] + bytes * (size_t)page;
+    if (!bytes) return;
+    if (d->gpu)
+        gpu_read_async(d->gpu, to, (GpuPointer)from, bytes);
+    else
+        memcpy(to, from, bytes);
+}
+
+void device_load_page(Device *d, int pool, int page, int host)
+{
+    size_t bytes = d->state.page_bytes[pool];
+    uint8_t *to = d->state.cache[pool] + bytes * (size_t)page;
+    const uint8_t *from = d->host_pages[pool] + bytes * (size_t)host;
+    if (!bytes) return;
+    if (d->gpu)
+        gpu_write_async(d->gpu, (GpuPointer)to, from, bytes);
+    else
+        memcpy(to, from, bytes);
 }
 
 void device_copy_state(Device *d, int to, int from)
@@ -353,8 +410,10 @@ void device_forward(Device *d, const Batch *b, const Sampling *sampling)
         .sequence = on_device.sequence,
         .output = on_device.output,
         .segment = on_device.segment,
-        .page_table = d->gpu ? (int32_t *)d->pages_gpu : d->page_table,
     };
+    for (int pool = 0; pool < POOLS; pool++)
+        d->batch.page_table[pool] = (d->gpu ? (int32_t *)d->pages_gpu : d->page_table) +
+                                    (size_t)pool * table_entries(&d->options);
     if (d->gpu) {
         gpu_pass(d, &on_device);
         return;

@@ -17,7 +17,10 @@ typedef struct {
     int max_rows;      // of one pass
     int max_outputs;   // rows with logits in one pass
     int max_context;   // tokens of one sequence
-    int max_sequences, pages_per_sequence, pages; // pages of PAGE tokens each
+    int max_sequences, pages_per_sequence;
+    int pages[POOLS];         // of PAGE tokens each
+    int host_pages[POOLS];    // of a second level, in host memory
+    int key_bits, value_bits; // of the cache: 16 or 2 to 8
     int states;        // slots of recurrent states: the sequences' first, then saved ones
     int keep_hidden;   // keep the residual stream after every layer
     int trace;         // on a GPU: keep the times of the steps of a decode pass in one launch
@@ -31,11 +34,19 @@ void device_close(Device *d);
 const char *device_name(const Device *d); // "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200, sm_90)"
 uint64_t device_memory(const Device *d);  // bytes taken, weights included
 
-// Page number `index` of sequence slot `sequence` is physical page `page` from the next pass on.
-void device_set_page(Device *d, int sequence, int index, int page);
+// Page number `index` of sequence slot `sequence` is physical page `page` of a pool from the next
+// pass on.
+void device_set_page(Device *d, int pool, int sequence, int index, int page);
+// Gives sequence slot 0 all pages, and those of the windows in turn, for whoever needs no more; -1
+// where they do not hold a sequence of max_context.
+int device_map_pages(Device *d);
 
-// Physical page `to` becomes a copy of `from`, before the next pass.
-void device_copy_page(Device *d, int to, int from);
+// Physical page `to` of a pool becomes a copy of `from`, before the next pass.
+void device_copy_page(Device *d, int pool, int to, int from);
+// Page `host` of the second level becomes a copy of page `page`, or the other way, before the next
+// pass.
+void device_save_page(Device *d, int pool, int host, int page);
+void device_load_page(Device *d, int pool, int page, int host);
 // State slot `to` becomes a copy of `from`, before the next pass. Slot i below max_sequences is that
 // of sequence slot i, which a pass takes as empty at position 0 and leaves behind its last row.
 void device_copy_state(Device *d, int to, int from);

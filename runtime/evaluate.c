@@ -1,4 +1,4 @@
-// The commands that look at logits: logits, eval ppl.
+// The commands that look at logits: logits, eval.
 #include "options.h"
 #include "tokens.h"
 #include <errno.h>
@@ -49,10 +49,9 @@ static int limit_rows(int rows)
 
 static void map_pages(Model *m)
 {
-    if (m->options.pages < m->options.pages_per_sequence)
-        fail("--cache-tokens %d: %d are needed", m->options.pages * PAGE,
+    if (device_map_pages(m->device) != 0)
+        fail("--cache-tokens %d: %d are needed", m->options.pages[POOL_ALL] * PAGE,
              m->options.pages_per_sequence * PAGE);
-    for (int i = 0; i < m->options.pages_per_sequence; i++) device_set_page(m->device, 0, i, i);
 }
 
 // --- logits --------------------------------------------------------------------------------------
@@ -171,7 +170,7 @@ int command_logits(const Options *o)
     return 0;
 }
 
-// --- eval ppl ------------------------------------------------------------------------------------
+// --- eval ----------------------------------------------------------------------------------------
 
 static char *read_text(const char *path, size_t *bytes)
 {
@@ -193,8 +192,8 @@ static char *read_text(const char *path, size_t *bytes)
     return data;
 }
 
-// -log softmax(logits)[target]
-static double negative_log(const float *logits, int vocab, int target)
+// log of the sum of e^logits
+static double log_sum(const float *logits, int vocab)
 {
     float top = logits[0];
     for (int i = 1; i < vocab; i++) top = logits[i] > top ? logits[i] : top;
@@ -204,12 +203,33 @@ static double negative_log(const float *logits, int vocab, int target)
         for (int i = from; i < vocab && i < from + 64; i++) sum += expf(logits[i] - top);
         total += (double)sum;
     }
-    return log(total) - (double)(logits[target] - top);
+    return log(total) + (double)top;
 }
 
-static int eval_ppl(const Options *o)
+static int likeliest(const float *logits, int vocab)
 {
-    if (!o->text) usage_error("eval ppl needs --text FILE");
+    int best = 0;
+    for (int i = 1; i < vocab; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+// Kullback and Leibler's divergence of softmax(logits) from softmax(reference), in nats.
+static double divergence(const float *reference, const float *logits, int vocab)
+{
+    double p = log_sum(reference, vocab), q = log_sum(logits, vocab), sum = 0;
+    for (int i = 0; i < vocab; i++) {
+        double log_p = (double)reference[i] - p;
+        sum += exp(log_p) * (log_p - ((double)logits[i] - q));
+    }
+    return sum;
+}
+
+// ppl: how likely the text is. kl: how far what the cache's bits make of the model is from what it
+// is with a cache of 16 bits.
+static int evaluate_text(const Options *o, int kl)
+{
+    if (!o->text) usage_error("eval needs --text FILE");
     Tokens *t = open_tokens();
     Error err;
     size_t bytes;
@@ -233,11 +253,16 @@ static int eval_ppl(const Options *o)
     Options sized = *o;
     sized.max_context = context;
     int chunk = limit_rows(o->chunk && o->chunk < context ? o->chunk : context);
-    Model model = open_model(&sized, chunk, chunk, 0);
+    Model model = open_model(&sized, chunk, chunk, 0), reference = {0};
     map_pages(&model);
+    sized.key_bits = sized.value_bits = 16;
+    if (kl) {
+        reference = open_model(&sized, chunk, chunk, 0);
+        map_pages(&reference);
+    }
     int32_t *window = malloc(4 * (size_t)context);
     if (!window) fail("out of memory");
-    double sum = 0;
+    double sum = 0, kl_sum = 0, same = 0;
     for (size_t w = 0; w < windows; w++) {
         window[0] = bos;
         memcpy(window + 1, ids.id + w * (size_t)(context - 1), 4 * (size_t)(context - 1));
@@ -245,29 +270,41 @@ static int eval_ppl(const Options *o)
             int rows = context - 1 - from < chunk ? context - 1 - from : chunk;
             run_rows(&model, window, from, rows);
             const float *logits = device_logits(model.device);
-            for (int i = 0; i < rows; i++)
-                sum += negative_log(logits + (size_t)i * (size_t)m->vocab, m->vocab,
-                                    window[from + i + 1]);
+            const float *expected = NULL;
+            if (kl)
+                run_rows(&reference, window, from, rows),
+                    expected = device_logits(reference.device);
+            for (int i = 0; i < rows; i++, logits += m->vocab) {
+                sum += log_sum(logits, m->vocab) - (double)logits[window[from + i + 1]];
+                if (!kl) continue;
+                kl_sum += divergence(expected, logits, m->vocab);
+                same += likeliest(expected, m->vocab) == likeliest(logits, m->vocab);
+                expected += m->vocab;
+            }
         }
         if (isatty(2)) fprintf(stderr, "\r%zu / %zu windows", w + 1, windows);
     }
     if (isatty(2)) fputc('\n', stderr);
     double tokens = (double)windows * (context - 1), nll = sum / tokens;
     if (!isfinite(nll)) fail("the logits are not numbers");
-    if (o->json)
-        printf("{\"nll\": %.8f, \"ppl\": %.8f, \"tokens\": %.0f}\n", nll, exp(nll), tokens);
-    else
-        printf("nll %.6f\nppl %.6f\ntokens %.0f\n", nll, exp(nll), tokens);
+    const char *form = o->json ? "{\"nll\": %.8f, \"ppl\": %.8f, \"tokens\": %.0f}\n"
+                               : "nll %.6f\nppl %.6f\ntokens %.0f\n";
+    if (kl)
+        form = o->json ? "{\"kl\": %.8f, \"top1\": %.6f, \"tokens\": %.0f}\n"
+                       : "kl %.6f\ntop1 %.4f\ntokens %.0f\n";
+    printf(form, kl ? kl_sum / tokens : nll, kl ? same / tokens : exp(nll), tokens);
     free(window);
     free(ids.id);
     close_model(&model);
+    if (kl) close_model(&reference);
     tokens_close(t);
     return 0;
 }
 
 int command_eval(const Options *o)
 {
-    if (strcmp(o->arguments[0], "ppl") == 0) return eval_ppl(o);
-    if (strcmp(o->arguments[0], "kl") == 0) fail("eval kl is not there yet");
-    usage_error("eval %s: expected ppl", o->arguments[0]);
+    int kl = strcmp(o->arguments[0], "kl") == 0;
+    if (!kl && strcmp(o->arguments[0], "ppl") != 0)
+        usage_error("eval %s: expected ppl or kl", o->arguments[0]);
+    return evaluate_text(o, kl);
 }

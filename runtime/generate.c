@@ -24,7 +24,8 @@ int generator_open(Generator *g, Device *d, const DeviceOptions *o, const Tokens
     g->drawn = calloc((size_t)o->max_sequences, sizeof *g->drawn);
     g->border = calloc((size_t)o->max_context + 1, sizeof *g->border);
     if (!g->running || !g->drawn || !g->border) return error_set(err, "out of memory");
-    g->stats.pages = o->pages;
+    g->stats.pages = o->pages[POOL_ALL];
+    g->stats.host_pages = o->host_pages[POOL_ALL];
     return batch_open(&g->batch, d, o, err);
 }
 
@@ -62,7 +63,8 @@ void job_close(Job *job)
 int generator_check(const Generator *g, const Job *job, Error *err)
 {
     const DeviceOptions *o = &g->batch.options;
-    int64_t cache = (int64_t)o->pages * PAGE, all = (int64_t)job->prompt_count + job->max_tokens;
+    int64_t cache = (int64_t)o->pages[POOL_ALL] * PAGE,
+            all = (int64_t)job->prompt_count + job->max_tokens;
     if (all > o->max_context)
         return error_set(err,
                          "This model's maximum context length is %d tokens. However, you requested "
@@ -465,6 +467,7 @@ int generator_step(Generator *g)
     if (drawn < 0) return 0;
     pthread_mutex_lock(&g->lock);
     g->stats.pages_used = batch_pages_used(&g->batch);
+    g->stats.pages_restored = g->batch.restored;
     for (int i = 0; i < drawn; i++) {
         Job *job = g->running[g->drawn[i].sequence];
         size_t decided = job->decided;

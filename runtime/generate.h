@@ -77,7 +77,7 @@ struct Job {
 
 typedef struct {
     uint64_t requests, prompt_tokens, reused_tokens, drawn_tokens, cancelled, failed;
-    int queued, running, pages_used, pages;
+    int queued, running, pages_used, host_pages, pages_restored, pages;
     double first_token_seconds, token_seconds; // sums, over so many:
     uint64_t first_tokens, token_gaps;
     double queue_seconds;

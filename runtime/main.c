@@ -18,7 +18,7 @@ static void print_usage(FILE *out)
           "  tokenize           text on stdin to ids, or the other way\n"
           "  template           JSON {messages, tools, ...} on stdin to the prompt\n"
           "  logits --ids LIST -o FILE\n"
-          "  eval ppl --text FILE\n"
+          "  eval ppl|kl --text FILE\n"
           "  verify             read all weights and compare their hash\n"
           "  selftest           one pass, checked for what every model must do\n"
           "  --version, --licenses\n"

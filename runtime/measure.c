@@ -37,14 +37,15 @@ static uint64_t pass_bytes(void)
     return m->weights_bytes - 2 * (uint64_t)m->vocab * (uint64_t)m->dim - skipped;
 }
 
-static uint64_t cache_bytes(int context)
+static uint64_t cache_bytes(const DeviceOptions *o, int context)
 {
     const ModelInfo *m = &model_info;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, row = CACHE_ROW_BYTES(m->head_dim, o->key_bits) +
+                              CACHE_ROW_BYTES(m->head_dim, o->value_bits);
     for (int l = 0; l < m->layers; l++) {
         int window = m->layer_table[l].window;
         int seen = window && window < context ? window : context;
-        bytes += 4 * (uint64_t)m->layer_table[l].kv_heads * (uint64_t)m->head_dim * (uint64_t)seen;
+        bytes += row * (uint64_t)m->layer_table[l].kv_heads * (uint64_t)seen;
     }
     return bytes + 2 * m->state_bytes; // read and written
 }
@@ -153,7 +154,8 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
         if (i >= 0) times[i] = seconds() - start;
     }
     double t = median(times, gen);
-    double bytes = (double)pass_bytes() + (double)batch * (double)cache_bytes(context);
+    double bytes =
+        (double)pass_bytes() + (double)batch * (double)cache_bytes(&b->model.options, context);
     print_row(b, "decode", batch, context, batch / t, bytes / t);
     for (int i = 0; i < batch; i++) batch_retire(&b->batcher, i);
     free(drawn);

@@ -1,6 +1,7 @@
 // Parses the command line and opens what it asks for.
 #include "options.h"
 #include "gpu.h"
+#include "pools.h"
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -79,6 +80,17 @@ static void parse_device(Options *o, const char *option, const char *text)
     }
 }
 
+// " 16 8 4"
+static const char *cache_bits_list(void)
+{
+    static char text[64];
+    int n = 0;
+    for (int bits = 16; bits > 1; bits--)
+        if (model_info.cache_bits >> bits & 1)
+            n += snprintf(text + n, sizeof text - (size_t)n, " %d", bits);
+    return text;
+}
+
 static const char *const mode_names[] = {
     [MODE_PERSISTENT] = "persistent", [MODE_GRAPH] = "graph", [MODE_STEPS] = "steps"};
 
@@ -89,6 +101,31 @@ static void parse_mode(Options *o, const char *option, const char *text)
     if (mode > MODE_STEPS) usage_error("%s %s: expected persistent, graph or steps", option, text);
     o->mode = (LaunchMode)mode;
     o->mode_given = 1;
+}
+
+static void parse_cache_bits(Options *o, const char *option, const char *text)
+{
+    int bits[32], count = whole_list(option, text, 2, 16, bits);
+    if (count > 2) usage_error("%s %s: expected the bits of keys and of values", option, text);
+    o->key_bits = bits[0];
+    o->value_bits = bits[count - 1];
+    for (int i = 0; i < count; i++)
+        if (!(model_info.cache_bits >> bits[i] & 1))
+            usage_error("%s %s: this program was built for%s", option, text, cache_bits_list());
+}
+
+// A number of bytes, perhaps as 512M or 8G.
+static void parse_host_cache(Options *o, const char *option, const char *text)
+{
+    char number[32];
+    size_t n = strlen(text);
+    uint64_t unit = 1;
+    snprintf(number, sizeof number, "%s", text);
+    if (n > 1 && n < sizeof number && strchr("KMG", text[n - 1])) {
+        unit = text[n - 1] == 'K' ? 1 << 10 : text[n - 1] == 'M' ? 1 << 20 : 1 << 30;
+        number[n - 1] = 0;
+    }
+    o->host_cache = unit * (uint64_t)whole(option, number, 0, INT64_MAX >> 30);
 }
 
 static void parse_contexts(Options *o, const char *option, const char *text)
@@ -211,7 +248,10 @@ static const struct {
      "of all sequences; default: one full context, or 32768 if that is more"},
     {"--saved-states", "N", OPENERS | INFO, WHOLE, AT(saved_states), 1, 1 << 16, 0,
      "of recurrent layers, beside those of the sequences; default: two for each"},
-    {"--cache-bits", "B", OPENERS | INFO, WHOLE, AT(cache_bits), 16, 16, 0, "default 16"},
+    {"--host-cache", "BYTES", WRITERS | INFO, OTHER, 0, 0, 0, parse_host_cache,
+     "of host memory for what the GPU's cache has no room for, as 8G; default 0"},
+    {"--cache-bits", "K[,V]", OPENERS | INFO, OTHER, 0, 0, 0, parse_cache_bits,
+     "of keys, and of values where they differ; 2 to 8, or 16, the default"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
      "prompt tokens in one pass; default 512, on CUDA 2048"},
     {"--mode", "persistent|graph|steps", OPENERS, OTHER, 0, 0, 0, parse_mode,
@@ -341,6 +381,10 @@ void print_config(const Options *o)
             printf("%s = cuda:%d\n", name, o->ordinal);
         else if (rows[i].parse == parse_device && o->device_given)
             printf("%s = cpu\n", name);
+        else if (rows[i].parse == parse_cache_bits)
+            printf("%s = %d,%d\n", name, o->key_bits, o->value_bits);
+        else if (rows[i].parse == parse_host_cache)
+            printf("%s = %llu\n", name, (unsigned long long)o->host_cache);
         else if (rows[i].parse == parse_mode && o->mode_given)
             printf("%s = %s\n", name, mode_names[o->mode]);
         else
@@ -380,7 +424,8 @@ Options parse_options(int argc, char **argv, int first, const char *name, Comman
                               .top_k = -1,
                               .n = -1,
                               .gen = 64,
-                              .cache_bits = 16,
+                              .key_bits = 16,
+                              .value_bits = 16,
                               .context = 512,
                               .host = "127.0.0.1",
                               .port = 8080,
@@ -406,6 +451,29 @@ Options parse_options(int argc, char **argv, int first, const char *name, Comman
 
 // --- model ---------------------------------------------------------------------------------------
 
+// No more than what other layers keep.
+static int window_pages(const DeviceOptions *d)
+{
+    int window;
+    if (!pool_layers(&model_info, POOL_WINDOW, &window)) return 0;
+    int64_t pages = WINDOW_PAGES((int64_t)window, d->max_sequences, d->max_rows);
+    return pages < d->pages[POOL_ALL] ? (int)pages : d->pages[POOL_ALL];
+}
+
+// In the proportions of the first level.
+static void divide_host_cache(DeviceOptions *d, uint64_t bytes)
+{
+    double all = 0;
+    for (int pool = 0; pool < POOLS; pool++)
+        all += (double)d->pages[pool] * page_bytes(&model_info, pool, d->key_bits, d->value_bits);
+    for (int pool = 0; pool < POOLS; pool++) {
+        double pages = (double)bytes / all * d->pages[pool];
+        d->host_pages[pool] = pages > INT32_MAX ? INT32_MAX : (int)pages;
+    }
+    if (!d->host_pages[POOL_ALL])
+        usage_error("--host-cache %llu: less than one page", (unsigned long long)bytes);
+}
+
 DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_outputs,
                            int keep_hidden)
 {
@@ -422,6 +490,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                        .ordinal = o->ordinal,
                        .threads = o->threads,
                        .mode = o->mode,
+                       .key_bits = o->key_bits,
+                       .value_bits = o->value_bits,
                        .trace = o->trace != NULL,
                        .keep_hidden = keep_hidden};
     d.max_context = context;
@@ -429,9 +499,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     d.max_sequences = batch;
     int64_t pages = o->cache_tokens ? ((int64_t)o->cache_tokens + PAGE - 1) / PAGE
                                     : (int64_t)d.pages_per_sequence * batch;
-    d.pages = pages > INT32_MAX ? INT32_MAX : (int)pages;
-    if (m->state_bytes)
-        d.states = batch + (o->saved_states ? o->saved_states : 2 * batch);
+    d.pages[POOL_ALL] = pages > INT32_MAX ? INT32_MAX : (int)pages;
+    if (m->state_bytes) d.states = batch + (o->saved_states ? o->saved_states : 2 * batch);
     d.max_rows = max_rows ? max_rows : o->chunk ? o->chunk : cuda ? 2048 : 512;
     if (o->deterministic && d.max_rows % PAGE)
         usage_error("%s %d: with --deterministic a multiple of %d", option_name("--chunk"),
@@ -440,6 +509,11 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     if (o->deterministic && d.max_rows > PAGE) d.max_rows -= d.max_rows % PAGE;
     if (d.max_rows < batch) d.max_rows = batch;
     d.max_outputs = max_outputs ? max_outputs : batch;
+    d.pages[POOL_WINDOW] = window_pages(&d);
+    if (o->host_cache && !cuda) usage_error("--host-cache goes with --device cuda");
+    if (o->host_cache && m->state_bytes)
+        usage_error("--host-cache: %s has recurrent layers, whose states stay on the GPU", m->name);
+    if (o->host_cache) divide_host_cache(&d, o->host_cache);
     return d;
 }
 
@@ -448,8 +522,8 @@ uint64_t memory_bytes(const DeviceOptions *o)
     const ModelInfo *m = &model_info;
     uint64_t rows = (uint64_t)o->max_rows, outputs = (uint64_t)o->max_outputs;
     uint64_t bytes = m->weights_bytes;
-    bytes += (uint64_t)o->pages * PAGE * (uint64_t)m->cache_layers * 4 * (uint64_t)m->kv_heads *
-             (uint64_t)m->head_dim;
+    for (int pool = 0; pool < POOLS; pool++)
+        bytes += (uint64_t)o->pages[pool] * page_bytes(m, pool, o->key_bits, o->value_bits);
     bytes += (uint64_t)o->states * m->state_bytes;
     bytes += 4 * rows *
              (uint64_t)(m->dim + m->y_dim + 2 * m->heads * m->head_dim + hidden_width(m) +

@@ -23,7 +23,9 @@ typedef struct {
     const char *trace; // file
     int mode_given;
     // limits
-    int max_context, max_batch, cache_tokens, saved_states, cache_bits, chunk, deterministic;
+    uint64_t host_cache; // bytes
+    int max_context, max_batch, cache_tokens, saved_states, key_bits, value_bits, chunk,
+        deterministic;
     // text and sampling; NAN and -1 mean not given
     const char *prompt, *ids, *output, *text, *system;
     const char *stop[16];

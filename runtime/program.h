@@ -54,6 +54,8 @@ typedef struct {
     int gated_attention;  // 1: the product of q also gives gates
     int experts, active_experts, expert_dim, shared_dim; // 0 experts: no routed layer
     int max_context, max_batch; // the build's upper limits
+    int window_layers;          // those in POOL_WINDOW
+    uint32_t cache_bits;        // bit b: keys and values can be stored in b bits
     uint64_t parameters;
     double bits; // per weight, over the decoder's linear layers
     uint64_t weights_bytes;

@@ -1,5 +1,6 @@
 // The commands about the program itself: info, verify, selftest.
 #include "options.h"
+#include "pools.h"
 #include <elf.h>
 #include <jansson.h>
 #include <link.h>
@@ -42,13 +43,17 @@ static void glibc_min(char *out, size_t room)
 
 static void print_bytes(const char *what, uint64_t bytes)
 {
-    if (bytes >= 1u << 30) printf("%-22s %.2f GiB\n", what, (double)bytes / (1u << 30));
-    else if (bytes >= 1u << 20) printf("%-22s %.1f MiB\n", what, (double)bytes / (1u << 20));
-    else printf("%-22s %llu bytes\n", what, (unsigned long long)bytes);
+    if (bytes >= 1u << 30)
+        printf("%-22s %.2f GiB\n", what, (double)bytes / (1u << 30));
+    else if (bytes >= 1u << 20)
+        printf("%-22s %.1f MiB\n", what, (double)bytes / (1u << 20));
+    else
+        printf("%-22s %llu bytes\n", what, (unsigned long long)bytes);
 }
 
 // What info prints, for programs.
-static void print_info_json(const DeviceOptions *sizes, uint64_t cache, const char *glibc)
+static void print_info_json(const DeviceOptions *sizes, uint64_t cache, uint64_t windows,
+                            uint64_t host, const char *glibc)
 {
     const ModelInfo *m = &model_info;
     json_t *sm = json_array(), *targets = json_array();
@@ -56,18 +61,19 @@ static void print_info_json(const DeviceOptions *sizes, uint64_t cache, const ch
         if (i->sm) json_array_append_new(sm, json_integer(i->sm));
     if (m->cpu) json_array_append_new(targets, json_string("cpu"));
     if (m->images) json_array_append_new(targets, json_string("cuda"));
-    json_t *info = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model", m->name,
-        "architecture", m->architecture, "build", m->build_id, "exlc", m->exlc_version,
-        "parameters", (json_int_t)m->parameters, "bits", m->bits, "layers", m->layers, "dim",
-        m->dim, "heads", m->heads, "kv_heads", m->kv_heads, "head_dim", m->head_dim, "ffn_dim",
-        m->ffn_dim, "vocab", m->vocab);
+    json_t *info =
+        json_pack("{s:s, s:s, s:s, s:s, s:I, s:f, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "model",
+                  m->name, "architecture", m->architecture, "build", m->build_id, "exlc",
+                  m->exlc_version, "parameters", (json_int_t)m->parameters, "bits", m->bits,
+                  "layers", m->layers, "dim", m->dim, "heads", m->heads, "kv_heads", m->kv_heads,
+                  "head_dim", m->head_dim, "ffn_dim", m->ffn_dim, "vocab", m->vocab);
     json_t *needs = json_pack(
-        "{s:o, s:o, s:i, s:i, s:I, s:I, s:I, s:i, s:i, s:i, s:I, s:s?, s:s}", "targets", targets,
-        "sm", sm, "max_context", m->max_context, "max_batch", m->max_batch, "weights_bytes",
-        (json_int_t)m->weights_bytes, "cache_bytes_per_token", (json_int_t)cache,
-        "state_bytes_per_sequence", (json_int_t)m->state_bytes, "context", sizes->max_context,
-        "batch", sizes->max_sequences, "cache_tokens", sizes->pages * PAGE, "memory_bytes",
+        "{s:o, s:o, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:I, s:s?, s:s}", "targets",
+        targets, "sm", sm, "max_context", m->max_context, "max_batch", m->max_batch,
+        "weights_bytes", (json_int_t)m->weights_bytes, "cache_bytes_per_token", (json_int_t)cache,
+        "window_bytes", (json_int_t)windows, "state_bytes_per_sequence", (json_int_t)m->state_bytes,
+        "host_cache_bytes", (json_int_t)host, "context", sizes->max_context, "batch",
+        sizes->max_sequences, "cache_tokens", sizes->pages[POOL_ALL] * PAGE, "memory_bytes",
         (json_int_t)memory_bytes(sizes), "driver_min", m->driver_min, "glibc_min", glibc);
     json_object_update(info, needs);
     if (json_dumpf(info, stdout, JSON_REAL_PRECISION(4)) != 0) fail("out of memory");
@@ -82,12 +88,19 @@ int command_info(const Options *o)
     int cuda = o->device_given ? o->cuda : m->images != NULL;
     if (cuda && !m->images) fail("this program was built without the CUDA target");
     DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, 0);
-    uint64_t cache = (uint64_t)m->cache_layers * 4 * (uint64_t)m->kv_heads * (uint64_t)m->head_dim;
+    uint64_t cache = cache_token_bytes(m, POOL_ALL, sizes.key_bits, sizes.value_bits);
+    int window, windowed = pool_layers(m, POOL_WINDOW, &window);
+    uint64_t windows = (uint64_t)sizes.pages[POOL_WINDOW] *
+                       page_bytes(m, POOL_WINDOW, sizes.key_bits, sizes.value_bits),
+             host = 0;
+    for (int pool = 0; pool < POOLS; pool++)
+        host += (uint64_t)sizes.host_pages[pool] *
+                page_bytes(m, pool, sizes.key_bits, sizes.value_bits);
     uint64_t memory = memory_bytes(&sizes);
     char glibc[32], sms[128] = "", *p = sms;
     glibc_min(glibc, sizeof glibc);
     if (o->json) {
-        print_info_json(&sizes, cache, glibc);
+        print_info_json(&sizes, cache, windows, host, glibc);
         return 0;
     }
     for (const GpuImage *i = m->images; i && i->image; i++)
@@ -100,18 +113,30 @@ int command_info(const Options *o)
            "shape", m->layers, m->dim, m->heads, m->head_dim, m->kv_heads, m->ffn_dim, m->vocab);
     printf("%-22s %d tokens, %d sequences\n", "limits", m->max_context, m->max_batch);
     print_bytes("weights", m->weights_bytes);
-    printf("%-22s %llu bytes\n", "cache per token", (unsigned long long)cache);
+    printf("%-22s %llu bytes, keys in %d bits, values in %d\n", "cache per token",
+           (unsigned long long)cache, sizes.key_bits, sizes.value_bits);
     if (m->state_bytes) {
         print_bytes("state per sequence", m->state_bytes);
         printf("%-22s %d for sequences, %d saved\n", "states", sizes.max_sequences,
                sizes.states - sizes.max_sequences);
     }
-    printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages * PAGE,
+    printf("%-22s %d tokens for %d sequences of up to %d\n", "cache", sizes.pages[POOL_ALL] * PAGE,
            sizes.max_sequences, sizes.max_context);
+    if (windowed) {
+        printf("%-22s of %d tokens in %d layers, %d tokens are kept for all\n", "windows", window,
+               windowed, sizes.pages[POOL_WINDOW] * PAGE);
+        print_bytes("", windows);
+    }
+    if (host) {
+        printf("%-22s %d tokens in host memory\n", "second level",
+               sizes.host_pages[POOL_ALL] * PAGE);
+        print_bytes("host memory", host);
+    }
     print_bytes(cuda ? "GPU memory" : "memory", memory);
     printf("%-22s %s%s%s\n", "targets", m->cpu ? "cpu" : "", m->cpu && m->images ? ", " : "",
            m->images ? "cuda" : "");
-    if (m->images) printf("%-22s %s; driver %s or later\n", "compute capabilities", sms, m->driver_min);
+    if (m->images)
+        printf("%-22s %s; driver %s or later\n", "compute capabilities", sms, m->driver_min);
     printf("%-22s glibc %s or later\n", "needs", glibc);
     return 0;
 }
@@ -138,7 +163,7 @@ int command_selftest(const Options *o)
     int rows = m->max_context < ROWS ? m->max_context : ROWS;
     sized.max_context = rows;
     Model model = open_model(&sized, rows, rows, 0);
-    device_set_page(model.device, 0, 0, 0);
+    device_map_pages(model.device);
     int32_t token[ROWS], position[ROWS], sequence[ROWS] = {0}, output[ROWS];
     for (int i = 0; i < rows; i++) {
         token[i] = (int32_t)((1 + 7919LL * i) % m->vocab);
@@ -153,12 +178,21 @@ int command_selftest(const Options *o)
         for (int from = 0, n; from < rows; from += n) {
             n = round < 2 ? rows : 1;
             Segment segment = {0, n, 0, from};
-            Batch b = {.rows = n, .segments = 1, .outputs = n, .token = token + from,
-                       .position = position + from, .sequence = sequence, .output = output,
+            Batch b = {.rows = n,
+                       .segments = 1,
+                       .outputs = n,
+                       .token = token + from,
+                       .position = position + from,
+                       .sequence = sequence,
+                       .output = output,
                        .segment = &segment};
             // Single rows draw, so that on a GPU they are replayed from a graph, greedily and not.
-            Sampling draw = {.temperature = from % 2 ? 1.0f : 0, .top_k = 20, .top_p = 0.9f,
-                             .min_p = 0.01f, .seed = 1, .draw = (uint64_t)from};
+            Sampling draw = {.temperature = from % 2 ? 1.0f : 0,
+                             .top_k = 20,
+                             .top_p = 0.9f,
+                             .min_p = 0.01f,
+                             .seed = 1,
+                             .draw = (uint64_t)from};
             device_forward(model.device, &b, n == 1 ? &draw : NULL);
             if (n == 1 && device_tokens(model.device)[0] < 0)
                 fail("selftest: a drawn token is not in the vocabulary");

@@ -249,7 +249,7 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
 static int fit_job(const Api *api, Job *job, const TokenList *prompt, const char *name, Refusal *r)
 {
     const Generator *g = api->generator;
-    int context = g->batch.max_context, cache = g->batch.options.pages * PAGE;
+    int context = g->batch.max_context, cache = g->batch.options.pages[POOL_ALL] * PAGE;
     int room = context < cache ? context : cache;
     if (!prompt->count)
         return refusal_set(r, 400, name, "the prompt has no tokens, and the tokenizer adds none");

@@ -187,9 +187,9 @@ int command_run(const Options *o)
     if (!sized.max_context) sized.max_context = (int)ids.count + n;
     Writer w;
     open_writer(&w, &sized, t);
-    if (((int)ids.count + n + PAGE - 1) / PAGE > w.model.options.pages)
+    if (((int)ids.count + n + PAGE - 1) / PAGE > w.model.options.pages[POOL_ALL])
         fail("%zu prompt tokens and %d new ones do not fit %d tokens of cache", ids.count, n,
-             w.model.options.pages * PAGE);
+             w.model.options.pages[POOL_ALL] * PAGE);
 
     Job job;
     Speech speech;
@@ -248,7 +248,7 @@ int command_serve(const Options *o)
         fail("%s", err.text);
     fprintf(stderr, "%s on %s: %d sequences of up to %d tokens, %d tokens of cache\n",
             model_info.name, device_name(w.model.device), w.model.options.max_sequences,
-            w.model.options.max_context, w.model.options.pages * PAGE);
+            w.model.options.max_context, w.model.options.pages[POOL_ALL] * PAGE);
     int status = server_run(o, &api);
     api_close(&api);
     close_writer(&w);

@@ -20,6 +20,7 @@
 #define ROPE_FACTOR 1.0f        // on cosine and sine
 #define MAX_CONTEXT 4096        // --max-context
 #define MAX_BATCH 16            // --max-batch
+#define QUANTIZED_CACHE 1       // --cache-bits
 
 // Radians per position of each rotating pair, ROPE_DIM / 2 of them.
 #define ROPE_INVERSE \

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The CPU and CUDA must draw the same greedy 64 tokens, ten prompts; where they part, the two best
 # logits must be closer than the accuracy that CUDA promises (3e-2 of the rms at one position).
+# And a cache of few bits must change as much on both, in prompts and token by token.
 #   tests/agree.sh BUILDDIR PROGRAM      PROGRAM: the bundled model, compiled for cpu,cuda
 set -u
 build=$1 program=$2
@@ -46,5 +47,18 @@ The album was released in
 Mathematics is the study of
 The village has a population of
 P
+kl() { "$program" eval kl --text tests/data/wiki.txt --windows 2 --cache-bits $1 --chunk $2 --device $3 | sed -n 's/^kl //p'; }
+for bits in 8 7,5 4 6,3 2; do
+    cpu=$(kl $bits 512 cpu)
+    for chunk in 512 1; do
+        gpu=$(kl $bits $chunk cuda)
+        if awk -v a="$cpu" -v b="$gpu" 'BEGIN { d = a - b; exit !(a > 0 && b > 0 && d * d < 0.04 * a * a + 1e-9) }'; then
+            passed=$((passed + 1))
+        else
+            echo "--cache-bits $bits, chunks of $chunk: kl $gpu, on the CPU $cpu"
+            failed=$((failed + 1))
+        fi
+    done
+done
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" -eq 0 ]

@@ -161,7 +161,17 @@ mkfifo "$work/pipe"
 refuses 1 "no regular file" $program logits --ids 1 -o "$work/pipe" --device cpu
 check "the program has a version" sh -c "$program --version | grep -q exlc"
 refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-tokens 256 --device cpu
-refuses 2 "from 16 to 16" $program bench --cache-bits 4
+refuses 2 "built for 16 8 7" $program bench --cache-bits 9
+refuses 2 "bits of keys and of values" $program run -p x --cache-bits 8,8,8
+refuses 2 "goes with --device cuda" $program run -p x --host-cache 1G --device cpu
+refuses 2 "whole number" $program run -p x --host-cache 1T --device cpu
+refuses 2 "16 and 2 to 8" $build/exlc build examples/wikilm -o "$work/x" --cache-bits 8,9
+check "info follows --cache-bits" sh -c "$program info --json --device cpu --cache-bits 8,4 |
+    grep -q '\"cache_bytes_per_token\": 2496'"
+kl() { $program eval kl --text tests/data/wiki.txt --windows 2 --device cpu --cache-bits $1 | sed -n 's/^kl //p'; }
+check "a cache of 16 bits changes nothing" [ "$(kl 16)" = 0.000000 ]
+check "8 bits change little, 4 more" sh -c "echo $(kl 8) $(kl 8,4) $(kl 4) |
+    awk '{ exit !(\$1 < 1e-4 && \$1 < \$2 && \$2 < \$3 && \$3 < 0.03) }'"
 check "bench reads several prompts before it decodes" sh -c "timeout 60 $program bench --prompt 8 --batch 3 \
     --context 90 --gen 2 --chunk 16 --device cpu | grep -q '^decode.*batch   3  context     90'"
 printf 'port = 99\n[section]\n# nothing\ncors = "*"\nmax-queue = 7\n' >"$work/config"
@@ -195,6 +205,8 @@ text='The city of Paris'
 greedy=$($program run -p "$text" -n 24 --device cpu)
 check "greedy repeats" [ "$greedy" = "$($program run -p "$text" -n 24 --device cpu)" ]
 check "threads do not matter" [ "$greedy" = "$($program run -p "$text" -n 24 --device cpu --threads 1)" ]
+check "chunks do not matter in 5 bits" [ "$($program run -p "$text" -n 24 --device cpu --cache-bits 5)" = \
+    "$($program run -p "$text" -n 24 --device cpu --cache-bits 5 --chunk 2)" ]
 check "chunks do not matter" [ "$greedy" = "$($program run -p "$text" -n 24 --device cpu --chunk 2)" ]
 for set in avx2 generic; do
     check "$set writes the same" [ "$greedy" = "$(EXLC_CPU=$set $program run -p "$text" -n 24 --device cpu)" ]

@@ -31,11 +31,30 @@ ALWAYS float sink_of(const State *s, const Layer *layer, int head)
 
 #define HEAD_VECTORS ((HEAD_DIM + FLOATS - 1) / FLOATS)
 
-// One row and group. Keys in blocks of KEYS, aligned, so that a block lies in one page.
-ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row, int group)
+// Working memory, in Worker.local: of few rows k and v where the cache is quantized, of many all.
+typedef struct {
+    float q[HEAD_DIM_PADDED][QUERIES]; // queries, scaled
+    float a[HEAD_DIM_PADDED][QUERIES]; // weighted sums of values
+    float k[KEYS][HEAD_DIM_PADDED];
+    float v[KEYS][HEAD_DIM_PADDED];
+    float score[KEYS][QUERIES];
+    float most[QUERIES], total[QUERIES];
+    int32_t low[QUERIES], high[QUERIES]; // positions that a query sees
+} Attention;
+
+// Channels i .. of row j of a block: where it is fp16, else from `expanded`.
+ALWAYS Floats row_part(const uint16_t *halves, const float expanded[][HEAD_DIM_PADDED], int j,
+                       int i)
 {
-    const int kv_head = kv_head_of(layer, group);
-    const int l = layer->kept, position = b->position[row];
+    return halves ? load_halves_part(halves + j * HEAD_DIM + i, HEAD_DIM - i)
+                  : load(expanded[j] + i);
+}
+
+// One row and group. Keys in blocks of KEYS, aligned, so that a block lies in one page.
+ALWAYS void attend_one(const State *s, const Batch *b, const Layer *layer, int row, int group,
+                       bool quantized, Attention *t)
+{
+    const int kv_head = kv_head_of(layer, group), position = b->position[row];
     const float *from = s->q + (size_t)row * Q_WIDTH + group * GROUP * HEAD_DIM;
     Floats q[GROUP][HEAD_VECTORS], sum[GROUP][HEAD_VECTORS];
     float most[GROUP], total[GROUP];
@@ -53,15 +72,21 @@ ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row
     int key = first_key(layer, position);
     while (key <= position) {
         const int n = SMALLER(KEYS - key % KEYS, position + 1 - key);
-        const uint16_t *k = cache_at(s, b, l, 0, b->sequence[row], kv_head, key);
-        const uint16_t *v = cache_at(s, b, l, 1, b->sequence[row], kv_head, key);
+        const uint16_t *k, *v;
+        if (quantized) {
+            k = cache_rows(s, b, layer, 0, b->sequence[row], kv_head, key, n, t->k);
+            v = cache_rows(s, b, layer, 1, b->sequence[row], kv_head, key, n, t->v);
+        } else {
+            k = cache_halves(s, b, layer, 0, b->sequence[row], kv_head, key);
+            v = cache_halves(s, b, layer, 1, b->sequence[row], kv_head, key);
+        }
         float score[GROUP][KEYS];
         for (int j = 0; j < n; j++) {
             Floats dot[GROUP];
             for (int g = 0; g < GROUP; g++) dot[g] = (Floats){0};
             UNROLL for (int i = 0; i < HEAD_VECTORS; i++)
             {
-                Floats x = load_halves_part(k + j * HEAD_DIM + i * FLOATS, HEAD_DIM - i * FLOATS);
+                Floats x = row_part(k, t->k, j, i * FLOATS);
                 for (int g = 0; g < GROUP; g++) dot[g] += q[g][i] * x;
             }
             for (int g = 0; g < GROUP; g++) score[g][j] = sum_lanes(dot[g]);
@@ -87,7 +112,7 @@ ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row
         }
         for (int j = 0; j < n; j++) UNROLL for (int i = 0; i < HEAD_VECTORS; i++)
             {
-                Floats x = load_halves_part(v + j * HEAD_DIM + i * FLOATS, HEAD_DIM - i * FLOATS);
+                Floats x = row_part(v, t->v, j, i * FLOATS);
                 for (int g = 0; g < GROUP; g++) sum[g][i] += score[g][j] * x;
             }
         key += n;
@@ -100,25 +125,24 @@ ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row
             int n = SMALLER(FLOATS, HEAD_DIM - i * FLOATS);
             memcpy(to + g * HEAD_DIM + i * FLOATS, &result, (size_t)n * sizeof *to);
         }
+    for (int g = 0; quantized && g < GROUP; g++) turn_output(s, to + g * HEAD_DIM);
 }
 
-// Working memory of many rows, in Worker.local.
-typedef struct {
-    float q[HEAD_DIM_PADDED][QUERIES]; // queries, scaled
-    float a[HEAD_DIM_PADDED][QUERIES]; // weighted sums of values
-    float k[KEYS][HEAD_DIM_PADDED];
-    float v[KEYS][HEAD_DIM_PADDED];
-    float score[KEYS][QUERIES];
-    float most[QUERIES], total[QUERIES];
-    int32_t low[QUERIES], high[QUERIES]; // positions that a query sees
-} Attention;
+ONCE void attend_row(const State *s, const Batch *b, const Layer *layer, int row, int group,
+                     Attention *t)
+{
+    if (KEY_BITS(s) < 16 || VALUE_BITS(s) < 16)
+        attend_one(s, b, layer, row, group, true, t);
+    else
+        attend_one(s, b, layer, row, group, false, t);
+}
 
 // Rows row .. row+rows-1 of a segment, heads first_head .. first_head+heads-1 of one group.
 ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int row, int rows,
                       int group, int first_head, int heads, Attention *t)
 {
     const int kv_head = kv_head_of(layer, group);
-    const int l = layer->kept, sequence = b->sequence[row];
+    const int sequence = b->sequence[row];
     const int first = b->position[row], last = b->position[row + rows - 1];
     for (int i = 0; i < QUERIES; i++) {
         int r = i / heads < rows ? i / heads : rows - 1, h = first_head + i % heads;
@@ -135,18 +159,20 @@ ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int ro
         // Only positions that some row sees are read; the cache holds nothing yet beyond `last`.
         const int begin = LARGER(first_key(layer, first) - key, 0);
         const int end = SMALLER(KEYS, last + 1 - key);
-        const uint16_t *k = cache_at(s, b, l, 0, sequence, kv_head, key);
-        const uint16_t *v = cache_at(s, b, l, 1, sequence, kv_head, key);
+        const uint16_t *k =
+            cache_rows(s, b, layer, 0, sequence, kv_head, key + begin, end - begin, t->k + begin);
+        const uint16_t *v =
+            cache_rows(s, b, layer, 1, sequence, kv_head, key + begin, end - begin, t->v + begin);
         memset(t->score, 0, sizeof t->score);
         for (int j = 0; j < KEYS; j++)
             if (j < begin || j >= end) {
                 memset(t->k[j], 0, sizeof t->k[j]);
                 memset(t->v[j], 0, sizeof t->v[j]);
             } else {
-                for (int i = 0; i < HEAD_DIM; i += FLOATS) {
-                    store(t->k[j] + i, load_halves_part(k + j * HEAD_DIM + i, HEAD_DIM - i));
-                    store(t->v[j] + i, load_halves_part(v + j * HEAD_DIM + i, HEAD_DIM - i));
-                }
+                for (int i = 0; k && i < HEAD_DIM; i += FLOATS)
+                    store(t->k[j] + i, row_part(k, NULL, j - begin, i));
+                for (int i = 0; v && i < HEAD_DIM; i += FLOATS)
+                    store(t->v[j] + i, row_part(v, NULL, j - begin, i));
             }
         multiply_panel(KEYS, t->k[0], HEAD_DIM_PADDED, 1, HEAD_DIM, (const float(*)[64])t->q,
                        t->score[0], QUERIES);
@@ -184,6 +210,7 @@ ONCE void attend_rows(const State *s, const Batch *b, const Layer *layer, int ro
             s->a + (size_t)(row + i / heads) * Q_WIDTH + (first_head + i % heads) * HEAD_DIM;
         float factor = 1.0f / t->total[i];
         for (int d = 0; d < HEAD_DIM; d++) to[d] = t->a[d][i] * factor;
+        turn_output(s, to);
     }
 }
 
@@ -197,7 +224,7 @@ ALWAYS void attend(Worker *w, State *s, const Batch *b, const Layer *layer)
             for (int r = 0; r < segment->rows; r++)
                 for (int group = 0; group < KV_HEADS; group++)
                     if (unit++ % w->count == w->index)
-                        attend_row(s, b, layer, segment->row + r, group);
+                        attend_row(s, b, layer, segment->row + r, group, w->local);
             continue;
         }
         for (int r = 0; r < segment->rows; r += STEP)

@@ -39,6 +39,7 @@ ALWAYS void latent(Worker *w, State *s, const Batch *b, int format_qa, int forma
             for (int c = 0; c < KV_LATENT; c++) to[c] += from[n] * k[(size_t)n * KV_LATENT + c];
         memcpy(to + KV_LATENT, from + NOPE_DIM, ROPE_DIM * sizeof *to);
         rotate_head(to + KV_LATENT, s->rope + (size_t)row * ROPES * ROPE_DIM);
+        turn_query(s, to);
     }
     const float *norm = floats_at(s, layer->kv_a_norm);
     Range rows = share(b->rows, w->index, w->count);
@@ -47,9 +48,7 @@ ALWAYS void latent(Worker *w, State *s, const Batch *b, int format_qa, int forma
         Moments m = moments_of(v, KV_LATENT, false);
         for (int i = 0; i < KV_LATENT; i++) v[i] *= m.factor * norm[i];
         rotate_head(v + KV_LATENT, s->rope + (size_t)r * ROPES * ROPE_DIM);
-        for (int which = 0; which < 2; which++)
-            store_halves(cache_at(s, b, layer->kept, which, b->sequence[r], 0, b->position[r]), v,
-                         HEAD_DIM);
+        for (int which = 0; which < 2; which++) cache_store(s, b, layer, which, r, 0, v);
     }
     worker_barrier(w);
 }

@@ -1,22 +1,13 @@
 // qkv: x -> RMSNorm -> q, k and v products (+ bias) -> norm of each q and k head -> rope -> q to
-// s->q; k and v, rounded to fp16, to the cache.
+// s->q; k and v to the cache.
 #pragma once
+#include "cache.h"
 #include "linear.h"
 #include <math.h>
 
 #define Q_WIDTH (HEADS * HEAD_DIM)
 #define KV_WIDTH (KV_HEADS * HEAD_DIM) // the most of any layer
 #define LAYER_KV_WIDTH(layer) (LAYER_KV_HEADS(layer) * HEAD_DIM)
-
-// The place of a position's key (which 0) or value (1) of one KV head in the cache.
-ALWAYS uint16_t *cache_at(const State *s, const Batch *b, int layer, int which, int sequence,
-                          int head, int position)
-{
-    const int32_t *pages = b->page_table + (size_t)sequence * b->pages_per_sequence;
-    size_t page = (size_t)pages[position / PAGE];
-    size_t place = ((page * CACHE_LAYERS + layer) * 2 + which) * KV_HEADS + head;
-    return s->cache + place * PAGE * HEAD_DIM + position % PAGE * HEAD_DIM;
-}
 
 // Norms the channels of one head, or of all of them.
 ALWAYS void norm_channels(float *v, int width, const float *norm)
@@ -58,10 +49,10 @@ ONCE void finish_head(const State *s, const Batch *b, const Layer *layer, int pa
         float scale = 1 + QUERY_BETA * logf(1 + far);
         for (int i = 0; i < HEAD_DIM; i++) v[i] *= scale;
     }
-    if (part != PART_Q)
-        store_halves(cache_at(s, b, layer->kept, part == PART_V, b->sequence[row], head,
-                              b->position[row]),
-                     v, HEAD_DIM);
+    if (part == PART_Q)
+        turn_query(s, v);
+    else
+        cache_store(s, b, layer, part == PART_V, row, head, v);
 }
 
 // Heads can be finished with the block that they lie in: where heads divide blocks, and no norm

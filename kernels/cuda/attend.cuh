@@ -31,12 +31,12 @@ DEVICE int first_key(int window, int position)
     return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
-// Place of key `t` of a sequence in the cache; its value lies VALUES further.
-#define VALUES ((uint64_t)KV_HEADS * PAGE * HEAD_DIM)
-DEVICE uint64_t key_place(const Batch &b, int l, int sequence, int kv_head, int t)
+// Channels 8 part .. of a key or value as fp16 in shared memory; zeros when `real` is 0.
+DEVICE void expand_value(uint8_t *head, int bits, int t, int part, bool real, void *to)
 {
-    uint64_t page = b.page_table[(uint64_t)sequence * b.pages_per_sequence + t / PAGE];
-    return (((page * LAYERS + l) * 2 * KV_HEADS + kv_head) * PAGE + t % PAGE) * HEAD_DIM;
+    uint32_t word[4] = {};
+    if (real) expand_codes(head, bits, t, part, word);
+    *(uint4 *)to = {word[0], word[1], word[2], word[3]};
 }
 
 // Operand words of 16 * N channels of a row, N = 1 or 2: lane c of a group takes the 4 N channels
@@ -60,6 +60,7 @@ DEVICE void load_chunk(const uint16_t *row, int chunk, int c, uint32_t word[CHUN
 // One item: the weighted values of its keys, their largest score and total weight, either to s.a
 // (one split) or to `partial`. `queries` are (GROUP, HEAD_DIM) in shared memory, `values` the room
 // behind them.
+template <bool QUANTIZED>
 DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int row, int kv_head,
                         int split, int splits, int from, int to, const float *queries,
                         uint8_t *values, float *partial)
@@ -72,15 +73,24 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     float *total = (float *)(weights + HEAD_TILES * 8 * WEIGHT_STRIDE); // (heads)
     float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
-    const uint16_t *keys =
-        global(s.cache) + key_place(b, layer - s.layers, b.sequence[row], kv_head, split * SPLIT);
+    int sequence = b.sequence[row], from_start = split * SPLIT % PAGE;
+    int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
+    uint8_t *key_head = global(cache_head(&s, &b, layer, 0, sequence, kv_head, split * SPLIT));
+    uint8_t *value_head = global(cache_head(&s, &b, layer, 1, sequence, kv_head, split * SPLIT));
+    const uint16_t *keys = (const uint16_t *)key_head + from_start * HEAD_DIM;
+    const uint16_t *cached_values = (const uint16_t *)value_head + from_start * HEAD_DIM;
     int first_tile = from / 16, last_tile = to / 16;
 
+#pragma unroll(QUANTIZED ? 1 : 4)
     for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16 * (HEAD_DIM / 8);
          i += MULTIPLIERS) {
         int t = first_tile * 16 + i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
-        copy_start(values + t * VALUE_STRIDE + part * 16, keys + VALUES + t * HEAD_DIM + part * 8,
-                   t >= from && t <= to);
+        if (value_bits < 16)
+            expand_value(value_head, value_bits, from_start + t, part, t >= from && t <= to,
+                         values + t * VALUE_STRIDE + part * 16);
+        else
+            copy_start(values + t * VALUE_STRIDE + part * 16,
+                       cached_values + t * HEAD_DIM + part * 8, t >= from && t <= to);
     }
     copy_commit();
 
@@ -102,8 +112,14 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
 #pragma unroll
             for (int i = 0; i < CHUNKS; i++) {
                 uint32_t k0[CHUNK_WORDS], k1[CHUNK_WORDS];
-                load_chunk(low, i, c, k0);
-                load_chunk(high, i, c, k1);
+                if (key_bits < 16) {
+                    int t = from_start + tile * 16 + g;
+                    expand_codes(key_head, key_bits, t, i * 4 + c, k0);
+                    expand_codes(key_head, key_bits, t + 8, i * 4 + c, k1);
+                } else {
+                    load_chunk(low, i, c, k0);
+                    load_chunk(high, i, c, k1);
+                }
 #pragma unroll
                 for (int j = 0; j < CHUNK_WORDS; j += 2)
                     mma_half(score, k0[j], k1[j], k0[j + 1], k1[j + 1], q[i][j], q[i][j + 1]);
@@ -166,6 +182,15 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
         partial[GROUP * HEAD_DIM + GROUP + threadIdx.x] = total[threadIdx.x];
     }
 }
+
+#if QUANTIZED_CACHE
+FUNCTION void attend_quantized(const State &s, const Batch &b, const Layer *layer, int row,
+                               int kv_head, int split, int splits, int from, int to,
+                               const float *queries, uint8_t *values, float *partial)
+{
+    attend_item<true>(s, b, layer, row, kv_head, split, splits, from, to, queries, values, partial);
+}
+#endif
 
 // Place of the first split of a row and key head.
 DEVICE float *split_partials(const State &s, int row, int kv_head)
@@ -251,9 +276,16 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
             multipliers_sync();
         }
         if (item == from_item && threadIdx.x < WARP) stamp(d, 3, 0);
-        attend_item(s, b, layer, row, kv_head, split, splits, from > 0 ? from : 0,
-                    to < SPLIT ? to : SPLIT - 1, queries, values,
-                    split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS);
+        float *partial = split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS;
+        from = from > 0 ? from : 0, to = to < SPLIT ? to : SPLIT - 1;
+#if QUANTIZED_CACHE
+        if (IS_QUANTIZED(&s))
+            attend_quantized(s, b, layer, row, kv_head, split, splits, from, to, queries, values,
+                             partial);
+        else
+#endif
+            attend_item<false>(s, b, layer, row, kv_head, split, splits, from, to, queries, values,
+                               partial);
         multipliers_sync(); // the room is free for the next item
     }
 }
@@ -263,24 +295,65 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
 // values two at a time in the background, running softmax in registers.
 
 // Starts the copy of KEY_ROWS keys from `first`, and their values; zeros after key `last`.
-DEVICE void keys_start(const State &s, const Batch &b, int l, int sequence, int kv_head, int first,
-                       int last, uint8_t *keys, uint8_t *values)
+template <bool QUANTIZED>
+DEVICE void keys_start(const State &s, const Batch &b, const Layer *layer, int sequence,
+                       int kv_head, int first, int last, uint8_t *keys, uint8_t *values)
 {
-    const uint16_t *from = s.cache + key_place(b, l, sequence, kv_head, first);
+    int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
+    uint8_t *key_head = cache_head(&s, &b, layer, 0, sequence, kv_head, first);
+    uint8_t *value_head = cache_head(&s, &b, layer, 1, sequence, kv_head, first);
     for (int i = threadIdx.x; i < KEY_ROWS * (HEAD_DIM / 8); i += 128) {
         int t = i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
-        const uint16_t *p = from + t * HEAD_DIM + part * 8;
-        copy_start(keys + t * VALUE_STRIDE + part * 16, p, first + t <= last);
-        copy_start(values + t * VALUE_STRIDE + part * 16, p + VALUES, first + t <= last);
+        int in_page = first % PAGE + t, at = in_page * HEAD_DIM + part * 8;
+        bool real = first + t <= last;
+        if (key_bits < 16)
+            expand_value(key_head, key_bits, in_page, part, real,
+                         keys + t * VALUE_STRIDE + part * 16);
+        else
+            copy_start(keys + t * VALUE_STRIDE + part * 16, (const uint16_t *)key_head + at, real);
+        if (value_bits < 16)
+            expand_value(value_head, value_bits, in_page, part, real,
+                         values + t * VALUE_STRIDE + part * 16);
+        else
+            copy_start(values + t * VALUE_STRIDE + part * 16, (const uint16_t *)value_head + at,
+                       real);
     }
 }
 
+// Turns the channels of row r of a lane's two back. Of a group a lane has two in each of four
+// neighbours of `sums`, and three more lanes the others.
+DEVICE void turn_sums(float sums[HEAD_DIM / 8][4], int r)
+{
+#pragma unroll
+    for (int d = 0; d < HEAD_DIM / 8; d++) {
+        float *v = sums[d] + 2 * r, even = v[0] + v[1], odd = v[0] - v[1];
+        v[0] = even * TURN_SCALE, v[1] = odd * TURN_SCALE;
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+#pragma unroll
+            for (int bit = 1; bit < 4; bit *= 2) {
+                float other = shuffle_xor(v[e], bit);
+                v[e] = threadIdx.x & bit ? other - v[e] : other + v[e];
+            }
+    }
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2)
+#pragma unroll
+        for (int d = 0; d < HEAD_DIM / 8; d++)
+#pragma unroll
+            for (int e = 2 * r; !(d & step) && e < 2 * r + 2; e++) {
+                float low = sums[d][e], high = sums[(d + step) % (HEAD_DIM / 8)][e];
+                sums[d][e] = low + high, sums[(d + step) % (HEAD_DIM / 8)][e] = low - high;
+            }
+}
+
 // Grid: (tiles of queries, at most rows / 64 + segments; query heads).
+template <bool QUANTIZED>
 DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
 {
     constexpr int KEY_GROUPS = KEY_ROWS / 8, CHANNEL_GROUPS = HEAD_DIM / 8;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
-    int head = blockIdx.y, kv_head = head / GROUP, l = layer - s.layers;
+    int head = blockIdx.y, kv_head = head / GROUP;
     grid_release();
     int window = layer->window;
     grid_wait();
@@ -299,8 +372,8 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
     int last = position + rows - 1, first = first_key(window, position) / KEY_ROWS * KEY_ROWS;
 
     uint8_t *queries = shared_memory(), *stages = queries + QUERY_ROWS * VALUE_STRIDE;
-    keys_start(s, b, l, own.sequence, kv_head, first, last, stages,
-               stages + KEY_ROWS * VALUE_STRIDE);
+    keys_start<QUANTIZED>(s, b, layer, own.sequence, kv_head, first, last, stages,
+                          stages + KEY_ROWS * VALUE_STRIDE);
     copy_commit();
     for (int i = threadIdx.x; i < QUERY_ROWS * (HEAD_DIM / 2); i += 128) {
         int r = i / (HEAD_DIM / 2), k = i % (HEAD_DIM / 2) * 2;
@@ -324,8 +397,8 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
         stage ^= 1;
         if (key + KEY_ROWS <= last) {
             uint8_t *next = stages + stage * 2 * KEY_ROWS * VALUE_STRIDE;
-            keys_start(s, b, l, own.sequence, kv_head, key + KEY_ROWS, last, next,
-                       next + KEY_ROWS * VALUE_STRIDE);
+            keys_start<QUANTIZED>(s, b, layer, own.sequence, kv_head, key + KEY_ROWS, last, next,
+                                  next + KEY_ROWS * VALUE_STRIDE);
         }
         copy_commit();
 
@@ -398,6 +471,7 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
     for (int r = 0; r < 2; r++) {
         int row = warp * 16 + g + 8 * r;
         total[r] += sink_weight(s, layer, head, most[r]);
+        if (QUANTIZED && VALUE_BITS(&s) < 16) turn_sums(sums, r);
         if (row < rows)
             for (int d = 0; d < CHANNEL_GROUPS; d++)
                 *(float2 *)(s.a + (uint64_t)(first_row + row) * Q_DIM + head * HEAD_DIM + d * 8 +

@@ -6,6 +6,7 @@
 #include "kernels/types.h"
 
 #define DEVICE __device__ __forceinline__
+#define FUNCTION __device__ __noinline__ // with registers of its own
 #define KERNEL extern "C" __global__ void
 #define WARP 32
 #define EVERY_LANE 0xffffffffu

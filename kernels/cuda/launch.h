@@ -218,7 +218,7 @@ static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, i
     else
         launch_prefill(gpu, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
                        PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM), b->rows);
-    if (!HEADS_IN_BLOCKS && !decode_form(gpu, s, b))
+    if ((!HEADS_IN_BLOCKS || IS_QUANTIZED(s)) && !decode_form(gpu, s, b))
         launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0,
                     b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, PREFILL_THREADS, 0);
 }
@@ -230,7 +230,8 @@ static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const
             launch_decode(gpu, STEP_HEADS, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
         launch_decode(gpu, STEP_ATTEND, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
     } else {
-        launch_step(gpu, step_kernel(gpu, "attend_prefill_kernel", 0, 0, 0, ""), s, b, layer, 0,
+        const char *name = IS_QUANTIZED(s) ? "attend_quantized_kernel" : "attend_prefill_kernel";
+        launch_step(gpu, step_kernel(gpu, name, 0, 0, 0, ""), s, b, layer, 0,
                     b->rows / QUERY_ROWS + b->segments, HEADS, 128, ATTEND_PREFILL_SHARED_BYTES);
     }
 }

@@ -136,6 +136,7 @@ DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
         load4_fresh<Q_DIM>(s.a + (uint64_t)row * Q_DIM, channel, v);
     else
         add_splits(s, p.layer, row, channel, splits, v);
+    if (VALUE_BITS(&s) < 16) turn_channels(v);
 }
 
 // What gate and up of WIDTH channels left as sums of a row: act(gate) * up, or without a gate

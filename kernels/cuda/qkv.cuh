@@ -3,6 +3,7 @@
 // block is finished where the block is; otherwise the raw columns go to memory and `finish` takes
 // the heads.
 #pragma once
+#include "kernels/cuda/cache.cuh"
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/wide.cuh"
 
@@ -39,9 +40,47 @@ DEVICE const Linear *qkv_linear(const Layer *layer, int which)
     return which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
 }
 
+// Channel i of a head after rope; `turn` is null where there is none.
+DEVICE float turned_channel(const float *c, int i, const float *turn)
+{
+    float y = c[i];
+    if (turn && i < ROPE_DIM) {
+        constexpr int HALF = ROPE_DIM / 2;
+        bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
+        int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
+        float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
+        float cosine = load_fresh1(turn + 2 * j), sine = load_fresh1(turn + 2 * j + 1);
+        y = fmaf(y, cosine, second ? other * sine : -(other * sine));
+    }
+    return y;
+}
+
+#if QUANTIZED_CACHE
+// finish_head after its norm, for a cache of less than 16 bits: to `query` or to a head's part.
+FUNCTION void finish_quantized(float *c, const float *turn, float scale, float *query,
+                               uint8_t *part, int bits, int t)
+{
+    int lane = threadIdx.x % WARP;
+    float y[HEAD_GROUPS];
+#pragma unroll
+    for (int i = 0; i < HEAD_GROUPS; i++) y[i] = turned_channel(c, i * WARP + lane, turn) * scale;
+    warp_sync();
+#pragma unroll
+    for (int i = 0; i < HEAD_GROUPS; i++) c[i * WARP + lane] = y[i];
+    warp_sync();
+#pragma unroll 1
+    for (int i = 4 * lane; i < PADDED(HEAD_DIM); i += BLOCK) {
+        float4 v = i < HEAD_DIM ? *(const float4 *)(c + i) : make_float4(0, 0, 0, 0);
+        store_turned(query ? query + i : nullptr, part, bits, t, i / CACHE_GROUP, i < HEAD_DIM, v.x,
+                     v.y, v.z, v.w);
+    }
+}
+#endif
+
 // Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
 // values to the cache. `c` is its channels in shared memory; head counts through q, k and v. `all`
 // is the factor of a norm over all heads.
+template <bool QUANTIZED>
 DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
                         float all, float *c, float *query)
 {
@@ -62,31 +101,34 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] = (c[i] - mean) * (factor * weight[i]);
         warp_sync();
     }
-    uint64_t place = 0;
-    if (!queries) {
-        int position = b.position[row], kv_head = (head - HEADS) % KV_HEADS;
-        uint64_t page =
-            b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
-        place = (((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS + kv_head) * PAGE;
-        place = (place + position % PAGE) * HEAD_DIM;
+    int position = b.position[row];
+    uint8_t *part = queries ? nullptr
+                            : cache_head(&s, &b, layer, value, b.sequence[row],
+                                         (head - HEADS) % KV_HEADS, position);
+    const float *turn = !value && is_turned(layer) ? turns_of(s, layer, row) : nullptr;
+    float scale = queries && QUERY_BETA != 0 ? query_scale(position) : 1;
+#if QUANTIZED_CACHE
+    int bits = !QUANTIZED ? 16 : value ? VALUE_BITS(&s) : KEY_BITS(&s);
+    if (bits < 16) {
+        finish_quantized(c, turn, scale, queries ? query : nullptr, part, bits, position % PAGE);
+        return;
     }
+#endif
     for (int i = lane; i < HEAD_DIM; i += WARP) {
-        float y = c[i];
-        if (!value && i < ROPE_DIM && is_turned(layer)) {
-            constexpr int HALF = ROPE_DIM / 2;
-            bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
-            int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
-            float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
-            const float *turn = turns_of(s, layer, row) + j * 2;
-            float cosine = load_fresh1(turn), sine = load_fresh1(turn + 1);
-            y = fmaf(y, cosine, second ? other * sine : -(other * sine));
-        }
-        if (queries && QUERY_BETA != 0) y *= query_scale(b.position[row]);
+        float y = turned_channel(c, i, turn);
         if (queries)
-            query[i] = y;
+            query[i] = QUERY_BETA != 0 ? y * scale : y;
         else
-            global(s.cache)[place + i] = float_half(y);
+            global((uint16_t *)part)[position % PAGE * HEAD_DIM + i] = float_half(y);
     }
+}
+
+// Where the columns of linear `which` of a row are left for qkv_finish.
+DEVICE float *raw_columns(const State &s, int row, int which)
+{
+    float *raw = RAW_IN_H ? s.h : work_at<float>(s, work_of(s).raw);
+    int first = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
+    return global(raw) + (uint64_t)row * RAW_DIM + first;
 }
 
 // A row's outputs 4 * lane .. + 3 of a column block of linear `which`, by a whole warp. `room` is
@@ -95,10 +137,9 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
                        int row, const float v[4], float *room)
 {
     int lane = threadIdx.x % WARP;
-    if (!HEADS_IN_BLOCKS) {
-        int first = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
-        float *raw = work_at<float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM;
-        *(float4 *)(raw + first + block * BLOCK + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
+    if (!HEADS_IN_BLOCKS || IS_QUANTIZED(&s)) {
+        float *raw = raw_columns(s, row, which) + block * BLOCK + 4 * lane;
+        *(float4 *)raw = make_float4(v[0], v[1], v[2], v[3]);
         return;
     }
     *(float4 *)(room + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
@@ -108,8 +149,8 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
         int head = block * (BLOCK / HEAD_DIM) + i;
         if (head < heads)
-            finish_head(s, b, layer, row, before + head, 1, room + i * HEAD_DIM,
-                        s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
+            finish_head<false>(s, b, layer, row, before + head, 1, room + i * HEAD_DIM,
+                               s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
     }
     warp_sync();
 }
@@ -165,8 +206,8 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
         for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
             if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
             int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + kv_head;
-            finish_head(s, b, plan.layer, row, head, all[which], place[which] + i * HEAD_DIM,
-                        queries + i * HEAD_DIM);
+            finish_head<true>(s, b, plan.layer, row, head, all[which], place[which] + i * HEAD_DIM,
+                              queries + i * HEAD_DIM);
         }
     multipliers_sync();
 }
@@ -205,7 +246,8 @@ DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)
 // What finish_lanes needs of a row, read before the tile is there.
 typedef struct {
     float turn[HEAD_PARTS / 2][8]; // cosine and sine of a lane's channels
-    uint64_t place;                // in the cache, of key head 0
+    uint8_t *part;                 // of key head 0 in the cache
+    int t;                         // in its page
     float query_scale;
 } RowFacts;
 
@@ -220,10 +262,8 @@ DEVICE RowFacts row_facts(const State &s, const Batch &b, const Layer *layer, in
     }
     int position = b.position[row];
     f.query_scale = query_scale(position);
-    uint64_t page =
-        b.page_table[(uint64_t)b.sequence[row] * b.pages_per_sequence + position / PAGE];
-    f.place = ((page * LAYERS + (layer - s.layers)) * 2 + value) * KV_HEADS * PAGE;
-    f.place = (f.place + position % PAGE) * HEAD_DIM;
+    f.part = cache_head(&s, &b, layer, value, b.sequence[row], 0, position);
+    f.t = position % PAGE;
     return f;
 }
 
@@ -276,7 +316,8 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
     for (int q = 0; q < 4; q++) {
         int channel = block * BLOCK + own_column(q);
         if (channel < KV_DIM)
-            *(uint2 *)(s.cache + f.place + (uint64_t)(channel / HEAD_DIM) * PAGE * HEAD_DIM +
+            *(uint2 *)(global((uint16_t *)f.part) +
+                       (uint64_t)(channel / HEAD_DIM * PAGE + f.t) * HEAD_DIM +
                        channel % HEAD_DIM) = make_uint2(pack_half(v[4 * q], v[4 * q + 1]),
                                                         pack_half(v[4 * q + 2], v[4 * q + 3]));
     }
@@ -311,7 +352,11 @@ DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int whi
         for (int u = 0; u < 2; u++) {
             float v[16];
             finish_row(tile, own_row(u), scale[u], s, w, t.block, columns, exl3, v);
-            if (HEADS_IN_LANES)
+            if (HEADS_IN_LANES && IS_QUANTIZED(&s)) {
+                if (own_row(u) < count)
+                    store_columns<PADDED(WORK_MOST(Q_DIM, KV_DIM))>(
+                        raw_columns(s, first + own_row(u), which), t.block, v);
+            } else if (HEADS_IN_LANES)
                 finish_lanes(s, layer, which, t.block, first + own_row(u), facts[u],
                              own_row(u) < count, v);
             else
@@ -413,11 +458,9 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
     grid_release();
     grid_wait();
     if (head >= HEADS + 2 * KV_HEADS) return;
-    int first = head < HEADS ? head * HEAD_DIM
-                : head < HEADS + KV_HEADS
-                    ? PADDED(Q_DIM) + (head - HEADS) * HEAD_DIM
-                    : PADDED(Q_DIM) + PADDED(KV_DIM) + (head - HEADS - KV_HEADS) * HEAD_DIM;
-    const float *raw = work_at<const float>(s, work_of(s).raw) + (uint64_t)row * RAW_DIM + first;
+    int which = head < HEADS ? 0 : head < HEADS + KV_HEADS ? 1 : 2;
+    int own = which == 0 ? head : (head - HEADS) % KV_HEADS;
+    const float *raw = raw_columns(s, row, which) + own * HEAD_DIM;
     for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
     float all = 1;
     if (HEAD_NORMS == HEAD_NORM_ALL && head < HEADS + KV_HEADS) {
@@ -428,6 +471,6 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
         all = 1.0f / sqrtf(warp_sum(sum) / width + NORM_EPS);
     }
     warp_sync();
-    finish_head(s, b, layer, row, head, all, room[warp],
-                s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
+    finish_head<true>(s, b, layer, row, head, all, room[warp],
+                      s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
 }

@@ -50,8 +50,16 @@
     ENTRY(qkv_##q##_##k##_##v##_prepare, PREFILL_THREADS, 2) { qkv_prepare<q, k, v>(s, b, layer); } \
     PREFILL_ENTRY(qkv_##q##_##k##_##v##_prefill) { qkv_prefill<q, k, v>(s, b, layer, n); }
 
+#if QUANTIZED_CACHE
+#define QUANTIZED_ENTRIES                                                                          \
+    ENTRY(attend_quantized_kernel, 128, HEAD_DIM > 128 ? 1 : 3) { attend_prefill<true>(s, b, layer); }
+#else
+#define QUANTIZED_ENTRIES
+#endif
+
 #define ATTEND()                                                                                   \
-    ENTRY(attend_prefill_kernel, 128, HEAD_DIM > 128 ? 1 : 3) { attend_prefill(s, b, layer); }     \
+    ENTRY(attend_prefill_kernel, 128, HEAD_DIM > 128 ? 1 : 3) { attend_prefill<false>(s, b, layer); } \
+    QUANTIZED_ENTRIES                                                                              \
     ENTRY(qkv_finish_kernel, PREFILL_THREADS, 2) { qkv_finish(s, b, layer); }
 
 #define OUT_ENTRIES(name, f, post)                                                                 \

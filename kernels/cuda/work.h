@@ -2,6 +2,7 @@
 // decide its size. Plain C; sizes depend on constants.h and the State's limits alone.
 #pragma once
 #include "constants.h"
+#include "kernels/cache.h"
 #include "kernels/features.h"
 #include "kernels/types.h"
 
@@ -37,6 +38,11 @@
 // heads of which a norm needs all.
 #define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL)
 #define RAW_DIM (PADDED(Q_DIM) + 2 * PADDED(KV_DIM))
+// So are those of prompts where the cache has less than 16 bits; their columns lie in State.h,
+// where that is wide enough.
+#define RAW_IN_H (HEADS_IN_BLOCKS && H_DIM >= RAW_DIM)
+#define NO_RAW (HEADS_IN_BLOCKS && (!QUANTIZED_CACHE || RAW_IN_H))
+#define IS_QUANTIZED(s) (QUANTIZED_CACHE && ((s)->key_bits < 16 || (s)->value_bits < 16))
 
 // Activations of the prefill form are stored in groups of 8 rows.
 #define ROWS_UP(rows) (((rows) + 7) / 8 * 8)
@@ -154,7 +160,7 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     w.best = w.middle + WORK_UP(rows * DIM * 4);
     w.scales = w.best + WORK_UP((uint64_t)max_outputs * BLOCKS(VOCAB) * sizeof(Best));
     w.raw = w.scales + WORK_UP(WORK_MOST(3 * most_rows, 2 * wave) * 4);
-    w.large = w.raw + (HEADS_IN_BLOCKS ? 0 : WORK_UP((uint64_t)max_rows * RAW_DIM * 4));
+    w.large = w.raw + (NO_RAW ? 0 : WORK_UP((uint64_t)max_rows * RAW_DIM * 4));
     w.experts = w.large + WORK_UP(work_large_bytes(max_rows, max_outputs));
     w.weights = w.experts + WORK_UP((uint64_t)max_rows * ACTIVE_EXPERTS * 2);
     w.shared = w.weights + WORK_UP((uint64_t)max_rows * ACTIVE_EXPERTS * 4);

@@ -118,12 +118,17 @@ const float *device_logits(Device *d)
     return d->logits[0];
 }
 
-void device_set_page(Device *d, int sequence, int index, int page)
+void device_set_page(Device *d, int pool, int sequence, int index, int page)
 {
-    (void)d, (void)sequence, (void)index, (void)page;
+    (void)d, (void)pool, (void)sequence, (void)index, (void)page;
 }
 
-void device_copy_page(Device *d, int to, int from)
+void device_copy_page(Device *d, int pool, int to, int from)
+{
+    (void)d, (void)pool, (void)to, (void)from;
+}
+
+void device_copy_state(Device *d, int to, int from)
 {
     (void)d, (void)to, (void)from;
 }
@@ -154,7 +159,7 @@ static Api *open_api(void)
                              .max_context = CONTEXT,
                              .max_sequences = SEQUENCES,
                              .pages_per_sequence = 1,
-                             .pages = 3};
+                             .pages = {3}};
     Error err;
     __lsan_disable();
     Tokens *tokens = make_tokens();

@@ -160,7 +160,9 @@ int main(int count, char **arguments)
         ((uint16_t *)(weights + state.ends.embed))[i] &= 0xbfff; // small and finite
     state.ends.norm = place_norm(DIM);
     state.ends.head = place_linear(HEAD_FORMAT, DIM, VOCAB);
-    state.cache = calloc((size_t)PAGES * 8 * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM, 2);
+    state.key_bits = state.value_bits = 16;
+    state.page_bytes[POOL_ALL] = (uint64_t)LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2;
+    state.cache[POOL_ALL] = calloc((size_t)PAGES * 8 * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM, 2);
     state.x = malloc((size_t)MOST_ROWS * DIM * 4);
     state.q = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);
     state.a = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);

@@ -46,6 +46,12 @@
 #ifndef MAX_BATCH
 #define MAX_BATCH 16
 #endif
+#ifndef QUANTIZED_CACHE
+#define QUANTIZED_CACHE (HEAD_DIM % 32 == 0)
+#endif
+#ifndef WINDOW_LAYERS
+#define WINDOW_LAYERS 0
+#endif
 // The first frequencies; the rest are zero.
 #define ROPE_INVERSE                                                                               \
     {                                                                                              \

@@ -5,11 +5,13 @@
 // constants.h.
 #include "kernels/cuda/launch.h"
 #include "reference.h"
+#include "tests/kernels/ref_cache.h"
 #include "runtime/sample.h"
 #include <stdio.h>
 
 #define PAGES 24
 #define SEQUENCES 70
+#define OWN_PAGES 140
 #define PER_SEQUENCE ((MAX_CONTEXT + PAGE - 1) / PAGE)
 #ifndef TEST_ROWS
 #define TEST_ROWS 150
@@ -152,7 +154,7 @@ static void put_weights(void)
 // Host copies of the batch.
 static int32_t token[TEST_ROWS], position[TEST_ROWS], sequence[TEST_ROWS], output[TEST_ROWS];
 static Segment segment[TEST_ROWS];
-static int32_t page_table[SEQUENCES * PER_SEQUENCE];
+static int32_t page_table[POOLS][SEQUENCES * PER_SEQUENCE];
 
 static void put_batch(void)
 {
@@ -161,7 +163,8 @@ static void put_batch(void)
     put(b.sequence, sequence, sizeof sequence);
     put(b.output, output, sizeof output);
     put(b.segment, segment, sizeof segment);
-    put(b.page_table, page_table, sizeof page_table);
+    for (int pool = 0; pool < POOLS; pool++)
+        put(b.page_table[pool], page_table[pool], sizeof page_table[pool]);
 }
 
 // Segments of the given rows at random positions; sequence i has segment i.
@@ -188,12 +191,14 @@ static void make_batch(int segments, const int *rows)
         for (int p = 0; p < PER_SEQUENCE; p++) {
             int own =
                 p >= segment[i].position / PAGE && p <= (segment[i].position + rows[i] - 1) / PAGE;
-            page_table[i * PER_SEQUENCE + p] = own ? PAGES + next++ : (int)(random_bits() % PAGES);
+            for (int pool = 0; pool < POOLS; pool++)
+                page_table[pool][i * PER_SEQUENCE + p] =
+                    own ? PAGES + (next + 5 * pool) % OWN_PAGES : (int)(random_bits() % PAGES);
+            next += own;
         }
     put_batch();
 }
-#define OWN_PAGES 140
-#define CACHE_HALVES ((size_t)(PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM)
+#define CACHE_BYTES ((size_t)(PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2)
 
 // --- comparing -----------------------------------------------------------------------------------
 
@@ -375,13 +380,40 @@ static void check_embed(void)
     free(x), free(rope), free(ex), free(er), free(hidden);
 }
 
-static float cache_at(const uint16_t *cache, int l, int row_sequence, int value, int kv, int t,
-                      int i)
+static int pool_of(int l)
 {
-    size_t page = page_table[row_sequence * PER_SEQUENCE + t / PAGE];
-    size_t at =
-        ((((page * LAYERS + l) * 2 + value) * KV_HEADS + kv) * PAGE + t % PAGE) * HEAD_DIM + i;
-    return reference_half(cache[at]);
+    return WINDOW_LAYERS && layers[l].window ? POOL_WINDOW : POOL_ALL;
+}
+
+static double cache_at(const uint8_t *cache, int l, int row_sequence, int value, int kv, int t,
+                       int i)
+{
+    int pool = pool_of(l), layer = WINDOW_LAYERS ? layers[l].kept : l;
+    size_t page = page_table[pool][row_sequence * PER_SEQUENCE + t / PAGE];
+    size_t keys = PAGE * ref_row_bytes(HEAD_DIM, s.key_bits);
+    size_t values = PAGE * ref_row_bytes(HEAD_DIM, s.value_bits);
+    const uint8_t *head = cache + page * s.page_bytes[pool] + layer * KV_HEADS * (keys + values) +
+                          (value ? KV_HEADS * keys + kv * values : kv * keys);
+    return ref_stored(head, PAGE, HEAD_DIM, value ? s.value_bits : s.key_bits, t % PAGE, i);
+}
+
+// That what is stored in few bits is near enough, row by row.
+static void compare_stored(const char *what, int columns, int bits, const float *got,
+                           const double *expected)
+{
+    checked++;
+    for (int r = 0; r < b.rows; r++) {
+        double square = 0, error = 0;
+        for (int i = r * columns; i < (r + 1) * columns; i++) {
+            square += expected[i] * expected[i];
+            error += (got[i] - expected[i]) * (got[i] - expected[i]);
+        }
+        if (sqrt(error / square) < ref_cache_error(bits)) continue;
+        printf("%s in %d bits, row %d of %d: relative error %.2e\n", what, bits, r, b.rows,
+               sqrt(error / square));
+        failed++;
+        return;
+    }
 }
 
 #define EACH_HEAD (HEAD_NORMS == HEAD_NORM_EACH)
@@ -404,7 +436,8 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         double *y = malloc((size_t)b.rows * width * 8);
         reference_linear(weights, w, which == 0 ? q : which == 1 ? k : v, DIM, width, b.rows, x, y);
         float *got = malloc((size_t)b.rows * width * 4);
-        uint16_t *cache = which ? get(s.cache, CACHE_HALVES * 2) : NULL;
+        uint8_t *cache = which ? get(s.cache[pool_of(l)], CACHE_BYTES) : NULL;
+        int bits = which == 2 ? s.value_bits : s.key_bits;
         if (which == 0) gpu_read(gpu, got, (GpuPointer)s.q, (size_t)b.rows * width * 4);
         for (int r = 0; r < b.rows && norm && HEAD_NORMS == HEAD_NORM_ALL; r++) {
             double *row = y + (size_t)r * width, sum = 0;
@@ -423,13 +456,17 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
                 for (int i = 0; which == 0 && i < HEAD_DIM; i++)
                     y[(size_t)r * width + h * HEAD_DIM + i] *=
                         1 + QUERY_BETA * log(1 + floor((double)position[r] / QUERY_FROM));
+                if (bits < 16) ref_turn(y + (size_t)r * width + h * HEAD_DIM, HEAD_DIM);
                 for (int i = 0; which && i < HEAD_DIM; i++)
                     got[(size_t)r * width + h * HEAD_DIM + i] =
                         cache_at(cache, l, sequence[r], which == 2, h, position[r], i);
             }
         char what[64];
         snprintf(what, sizeof what, "qkv(%s).%c", name, "qkv"[which]);
-        compare(what, b.rows, width, got, y, 2e-3);
+        if (which && bits < 16)
+            compare_stored(what, width, bits, got, y);
+        else
+            compare(what, b.rows, width, got, y, 2e-3);
         free(y), free(got), free(cache);
     }
     free(x), free(rope);
@@ -509,7 +546,7 @@ static void check_attend(int l)
     }
     float *got = get(s.a, (size_t)b.rows * Q_DIM * 4);
     if (decode_form(gpu, &s, &b)) add_partials(l, got);
-    uint16_t *cache = get(s.cache, CACHE_HALVES * 2);
+    uint8_t *cache = get(s.cache[pool_of(l)], CACHE_BYTES);
     double *expected = calloc((size_t)b.rows * Q_DIM, 8), *p = malloc(MAX_CONTEXT * 8);
     for (int r = 0; r < b.rows; r++)
         for (int h = 0; h < HEADS; h++) {
@@ -532,8 +569,20 @@ static void check_attend(int l)
                     expected[(size_t)r * Q_DIM + h * HEAD_DIM + i] +=
                         p[t] / total * cache_at(cache, l, sequence[r], 1, kv, t, i);
         }
+    if (s.value_bits < 16 &&
+        !decode_form(gpu, &s, &b)) // the decode form leaves that to the next step
+        for (int r = 0; r < b.rows; r++) ref_turn(expected + (size_t)r * Q_DIM, Q_DIM);
     compare(layers[l].window ? "attend, window" : "attend", b.rows, Q_DIM, got, expected, 2e-3);
     free(q), free(got), free(cache), free(expected), free(p);
+}
+
+// What out or down multiplies with.
+static double *inputs_of(const float *input, int down)
+{
+    double *x = widen(input, (size_t)b.rows * (down ? FFN_DIM : Q_DIM));
+    if (!down && s.value_bits < 16 && decode_form(gpu, &s, &b))
+        for (int r = 0; r < b.rows; r++) ref_turn(x + (size_t)r * Q_DIM, Q_DIM);
+    return x;
 }
 
 #if POST_NORMS
@@ -550,7 +599,7 @@ static void check_post_norm(int down, int format, int l, const char *name)
     (down ? launch_down_norm : launch_out_norm)(gpu, &s, &b, format, s.layers + l);
     float *got = get(decode ? work_place(places().middle) : s.x, (size_t)b.rows * DIM * 4),
           product[DIM];
-    double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
+    double *x = inputs_of(input, down), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
     for (int r = 0; r < b.rows; r++) {
         for (int i = 0; i < DIM; i++) product[i] = (float)y[r * DIM + i];
@@ -585,7 +634,7 @@ static void check_residual(int down, int format, int l, const char *name)
         launch_down(gpu, &s, &b, format, s.layers + l);
     else
         launch_out(gpu, &s, &b, format, s.layers + l);
-    double *x = widen(input, (size_t)b.rows * in), *y = malloc((size_t)b.rows * DIM * 8);
+    double *x = inputs_of(input, down), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
     char what[64];
     snprintf(what, sizeof what, "%s(%s)", down ? "down" : "out", name);
@@ -1062,7 +1111,7 @@ static void check_together(void)
     for (int i = 0; i < b.rows; i++) output[i] = i;
     put_batch();
     size_t logits_bytes = (size_t)b.outputs * VOCAB * 4;
-    void *logits[2], *cache[2];
+    void *logits[2], *cache[2][POOLS];
     for (int together = 0; together < 2; together++) {
         if (together) {
             if (!launch_together(gpu, &plain, &b)) {
@@ -1093,7 +1142,8 @@ static void check_together(void)
             TEST_STEP_FORMATS(STEPS_ALONE)
         }
         logits[together] = get(s.logits, logits_bytes);
-        cache[together] = get(s.cache, CACHE_HALVES * 2);
+        for (int pool = 0; pool < POOLS; pool++)
+            cache[together][pool] = get(s.cache[pool], CACHE_BYTES);
         size_t bytes = places().middle - places().sums_qkv;
         uint64_t *sums = get(work_place(places().sums_qkv), bytes);
         for (size_t i = 0; i < bytes / 8; i++)
@@ -1110,11 +1160,13 @@ static void check_together(void)
     double square = 0;
     for (size_t i = 0; i < logits_bytes / 4; i++) square += v[i] * v[i];
     if (!(square > 0) || memcmp(logits[0], logits[1], logits_bytes) != 0 ||
-        memcmp(cache[0], cache[1], CACHE_HALVES * 2) != 0) {
+        memcmp(cache[0][POOL_ALL], cache[1][POOL_ALL], CACHE_BYTES) != 0 ||
+        memcmp(cache[0][POOL_WINDOW], cache[1][POOL_WINDOW], CACHE_BYTES) != 0) {
         printf("%d rows: one launch differs from one a step\n", b.rows);
         failed++;
     }
-    for (int i = 0; i < 2; i++) free(logits[i]), free(cache[i]);
+    for (int i = 0; i < 2; i++)
+        free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]);
     layers[0].down = (Linear){0}; // nothing is pending on the second layer in other tests
     layers[0].router = layers[1].router = 0;
     put_weights();
@@ -1260,6 +1312,45 @@ static void timing(void)
 }
 #endif
 
+// A cache of random contents.
+static void use_cache(int key_bits, int value_bits)
+{
+    uint8_t *cache = malloc(CACHE_BYTES), *p = cache;
+    s.key_bits = key_bits, s.value_bits = value_bits;
+    s.page_bytes[POOL_WINDOW] = s.page_bytes[POOL_ALL] =
+        (uint64_t)LAYERS * KV_HEADS * PAGE *
+        (ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
+    for (int i = 0; i < (PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS; i++) {
+        int bits = i / KV_HEADS % 2 ? value_bits : key_bits;
+        uint8_t *end = p + PAGE * ref_row_bytes(HEAD_DIM, bits);
+        for (; bits < 16 && p < end - PAGE * HEAD_DIM / 32 * 2; p++) *p = random_bits();
+        for (; p < end; p += 2)
+            *(uint16_t *)p = half_of(bits < 16 ? 1 + fabsf(random_float()) : random_float());
+    }
+    for (int pool = 0; pool < POOLS; pool++) put(s.cache[pool], cache, CACHE_BYTES);
+    free(cache);
+}
+
+#if QUANTIZED_CACHE
+#define CHECK_CACHE_STEPS(q_, k_, v_, o_, g_, u_, d_, h_) CHECK_QKV(q_, k_, v_) CHECK_OUT(o_)
+// The steps that know how the cache is stored, in the forms that they take.
+static void check_quantized(int key_bits, int value_bits)
+{
+    static const int batches[][4] = {{1}, {1, 31, 1}, {1, 1, 1, 1}, {70, 1, 37, 22}};
+    static const int segments[] = {1, 3, 4, 4};
+    use_cache(key_bits, value_bits);
+    for (int i = 0; i < 4; i++) {
+        make_batch(segments[i], batches[i]);
+        launch_embed(gpu, &s, &b, EMBED_FORMAT);
+        uint64_t start = weights_used;
+        TEST_STEP_FORMATS(CHECK_CACHE_STEPS)
+        check_attend(0);
+        check_attend(1);
+        check_together();
+    }
+}
+#endif
+
 int main(int count, char **arguments)
 {
     Error err;
@@ -1275,7 +1366,10 @@ int main(int count, char **arguments)
 
     s.max_rows = s.max_outputs = TEST_ROWS;
     s.layers = device(sizeof layers);
-    s.cache = device(CACHE_HALVES * 2);
+    for (int pool = 0; pool < POOLS; pool++) {
+        s.cache[pool] = device(CACHE_BYTES);
+        b.page_table[pool] = device(sizeof page_table[pool]);
+    }
     s.x = device(TEST_ROWS * DIM * 4);
     s.q = device(TEST_ROWS * Q_DIM * 4);
     s.a = device(TEST_ROWS * Q_DIM * 4);
@@ -1290,13 +1384,9 @@ int main(int count, char **arguments)
     b.sequence = device(sizeof sequence);
     b.output = device(sizeof output);
     b.segment = device(sizeof segment);
-    b.page_table = device(sizeof page_table);
     b.pages_per_sequence = PER_SEQUENCE;
 
-    uint16_t *cache = malloc(CACHE_HALVES * 2);
-    for (size_t i = 0; i < CACHE_HALVES; i++) cache[i] = half_of(random_float());
-    put(s.cache, cache, CACHE_HALVES * 2);
-    free(cache);
+    use_cache(16, 16);
     s.ends.embed = take((size_t)VOCAB * DIM * 2);
     for (int i = 0; i < VOCAB * DIM; i++) {
         uint16_t bits = random_bits();
@@ -1335,6 +1425,11 @@ int main(int count, char **arguments)
     int ones[33];
     for (int i = 0; i < 33; i++) ones[i] = 1;
     check_batch(33, ones);
+#endif
+#if QUANTIZED_CACHE
+    static const int widths[][2] = {{8, 4}, {7, 2}, {6, 5}, {3, 8}, {16, 6}, {4, 16}};
+    for (int i = 0; i < 6; i++) check_quantized(widths[i][0], widths[i][1]);
+    use_cache(16, 16);
 #endif
     check_sample(0, 0, 1, 0, 1);
     check_sample(1, 0, 1, 0, 0);

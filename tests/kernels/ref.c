@@ -211,24 +211,24 @@ double ref_silu(double x)
 }
 
 void ref_attend(const double *q, int dim, double scale, int first, int last,
-                const uint16_t *(*at)(void *context, int which, int position), void *context,
+                void (*at)(void *context, int which, int position, double *v), void *context,
                 double *a)
 {
-    double most = -INFINITY, total = 0;
+    double most = -INFINITY, total = 0, v[dim];
     double *score = malloc((size_t)(last - first + 1) * sizeof *score);
     for (int t = first; t <= last; t++) {
-        const uint16_t *k = at(context, 0, t);
         double sum = 0;
-        for (int d = 0; d < dim; d++) sum += q[d] * ref_half(k[d]);
+        at(context, 0, t, v);
+        for (int d = 0; d < dim; d++) sum += q[d] * v[d];
         score[t - first] = sum * scale;
         if (sum * scale > most) most = sum * scale;
     }
     for (int d = 0; d < dim; d++) a[d] = 0;
     for (int t = first; t <= last; t++) {
-        const uint16_t *v = at(context, 1, t);
         double weight = exp(score[t - first] - most);
+        at(context, 1, t, v);
         total += weight;
-        for (int d = 0; d < dim; d++) a[d] += weight * ref_half(v[d]);
+        for (int d = 0; d < dim; d++) a[d] += weight * v[d];
     }
     for (int d = 0; d < dim; d++) a[d] /= total;
     free(score);

@@ -36,9 +36,9 @@ void ref_norm(const double *x, const float *weight, int width, double eps, doubl
 void ref_rope(double *head, const float *inverse, int dim, int interleaved, double factor,
               int position);
 double ref_silu(double x);
-// One query against keys first .. last: key(t) and value(t) point to `dim` fp16 values.
+// One query against keys first .. last: `at` gives the `dim` channels of a key (which 0) or value.
 void ref_attend(const double *q, int dim, double scale, int first, int last,
-                const uint16_t *(*at)(void *context, int which, int position), void *context,
+                void (*at)(void *context, int which, int position, double *v), void *context,
                 double *a);
 
 // A random layer of a format; the values of its inputs and outputs stay near 1.

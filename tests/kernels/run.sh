@@ -54,7 +54,7 @@ for set in $sets; do
     build_and_run steps steps "$set"
     [ "$mode" = full ] || continue
     build_and_run heads96 steps "$set" -DHEAD_DIM=96 -DHEADS=6 -DDIM=320 -DFFN_DIM=448 -DNORMS=1 \
-        -DBIAS=1 -DWINDOW=100 -DEMBED_FORMAT=b16 -DFORMAT_LIST=c4,m4,t3,m1,c2,m8,t5,f16
+        -DBIAS=1 -DWINDOW=100 -DWINDOW_LAYERS=1 -DEMBED_FORMAT=b16 -DFORMAT_LIST=c4,m4,t3,m1,c2,m8,t5,f16
     build_and_run heads128 steps "$set" -DHEAD_DIM=128 -DHEADS=8 -DKV_HEADS=1 -DROPE_DIM=64 \
         -DROPE_INTERLEAVED=1 -DROPE_FACTOR=1.25f -DWINDOW=300 -DBIAS=1 -DFORMAT_LIST=m4,m4,m4,b16,m3,m3,m7,m6
     build_and_run heads80 steps "$set" -DHEAD_DIM=80 -DHEADS=3 -DKV_HEADS=3 -DNORMS=1 -DROPE_DIM=20 \

@@ -4,6 +4,7 @@
 #include "../../kernels/cpu/steps.h"
 #include "../check.h"
 #include "ref.h"
+#include "ref_cache.h"
 #include "workers.h"
 #include <math.h>
 
@@ -123,21 +124,65 @@ static void compare(const char *what, const float *found, const double *expected
     }
 }
 
-static size_t cache_offset(int layer, int which, int sequence, int head, int position)
+static int bits_of(int which)
 {
-    int page = batch.page_table[sequence * PAGES_EACH + position / PAGE];
-    return ((((size_t)page * LAYERS + layer) * 2 + which) * KV_HEADS + head) * PAGE * HEAD_DIM +
-           (size_t)(position % PAGE) * HEAD_DIM;
+    return which ? state.value_bits : state.key_bits;
+}
+
+enum { POOL = WINDOW_LAYERS && WINDOW ? POOL_WINDOW : POOL_ALL }; // of the layer under test
+static uint64_t cache_bytes(void)
+{
+    return PAGES * state.page_bytes[POOL];
+}
+
+// A head's part of the page of a position.
+static uint8_t *head_part(int which, int sequence, int head, int position)
+{
+    size_t page = (size_t)batch.page_table[POOL][sequence * PAGES_EACH + position / PAGE];
+    size_t keys = (size_t)PAGE * (size_t)ref_row_bytes(HEAD_DIM, state.key_bits);
+    size_t values = (size_t)PAGE * (size_t)ref_row_bytes(HEAD_DIM, state.value_bits);
+    return state.cache[POOL] + page * state.page_bytes[POOL] +
+           (size_t)layers[LAYER_INDEX].kept * KV_HEADS * (keys + values) +
+           (which ? KV_HEADS * keys + (size_t)head * values : (size_t)head * keys);
 }
 
 typedef struct {
     int sequence, head;
 } Place;
 
-static const uint16_t *key_or_value(void *context, int which, int position)
+static void key_or_value(void *context, int which, int position, double *v)
 {
     Place *place = context;
-    return state.cache + cache_offset(LAYER_INDEX, which, place->sequence, place->head, position);
+    const uint8_t *part = head_part(which, place->sequence, place->head, position);
+    for (int d = 0; d < HEAD_DIM; d++)
+        v[d] = ref_stored(part, PAGE, HEAD_DIM, bits_of(which), position % PAGE, d);
+}
+
+// Random contents of one position, or what is not a number.
+static void fill(int which, int sequence, int head, int position, int nan)
+{
+    uint8_t *part = head_part(which, sequence, head, position);
+    int bits = bits_of(which), t = position % PAGE, groups = HEAD_DIM / CACHE_GROUP;
+    uint16_t *halves = (uint16_t *)part + t * HEAD_DIM;
+    for (int d = 0; bits == 16 && d < HEAD_DIM; d++)
+        halves[d] = nan ? 0x7e00 : ref_round(ref_random_normal());
+    if (bits == 16) return;
+    for (int i = 0; i < groups * 4 * bits; i++)
+        part[t * groups * 4 * bits + i] = (uint8_t)ref_random_bits();
+    uint16_t *scale = (uint16_t *)(part + PAGE * groups * 4 * bits) + t * groups;
+    for (int i = 0; i < groups; i++)
+        scale[i] = nan ? 0x7e00 : ref_round(1 + fabs(ref_random_normal()));
+}
+
+// Takes over what a row wrote of a head.
+static void take_over(uint8_t *to, const uint8_t *from, const uint8_t *part, int bits, int t)
+{
+    size_t at = (size_t)(part - from), row = HEAD_DIM * (size_t)bits / 8,
+           groups = HEAD_DIM / CACHE_GROUP;
+    memcpy(to + at + (size_t)t * row, part + (size_t)t * row, row);
+    if (bits == 16) return;
+    at += PAGE * row + (size_t)t * groups * 2;
+    memcpy(to + at, from + at, groups * 2);
 }
 
 static double *widen(const float *x, size_t count)
@@ -161,9 +206,8 @@ static double *normed(const float *norm)
 
 static void test_qkv(int workers)
 {
-    size_t halves = (size_t)PAGES * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM;
-    uint16_t *before = malloc(halves * 2);
-    memcpy(before, state.cache, halves * 2);
+    uint8_t *before = malloc(cache_bytes());
+    memcpy(before, state.cache[POOL], cache_bytes());
     double *x = normed(attn_norm);
     for (int part = Q_PART; part <= V_PART; part++) {
         int heads = part == Q_PART ? HEADS : KV_HEADS;
@@ -179,21 +223,24 @@ static void test_qkv(int workers)
                 ref_norm(copy, part == Q_PART ? q_norm : k_norm, HEAD_DIM, NORM_EPS, v);
             if (part != V_PART)
                 ref_rope(v, inverse, ROPE_DIM, ROPE_INTERLEAVED, ROPE_FACTOR, batch.position[row]);
+            int bits = bits_of(part == V_PART), position = batch.position[row];
+            if (bits < 16) ref_turn(v, HEAD_DIM);
             if (part == Q_PART) continue;
-            size_t at = cache_offset(LAYER_INDEX, part == V_PART, batch.sequence[row], head,
-                                     batch.position[row]);
-            for (int d = 0; d < HEAD_DIM; d++)
-                found[(size_t)i * HEAD_DIM + d] = (float)ref_half(state.cache[at + d]);
-            memcpy(before + at, state.cache + at, HEAD_DIM * 2);
+            Place place = {batch.sequence[row], head};
+            key_or_value(&place, part == V_PART, position, copy);
+            for (int d = 0; d < HEAD_DIM; d++) found[(size_t)i * HEAD_DIM + d] = (float)copy[d];
+            take_over(before, state.cache[POOL],
+                      head_part(part == V_PART, place.sequence, head, position), bits,
+                      position % PAGE);
         }
         compare(part == Q_PART   ? "q"
                 : part == K_PART ? "k"
                                  : "v",
                 part == Q_PART ? state.q : found, y, batch.rows, heads * HEAD_DIM,
-                part == Q_PART ? 3e-4 : 5e-4);
+                part == Q_PART ? 3e-4 : ref_cache_error(bits_of(part == V_PART)));
         free(y), free(found);
     }
-    CHECK_MSG(memcmp(before, state.cache, halves * 2) == 0, "cache changed elsewhere");
+    CHECK_MSG(memcmp(before, state.cache[POOL], cache_bytes()) == 0, "cache changed elsewhere");
     free(before), free(x);
 }
 
@@ -208,6 +255,7 @@ static void test_attend(int workers)
         Place place = {batch.sequence[row], i % HEADS / (HEADS / KV_HEADS)};
         ref_attend(q + (size_t)i * HEAD_DIM, HEAD_DIM, SOFTMAX_SCALE, first, last, key_or_value,
                    &place, a + (size_t)i * HEAD_DIM);
+        if (state.value_bits < 16) ref_turn(a + (size_t)i * HEAD_DIM, HEAD_DIM);
     }
     compare("attend", state.a, a, batch.rows, HEADS * HEAD_DIM, 5e-6);
     free(a), free(q);
@@ -291,7 +339,7 @@ static void test_batch(const int (*list)[2], int segments, int workers)
                     .sequence = sequence,
                     .output = output,
                     .segment = segment,
-                    .page_table = table};
+                    .page_table = {[POOL] = table}};
     for (int i = 0; i < segments; i++) {
         int s = SEQUENCES - 1 - i;
         segment[i] = (Segment){row, list[i][0], s, list[i][1]};
@@ -304,17 +352,14 @@ static void test_batch(const int (*list)[2], int segments, int workers)
     }
     batch.rows = row;
     // What no row may read is NaN: positions from the end of each sequence on.
-    size_t halves = (size_t)PAGES * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM;
-    for (size_t i = 0; i < halves; i++) state.cache[i] = 0x7e00;
+    for (int i = 0; i < SEQUENCES * PAGES_EACH * PAGE; i++)
+        for (int n = 0; n < 2 * KV_HEADS; n++)
+            fill(n % 2, i / (PAGES_EACH * PAGE), n / 2, i % (PAGES_EACH * PAGE), 1);
     for (int i = 0; i < segments; i++)
         for (int t = 0; t < segment[i].position; t++)
-            for (int n = 0; n < 2 * KV_HEADS; n++) {
-                int first = WINDOW ? segment[i].position - WINDOW + 1 : 0;
-                if (t < first) continue;
-                uint16_t *at =
-                    state.cache + cache_offset(LAYER_INDEX, n % 2, segment[i].sequence, n / 2, t);
-                for (int d = 0; d < HEAD_DIM; d++) at[d] = ref_round(ref_random_normal());
-            }
+            for (int n = 0; n < 2 * KV_HEADS; n++)
+                if (!WINDOW || t > segment[i].position - WINDOW)
+                    fill(n % 2, segment[i].sequence, n / 2, t, 0);
     state.work = aligned_alloc(64, (CPU_WORK_BYTES(MOST_ROWS, MOST_ROWS) + 63) / 64 * 64);
     memset(state.work, 0xff, CPU_WORK_BYTES(MOST_ROWS, MOST_ROWS));
 
@@ -329,11 +374,19 @@ static void test_batch(const int (*list)[2], int segments, int workers)
     free(state.work);
 }
 
+static void use_cache(int key_bits, int value_bits)
+{
+    state.key_bits = key_bits, state.value_bits = value_bits;
+    state.page_bytes[POOL] =
+        (uint64_t)(POOL ? WINDOW_LAYERS : LAYERS) * KV_HEADS * PAGE *
+        (uint64_t)(ref_row_bytes(HEAD_DIM, key_bits) + ref_row_bytes(HEAD_DIM, value_bits));
+}
+
 int main(void)
 {
     weights = aligned_alloc(256, 64 << 20);
     Layer *layer = &layers[LAYER_INDEX];
-    layer->kept = LAYER_INDEX;
+    layer->kept = POOL ? 0 : LAYER_INDEX;
     random_norm(attn_norm, DIM), random_norm(ffn_norm, DIM), random_norm(final_norm, DIM);
     random_norm(q_norm, HEAD_DIM), random_norm(k_norm, HEAD_DIM);
     for (int i = 0; i < VOCAB * DIM; i++) {
@@ -363,7 +416,7 @@ int main(void)
     state.ends.embed = append(embedding, sizeof embedding);
     state.ends.norm = append(final_norm, sizeof final_norm);
     state.ends.head = append_linear(HEAD_PART, formats[HEAD_PART], DIM, VOCAB, 0);
-    state.cache = malloc((size_t)PAGES * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2);
+    state.cache[POOL] = calloc((size_t)PAGES * LAYERS * 2 * KV_HEADS * PAGE * HEAD_DIM * 2, 1);
     state.x = malloc((size_t)MOST_ROWS * DIM * 4);
     state.q = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);
     state.a = malloc((size_t)MOST_ROWS * HEADS * HEAD_DIM * 4);
@@ -372,6 +425,7 @@ int main(void)
     state.logits = malloc((size_t)MOST_ROWS * VOCAB * 4);
     state.hidden = malloc((size_t)MOST_ROWS * DIM * (LAYERS + 1) * 4);
 
+    use_cache(16, 16);
     for (int workers = 1; workers <= 3; workers++) {
         test_batch((const int[][2]){{1, 0}}, 1, workers);
         test_batch((const int[][2]){{1, 1000}}, 1, workers);
@@ -382,8 +436,15 @@ int main(void)
         test_batch((const int[][2]){{18, 40}, {3, 7}}, 2, workers);
         test_batch((const int[][2]){{300, 213}, {12, 31}}, 2, workers);
     }
+    for (int bits = 2; QUANTIZED_CACHE && bits <= 8; bits++) {
+        use_cache(bits, 10 - bits);
+        test_batch((const int[][2]){{3, 254}, {1, 700}, {33, 300}}, 3, 2);
+        use_cache(bits % 2 ? bits : 16, bits % 2 ? 16 : bits);
+        test_batch((const int[][2]){{1, 511}, {9, 250}}, 2, 2);
+    }
     for (int part = 0; part < PARTS; part++) ref_free(&linears[part]);
-    free(weights), free(state.cache), free(state.x), free(state.q), free(state.a), free(state.h);
+    free(weights), free(state.cache[POOL]), free(state.x), free(state.q), free(state.a),
+        free(state.h);
     free(state.rope), free(state.logits), free(state.hidden);
     return check_done();
 }

@@ -70,6 +70,18 @@ for case; do
         check "$case by five" "$program" logits --device $device $mode --ids "$ids" --chunk 5 -o "$out" &&
             check "$case by five" "$build/compare" "$expected" "$out" --row $row --all $all --each $each
     done
+    # Windows: the same whether pages are used again behind them or there is room for all.
+    if [ $device = cpu ] && "$program" info --device cpu | grep -q '^windows'; then
+        ids=$(awk 'BEGIN { for (i = 0; i < 3000; i++) printf "%s%d", i ? "," : "", 3 + i * i % 241 }')
+        for bits in 16 4; do
+            for batch in 1 4; do
+                "$program" logits --device cpu --ids "$ids" --chunk 100 --max-context 3072 \
+                    --max-batch $batch --cache-bits $bits -o "$out.$batch" || break
+            done
+            check "$case windows in $bits bits" cmp "$out.1" "$out.4"
+        done
+        rm -f "$out.1" "$out.4"
+    fi
     rm -f "$program.weights" "$out"
     [ -n "${KEEP:-}" ] || rm -rf "$program"
 done

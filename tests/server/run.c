@@ -772,6 +772,10 @@ int main(int argc, char **argv)
     s = start_server(program, (const char *[]){"--deterministic", "--chunk", "256", NULL});
     test_crowd(s.port, 24);
     CHECK(stop_server(&s, SIGTERM) == 0);
+    s = start_server(program, (const char *[]){"--deterministic", "--chunk", "256", "--cache-bits",
+                                               "5,4", NULL});
+    test_crowd(s.port, 8);
+    CHECK(stop_server(&s, SIGTERM) == 0);
     // A cache that holds three of them: they wait for each other, or go on later.
     s = start_server(program,
                      (const char *[]){"--cache-tokens", "1280", "--max-context", "512", NULL});

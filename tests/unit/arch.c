@@ -75,9 +75,19 @@ static void check_facts(void)
     CHECK(facts_of(LLAMA, "\"max_position_embeddings\": 100")->max_position == 100);
     CHECK(facts_of(QWEN2, "\"num_attention_heads\": 2")->head_dim == 128);
     CHECK(facts_of(QWEN3, "")->head_dim == 128);
-    CHECK(cache_bytes_per_token(f, 16) == 4 * 2 * 2 * 64 * 2);
 
-    Plan *plan = plan_of(QWEN3, "\"head_dim\": 64");
+    Plan *plan = plan_of(LLAMA, "\"head_dim\": null");
+    CHECK(cache_bytes_per_token(plan, 16, 16) == 4 * 2 * 2 * 64 * 2);
+    // Groups of 32 channels with a scale of two bytes.
+    CHECK(cache_bytes_per_token(plan, 8, 4) == 4 * 2 * (2 * (32 + 2) + 2 * (16 + 2)));
+    CHECK(window_bytes(plan, 2048, 16, 16) == 0);
+    plan = plan_of(MISTRAL, "\"sliding_window\": 300");
+    CHECK(cache_bytes_per_token(plan, 16, 16) == 0);
+    CHECK(window_bytes(plan, 100, 16, 16) == 256 * (uint64_t)plan->graph->facts.layers *
+                                                 (uint64_t)plan->graph->facts.kv_heads * 4 *
+                                                 (uint64_t)plan->graph->facts.head_dim);
+
+    plan = plan_of(QWEN3, "\"head_dim\": 64");
     CHECK(plan->layers[3].q_norm && plan->layers[3].k_norm && plan->layers[3].q->in == 256);
     CHECK(plan->run_count == 1 && plan->runs[0].first == 0 && plan->runs[0].last == 3);
     CHECK(plan->runs[0].step_count == 6 && strcmp(plan->runs[0].steps[0].name, "keep") == 0);
@@ -478,7 +488,7 @@ static void check_delta_nets(void)
     const Facts *f = &plan->graph->facts;
     CHECK(f->state_layers == 36 && f->cache_layers == 12 && f->delta_grouped && f->gated_attention);
     CHECK(state_bytes(f) == 36 * 4 * (32 * 128 * 128 + 3 * 8192));
-    CHECK(cache_bytes_per_token(f, 16) == 12 * 2 * 2 * 256 * 2);
+    CHECK(cache_bytes_per_token(plan, 16, 16) == 12 * 2 * 2 * 256 * 2);
     CHECK(f->rope_dim == 64 && f->experts == 512 && f->active == 10 && f->shared_dim == 512);
     CHECK(plan->layers[46].kept == 35 && plan->layers[47].kept == 11 && plan->layers[3].kept == 0);
     CHECK(plan->run_count == 24 && plan->runs[0].group == 2 && plan->runs[0].times == 12);

@@ -31,8 +31,8 @@ static Digest add_token(Digest d, int token, int form)
 // Key and value (2 halves each) of a position: its token, and its form.
 static uint16_t *place(const State *s, const Batch *b, int sequence, int position, int value)
 {
-    int page = b->page_table[sequence * b->pages_per_sequence + position / PAGE];
-    return s->cache + ((page * 2 + value) * PAGE + position % PAGE) * 2;
+    int page = b->page_table[POOL_ALL][sequence * b->pages_per_sequence + position / PAGE];
+    return (uint16_t *)s->cache[POOL_ALL] + ((page * 2 + value) * PAGE + position % PAGE) * 2;
 }
 
 static Digest digest_cache(const State *s, const Batch *b, int sequence, int count)
@@ -106,7 +106,9 @@ static void open_fixture(Fixture *f, int slots, int pages, int saved, int determ
                        .max_context = CONTEXT,
                        .max_sequences = slots,
                        .pages_per_sequence = CONTEXT / PAGE,
-                       .pages = pages,
+                       .pages = {pages},
+                       .key_bits = 16,
+                       .value_bits = 16,
                        .states = slots + saved};
     *f = (Fixture){0};
     CHECK(device_open(&f->device, &o, &f->weights, &err) == 0);

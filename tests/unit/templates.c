@@ -69,9 +69,15 @@ int main(int argc, char **argv)
     Plan *plan = fuse_ops(graph);
     choose_variants(plan);
     Packed *packed = pack_weights(plan, arena_format("%s/weights.bin", dir));
-    BuildOptions options = {.cpu = 1, .cuda = 1, .sms = {90, 0}, .sm_count = 2,
-                            .max_context = graph->facts.max_position, .max_batch = 16,
-                            .embed_weights = 1, .driver_min = "580"};
+    BuildOptions options = {.cpu = 1,
+                            .cuda = 1,
+                            .sms = {90, 0},
+                            .sm_count = 2,
+                            .cache_bits = CACHE_BITS,
+                            .max_context = graph->facts.max_position,
+                            .max_batch = 16,
+                            .embed_weights = 1,
+                            .driver_min = "580"};
     Buffer tokenizer = {0}, chat = {0};
     compile_tokenizer(ck->dir, &tokenizer);
     compile_templates(ck->dir, &chat);

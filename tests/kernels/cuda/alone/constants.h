@@ -17,6 +17,7 @@
 #define ROPE_DIM 48
 #define MAX_CONTEXT 1100
 #define MAX_BATCH 16
+#define QUANTIZED_CACHE 1
 #define HEAD_NORMS HEAD_NORM_ALL
 #define ACTIVATION XIELU
 #define ROPE_INVERSE                                                                               \

@@ -15,6 +15,7 @@
 #define ROPE_DIM 64
 #define MAX_CONTEXT 1100
 #define MAX_BATCH 16
+#define QUANTIZED_CACHE 1
 #define EMBED_SCALE 3.0f
 #define RESIDUAL_SCALE 0.5f
 #define LOGIT_SCALE 0.5f

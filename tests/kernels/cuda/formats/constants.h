@@ -16,6 +16,7 @@
 #define ROPE_DIM 128
 #define MAX_CONTEXT 700
 #define MAX_BATCH 40
+#define QUANTIZED_CACHE 1
 #define ROPE_INVERSE \
     { \
         1.0f, 0.86596432f, 0.74989421f, 0.64938163f, 0.56234133f, 0.48696753f, 0.4216965f, \

@@ -16,6 +16,8 @@
 #define ROPE_DIM 48
 #define MAX_CONTEXT 1100
 #define MAX_BATCH 16
+#define QUANTIZED_CACHE 1
+#define WINDOW_LAYERS 1
 #define ROPE_INVERSE \
     { \
         1.0f, 0.68129207f, 0.46415888f, 0.31622777f, 0.21544347f, 0.14677993f, 0.1f, \

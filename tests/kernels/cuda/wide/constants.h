@@ -16,6 +16,7 @@
 #define ROPE_DIM 256
 #define MAX_CONTEXT 520
 #define MAX_BATCH 16
+#define QUANTIZED_CACHE 1
 #define ROPE_INVERSE \
     { \
         1.0f, 0.93057204f, 0.86596432f, 0.80584219f, 0.74989421f, 0.69783058f, 0.64938163f, \

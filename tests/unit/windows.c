@@ -1,0 +1,297 @@
+// The batch against a device that remembers, for every place in the cache, the text whose keys and
+// values would stand there: a pass checks all places that its rows see, and a token follows from
+// the text alone. So every answer must be the one that its prompt has alone, whoever shares batch,
+// pages and windows.
+#include "runtime/batch.h"
+#include "runtime/pools.h"
+#include "tests/check.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { WINDOW = 300, SLOTS = 4, CONTEXT = 2560, PAGES_EACH = CONTEXT / PAGE, MOST_PAGES = 64 };
+
+static const Layer layer_table[3] = {{.window = WINDOW}, {.window = 0}, {.window = WINDOW - 50}};
+const ModelInfo model_info = {
+    .layers = 3, .cache_layers = 3, .window_layers = 2, .vocab = 1000, .layer_table = layer_table};
+
+struct Device {
+    DeviceOptions options;
+    int pools;
+    int table[POOLS][SLOTS][PAGES_EACH];
+    uint64_t text[POOLS][MOST_PAGES][PAGE], host[POOLS][MOST_PAGES][PAGE];
+    int32_t tokens[SLOTS];
+    Batcher *batcher;
+    int wrong, passes, restored;
+};
+
+static uint64_t extend(uint64_t text, int32_t token)
+{
+    text = (text ^ (uint32_t)token) * 0x9e3779b97f4a7c15u;
+    return text ^ text >> 29;
+}
+
+static int32_t next_token(uint64_t text)
+{
+    return (int32_t)(extend(text, -1) % 40);
+}
+
+int device_decode_rows(const Device *d)
+{
+    return d->options.max_outputs;
+}
+
+void device_set_page(Device *d, int pool, int sequence, int index, int page)
+{
+    d->table[pool][sequence][index] = page;
+}
+
+void device_copy_page(Device *d, int pool, int to, int from)
+{
+    memcpy(d->text[pool][to], d->text[pool][from], sizeof d->text[pool][to]);
+}
+
+static uint64_t *place(Device *d, int pool, int sequence, int position)
+{
+    int page = d->table[pool][sequence][position / PAGE];
+    d->wrong += page < 0 || page >= d->options.pages[pool];
+    return &d->text[pool][page][position % PAGE];
+}
+
+void device_forward(Device *d, const Batch *b, const Sampling *sampling)
+{
+    (void)sampling;
+    static uint64_t texts[CONTEXT];
+    d->passes++;
+    for (int i = 0; i < b->segments; i++) {
+        const Segment *g = &b->segment[i];
+        const int32_t *tokens = d->batcher->sequences[g->sequence].tokens;
+        for (int t = 0; t < g->position + g->rows; t++)
+            texts[t] = extend(t ? texts[t - 1] : 1, tokens[t]);
+        // All places are written before any is read, as layer by layer in a pass.
+        for (int r = 0; r < g->rows; r++)
+            for (int pool = 0; pool < d->pools; pool++) {
+                d->wrong += b->token[g->row + r] != tokens[g->position + r];
+                *place(d, pool, g->sequence, g->position + r) = texts[g->position + r];
+            }
+    }
+    for (int i = 0; i < b->segments; i++) {
+        const Segment *g = &b->segment[i];
+        const int32_t *tokens = d->batcher->sequences[g->sequence].tokens;
+        for (int t = 0; t < g->position + g->rows; t++)
+            texts[t] = extend(t ? texts[t - 1] : 1, tokens[t]);
+        for (int pool = 0; pool < d->pools; pool++) {
+            int from = pool == POOL_WINDOW ? g->position - WINDOW + 1 : 0;
+            for (int t = from > 0 ? from : 0; t < g->position + g->rows; t++)
+                d->wrong += *place(d, pool, g->sequence, t) != texts[t];
+        }
+        for (int o = 0; o < b->outputs; o++)
+            if (b->sequence[b->output[o]] == g->sequence)
+                d->tokens[o] = next_token(texts[b->position[b->output[o]]]);
+    }
+}
+
+void device_save_page(Device *d, int pool, int host, int page)
+{
+    memcpy(d->host[pool][host], d->text[pool][page], sizeof d->host[pool][host]);
+}
+
+void device_load_page(Device *d, int pool, int page, int host)
+{
+    memcpy(d->text[pool][page], d->host[pool][host], sizeof d->host[pool][host]);
+    d->restored++;
+}
+
+void device_copy_state(Device *d, int to, int from)
+{
+    (void)to, (void)from;
+    d->wrong++;
+}
+
+const int32_t *device_tokens(Device *d)
+{
+    return d->tokens;
+}
+
+const float *device_logits(Device *d)
+{
+    d->wrong++;
+    return NULL;
+}
+
+typedef struct {
+    int slot, prompt, more, taken_back;
+    uint64_t text; // of the prompt
+} Request;
+
+// What is drawn after the prompt must be what follows from it.
+static int check_answer(const Request *r, const Sequence *s)
+{
+    uint64_t text = r->text;
+    int wrong = s->count != r->prompt + r->more;
+    for (int t = r->prompt; t < s->count; t++) {
+        wrong += s->tokens[t] != next_token(text);
+        text = extend(text, s->tokens[t]);
+    }
+    return wrong;
+}
+
+// `pages` of POOL_ALL; windows: with layers that have some; host: pages of a second level.
+static void test_life(int windows, int deterministic, int pages, int host, int chunk, int rounds)
+{
+    static Device d;
+    Batcher b;
+    Error err;
+    d = (Device){.options = {.max_rows = chunk,
+                             .max_outputs = SLOTS,
+                             .max_context = CONTEXT,
+                             .max_sequences = SLOTS,
+                             .pages_per_sequence = PAGES_EACH}};
+    d.pools = windows ? 2 : 1;
+    d.options.pages[POOL_ALL] = pages;
+    d.options.pages[POOL_WINDOW] = WINDOW_PAGES(WINDOW, SLOTS, chunk);
+    if (d.options.pages[POOL_WINDOW] > pages) d.options.pages[POOL_WINDOW] = pages;
+    for (int pool = 0; pool < d.pools; pool++) d.options.host_pages[pool] = host;
+    d.batcher = &b;
+    CHECK(d.options.pages[POOL_WINDOW] <= MOST_PAGES && pages <= MOST_PAGES);
+    CHECK(batch_open(&b, &d, &d.options, &err) == 0);
+    if (!windows) b.pools = 1;
+    b.deterministic = deterministic;
+
+    SamplerOptions greedy = sampler_defaults;
+    greedy.temperature = 0;
+    Request request[SLOTS];
+    Drawn drawn[SLOTS];
+    int active = 0, done = 0, wrong = 0, reused = 0, most = 0;
+    srand((unsigned)(pages + chunk));
+    for (int round = 0; round < rounds || active; round++) {
+        if (round < rounds && active < SLOTS && rand() % 3 == 0) {
+            // One of a few beginnings, then something of its own.
+            static int32_t tokens[CONTEXT];
+            int shared = rand() % 6, common = rand() % 1700, own = 1 + rand() % 300;
+            Request r = {.prompt = common + own, .more = rand() % 250, .text = 1};
+            for (int i = 0; i < r.prompt; i++) {
+                tokens[i] = i < common ? shared * 100 + i % 17 : rand() % 500;
+                r.text = extend(r.text, tokens[i]);
+            }
+            r.slot = batch_admit(&b, tokens, r.prompt, r.more, &greedy, rand() % 2, 1);
+            if (r.slot >= 0 && r.more == 0)
+                batch_retire(&b, r.slot);
+            else if (r.slot >= 0)
+                request[active++] = r;
+            wrong += r.slot == BATCH_TOO_LONG;
+        }
+        int n = batch_step(&b, drawn);
+        wrong += n < 0 && active;
+        for (int i = 0; i < active; i++) {
+            Request *r = &request[i];
+            Sequence *s = &b.sequences[r->slot];
+            if (windows && s->pages - s->first[POOL_WINDOW] > most && !s->suspended &&
+                s->count - s->computed == 1)
+                most = s->pages - s->first[POOL_WINDOW];
+            if (s->count > r->prompt + 3 && r->taken_back < 2 && rand() % 60 == 0) {
+                // Back by a little or, as a user may, by a lot.
+                int back = rand() % 3 ? 1 + rand() % 40 : 1 + rand() % (s->count - r->prompt);
+                if (back > s->count - r->prompt) back = s->count - r->prompt;
+                batch_rewind(&b, r->slot, s->count - back);
+                r->taken_back++;
+            }
+            if (batch_room(&b, r->slot) > 0) continue;
+            wrong += check_answer(r, s);
+            reused += s->reused;
+            done++;
+            batch_retire(&b, r->slot);
+            request[i--] = request[--active];
+        }
+    }
+    CHECK_MSG(wrong == 0 && d.wrong == 0, "%d wrong, %d places", wrong, d.wrong);
+    CHECK_MSG(done > rounds / 200 && reused > done * 100, "%d done, %d tokens found", done, reused);
+    CHECK_MSG((d.restored > 0) == (host > 0), "%d pages of the second level", d.restored);
+    CHECK_MSG(most <= (WINDOW + REWIND_TOKENS) / PAGE + 2, "%d pages of a window", most);
+    for (int pool = 0; pool < d.pools; pool++)
+        CHECK(cache_unused(b.cache[pool]) == d.options.pages[pool]);
+    batch_close(&b);
+}
+
+// A text that comes back is taken up where it ended, with the pages of its window only.
+static void test_return(void)
+{
+    static Device d;
+    static int32_t tokens[CONTEXT];
+    Batcher b;
+    Error err;
+    Drawn drawn[SLOTS];
+    d = (Device){.options = {.max_rows = 512,
+                             .max_outputs = SLOTS,
+                             .max_context = CONTEXT,
+                             .max_sequences = SLOTS,
+                             .pages_per_sequence = PAGES_EACH,
+                             .pages = {40, WINDOW_PAGES(WINDOW, SLOTS, 512)}},
+                 .pools = 2};
+    d.batcher = &b;
+    CHECK(batch_open(&b, &d, &d.options, &err) == 0);
+    SamplerOptions greedy = sampler_defaults;
+    greedy.temperature = 0;
+    for (int i = 0; i < CONTEXT; i++) tokens[i] = i % 37;
+    int reused[3];
+    const int length[3] = {2000, 2100, 1500};
+    for (int i = 0; i < 3; i++) {
+        tokens[1990 + i]++; // they part there, or a little later
+        int slot = batch_admit(&b, tokens, length[i], 1, &greedy, 0, 0);
+        while (batch_step(&b, drawn) == 0) continue;
+        reused[i] = b.sequences[slot].reused;
+        batch_retire(&b, slot);
+    }
+    CHECK_MSG(reused[0] == 0 && reused[1] >= 1990 && reused[2] >= 1280 && d.wrong == 0,
+              "%d %d %d tokens found, %d wrong", reused[0], reused[1], reused[2], d.wrong);
+    batch_close(&b);
+}
+
+// What others have driven out of the cache comes back from the second level.
+static void test_second_level(void)
+{
+    static Device d;
+    static int32_t tokens[CONTEXT];
+    Batcher b;
+    Error err;
+    Drawn drawn[SLOTS];
+    for (int host = 0; host < 2; host++) {
+        d = (Device){.options = {.max_rows = 512,
+                                 .max_outputs = SLOTS,
+                                 .max_context = CONTEXT,
+                                 .max_sequences = SLOTS,
+                                 .pages_per_sequence = PAGES_EACH,
+                                 .pages = {10, 10},
+                                 .host_pages = {host * 20, host * 20}},
+                     .pools = 2};
+        d.batcher = &b;
+        CHECK(batch_open(&b, &d, &d.options, &err) == 0);
+        SamplerOptions greedy = sampler_defaults;
+        greedy.temperature = 0;
+        int reused = 0;
+        for (int i = 0; i < 3; i++) { // a text, another one, the first again
+            for (int t = 0; t < 2000; t++) tokens[t] = t % 37 + i % 2;
+            int slot = batch_admit(&b, tokens, 2000, 1, &greedy, 0, 0);
+            while (batch_step(&b, drawn) == 0) continue;
+            reused = b.sequences[slot].reused;
+            batch_retire(&b, slot);
+        }
+        CHECK_MSG(d.wrong == 0 && (host ? reused == 7 * PAGE : reused < 4 * PAGE),
+                  "%d tokens found, %d wrong", reused, d.wrong);
+        batch_close(&b);
+    }
+}
+
+int main(void)
+{
+    test_second_level();
+    test_return();
+    for (int windows = 0; windows < 2; windows++)
+        for (int deterministic = 0; deterministic < 2; deterministic++) {
+            test_life(windows, deterministic, 60, 0, 512, 3000);
+            test_life(windows, deterministic, 14, 0, 256, 3000);
+            test_life(windows, deterministic, 25, 0, 1024, 3000);
+            test_life(windows, deterministic, 14, 60, 512, 3000);
+            test_life(windows, deterministic, 25, 8, 256, 3000);
+        }
+    return check_done();
+}
