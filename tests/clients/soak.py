@@ -184,7 +184,7 @@ class Soak:
             "no failures": not self.failures,
             "nothing runs, waits or holds pages": not (state["running"] or state["queued"] or state["pages_used"]),
             # Pages of the cache are touched one after the other, so that it grows at first.
-            f"memory is flat: {sizes} KiB": sizes[-1] < sizes[2] + 8192,
+            f"memory is flat: {sizes} KiB": sizes[-1] < sizes[parts // 2 - 1] + 8192,
             "SIGTERM ends it": (self.server.send_signal(signal.SIGTERM), self.server.wait(timeout=20))[1] == 0,
         }
         print(len(jobs), "requests:", self.counts, "memory", sizes, "KiB, cache", state)

@@ -223,11 +223,11 @@ static void test_bans(void)
     // Nothing left, and no numbers.
     o.late_until = 0;
     s.banned_at = count, s.banned = eleven;
-    CHECK(sample_token(room, logits, history, count, &s, 0) == -1);
+    CHECK(sample_token(room, logits, history, count, &s, 0) == SAMPLE_NOTHING);
     float kept = logits[3];
     logits[3] = NAN;
     sampler_start(&s, &sampler_defaults);
-    CHECK(sample_token(room, logits, history, count, &s, 0) == -1);
+    CHECK(sample_token(room, logits, history, count, &s, 0) == SAMPLE_NAN);
     CHECK(sample_plain(room, logits, &(Sampling){.temperature = 1, .top_p = 1}) == -1);
     logits[3] = -INFINITY;
     CHECK(sample_plain(room, logits, &(Sampling){.temperature = 0, .top_p = 1}) == 5);
