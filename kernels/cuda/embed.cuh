@@ -65,5 +65,6 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     Moments m = moments_of<false>(squares, lane);
     const float *norm = weights_at<float>(s, s.ends.norm);
     float *x = s.hidden + ((uint64_t)LAYERS * b.rows + row) * DIM;
-    for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS) x[k] = (x[k] - m.mean) * m.factor * norm[k];
+    for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS)
+        x[k] = (x[k] - m.mean) * m.factor * norm[k];
 }

@@ -115,9 +115,9 @@ DEVICE void load_expert(const Plan &p, const Part &part, int row, int block, con
     if (p.step.kind == STEP_EXPERTS_UP)
         load4_fresh<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
     else
-        load_activated<EXPERT_DIM>(
-            p, part, sums_at(s, w.sums_up) + (uint64_t)place * UP_COLUMNS(EXPERT_DIM), row, block, c,
-            v);
+        load_activated<EXPERT_DIM>(p, part,
+                                   sums_at(s, w.sums_up) + (uint64_t)place * UP_COLUMNS(EXPERT_DIM),
+                                   row, block, c, v);
 }
 
 // --- plans ---------------------------------------------------------------------------------------
@@ -180,8 +180,8 @@ DEVICE int share_begin(const Step &step, int block)
     return share_of(expert_chunks(step).all * routing()->experts, block);
 }
 
-// By one thread: plans chunks from `at` on, up to `end`, of as many experts as have equally many rows
-// and fit in a plan. Returns where the next plan begins.
+// By one thread: plans chunks from `at` on, up to `end`, of as many experts as have equally many
+// rows and fit in a plan. Returns where the next plan begins.
 DEVICE int plan_experts(const Decoder &d, const Step &step, int at, int end, Plan *p)
 {
     const State &s = decode_state();
@@ -262,8 +262,8 @@ DEVICE void combine(const Layer *layer)
             int route = row * ACTIVE_EXPERTS + i;
             int place = routed ? r->place[route] : rows * ACTIVE_EXPERTS + row;
             float weight = routed ? r->weight[route] : r->shared[row], v[4];
-            Linear down = routed ? of_expert(layer->down, layer, r->expert[route])
-                                 : layer->shared_down;
+            Linear down =
+                routed ? of_expert(layer->down, layer, r->expert[route]) : layer->shared_down;
             read_sums(sums + (uint64_t)place * PADDED(DIM), block, 1, v);
             finish_columns(s, down, block, v);
             *(float4 *)(weighted + i * BLOCK + 4 * lane) =

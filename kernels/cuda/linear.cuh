@@ -110,8 +110,8 @@ template <int IN> DEVICE float norm_factor(const float *squares, int row, int la
     return row_moments(squares, row, lane).factor;
 }
 
-// A linear layer as a tile is given it: itself, or what it will be looked up by once the products are
-// there, which leaves their registers alone (route.cuh).
+// A linear layer as a tile is given it: itself, or what it will be looked up by once the products
+// are there, which leaves their registers alone (route.cuh).
 DEVICE const Linear &linear_of(const Linear &w)
 {
     return w;

@@ -1,7 +1,7 @@
-// A routed layer in the prefill form. Scores, experts and places of all rows first; the shared expert
-// as a dense layer whose product is left in y; then waves of places, each prepared, multiplied by the
-// tiles of the dense layers, one expert a tile, and added to y: a row's experts in their order, so
-// that waves and tiles do not matter.
+// A routed layer in the prefill form. Scores, experts and places of all rows first; the shared
+// expert as a dense layer whose product is left in y; then waves of places, each prepared,
+// multiplied by the tiles of the dense layers, one expert a tile, and added to y: a row's experts
+// in their order, so that waves and tiles do not matter.
 #pragma once
 #include "kernels/cuda/out.cuh"
 #include "kernels/cuda/route.cuh"
@@ -62,8 +62,10 @@ DEVICE void score_prefill(const State &s, const Batch &b, const Layer *layer)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 float4 t = *(const float4 *)(x + (4 * warp + j) * SCORE_STRIDE + i);
-                sum[j][0] = fmaf(t.w, p.w, fmaf(t.z, p.z, fmaf(t.y, p.y, fmaf(t.x, p.x, sum[j][0]))));
-                sum[j][1] = fmaf(t.w, q.w, fmaf(t.z, q.z, fmaf(t.y, q.y, fmaf(t.x, q.x, sum[j][1]))));
+                sum[j][0] =
+                    fmaf(t.w, p.w, fmaf(t.z, p.z, fmaf(t.y, p.y, fmaf(t.x, p.x, sum[j][0]))));
+                sum[j][1] =
+                    fmaf(t.w, q.w, fmaf(t.z, q.z, fmaf(t.y, q.y, fmaf(t.x, q.x, sum[j][1]))));
             }
         }
         block_sync();

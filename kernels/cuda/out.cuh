@@ -87,8 +87,7 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
                 real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < DIM;
             }
             uint64_t row = first + own_row(u);
-            if (own_row(u) < count)
-                store_columns<DIM>((POST ? y : s.x) + row * DIM, t.block, v);
+            if (own_row(u) < count) store_columns<DIM>((POST ? y : s.x) + row * DIM, t.block, v);
             if (!POST)
                 put_moments<8, 16>(row_squares(s, row), t.block, v, real, own_row(u) < count);
         }

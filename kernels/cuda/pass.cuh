@@ -7,16 +7,15 @@
 
 // --- inputs --------------------------------------------------------------------------------------
 // `qkv`, `up` and `head` read the residual stream: x, to which products of the step before are
-// still to be added, unless attention and feed-forward are parallel and a step of its own does that.
-// x lies in s.x before attention and in `middle` after it. They multiply with
-// the norm's weights but not with its factor, which is applied to their products: the sums of
-// squares are complete only then. Who owns a block stores the new x and its square.
+// still to be added, unless attention and feed-forward are parallel and a step of its own does
+// that. x lies in s.x before attention and in `middle` after it. They multiply with the norm's
+// weights but not with its factor, which is applied to their products: the sums of squares are
+// complete only then. Who owns a block stores the new x and its square.
 
 DEVICE bool reads_stream(const Plan &p)
 {
     return p.step.kind == STEP_QKV || p.step.kind == STEP_UP || p.step.kind == STEP_UP_ALONE ||
-           p.step.kind == STEP_HEAD || p.step.kind == STEP_ROUTE ||
-           p.step.kind == STEP_EXPERTS_UP;
+           p.step.kind == STEP_HEAD || p.step.kind == STEP_ROUTE || p.step.kind == STEP_EXPERTS_UP;
 }
 
 // The columns of a row of the sums that a layer adds to in `up` and in `down`.
@@ -115,10 +114,9 @@ DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Const
         for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
     }
     if (PARALLEL) { // x is complete
-        float mean = LAYER_NORM && p.norm
-                         ? row_moments(work_at<const float>(s, work_of(s).squares), row,
-                                       threadIdx.x % WARP).mean
-                         : 0;
+        const float *squares = work_at<const float>(s, work_of(s).squares);
+        float mean = 0;
+        if (LAYER_NORM && p.norm) mean = row_moments(squares, row, threadIdx.x % WARP).mean;
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] -= mean;
     } else if (own) {
@@ -142,8 +140,8 @@ DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
 // What gate and up of WIDTH channels left as sums of a row: act(gate) * up, or without a gate
 // act(up).
 template <int WIDTH>
-DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums, int row, int block,
-                           const Constants &c, float v[4])
+DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums, int row,
+                           int block, const Constants &c, float v[4])
 {
     const State &s = decode_state();
     int lane = threadIdx.x % WARP;
@@ -168,9 +166,9 @@ DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool
     if (p.step.kind == STEP_OUT)
         load_attended(p, row, block, v);
     else if (p.step.kind == STEP_DOWN)
-        load_activated<FFN_DIM>(
-            p, part, sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM), row, block, c,
-            v);
+        load_activated<FFN_DIM>(p, part,
+                                sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM),
+                                row, block, c, v);
 #if EXPERTS
     else if (p.step.kind > STEP_ROUTE)
         load_expert(p, part, row, block, c, v);
@@ -213,15 +211,15 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         plan_part(p, layer->v, KV_DIM, PADDED(Q_DIM) + PADDED(KV_DIM));
         p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, step.layer));
         p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
-        if (step.layer > 0 && leaves_down(layer - 1)) p->pending[p->pending_count++] = layer[-1].down;
+        if (step.layer > 0 && leaves_down(layer - 1))
+            p->pending[p->pending_count++] = layer[-1].down;
         p->pending_sums = w.sums_down;
         break;
     case STEP_HEADS:
     case STEP_ATTEND: // nothing to multiply, but the layers that are finished
         p->part[0].linear = layer->q, p->part[1].linear = layer->k, p->part[2].linear = layer->v;
         if (step.kind == STEP_ATTEND)
-            p->old_sums = w.sums_down,
-            p->old_count = rows * down_sums(layer_before(s, step.layer));
+            p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, step.layer));
         break;
     case STEP_OUT:
         p->in = Q_DIM, p->sums = w.sums_out, p->width = PADDED(DIM);
@@ -268,7 +266,8 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
             p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, 0));
         break;
 #if EXPERTS
-    default: plan_routed(d, p);
+    default:
+        plan_routed(d, p);
 #endif
     }
     plan_ranges(p);

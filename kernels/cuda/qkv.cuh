@@ -96,8 +96,7 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         }
         for (int i = lane; i < HEAD_DIM; i += WARP) sum += (c[i] - mean) * (c[i] - mean);
         if (HEAD_NORMS != HEAD_NORM_SHARED) weight += (queries ? head : head - HEADS) * HEAD_DIM;
-        if (HEAD_NORMS != HEAD_NORM_ALL)
-            factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
+        if (HEAD_NORMS != HEAD_NORM_ALL) factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] = (c[i] - mean) * (factor * weight[i]);
         warp_sync();
     }

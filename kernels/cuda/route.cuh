@@ -33,9 +33,8 @@ DEVICE Linear linear_of(const ExpertLinear &w)
 // Weights of score `number`: of an expert, or after those of the shared one.
 DEVICE const float *router_row(const State &s, const Layer *layer, int number)
 {
-    return number < EXPERTS
-               ? weights_at<float>(s, layer->router) + (uint64_t)number * DIM
-               : weights_at<float>(s, layer->shared_weight);
+    return number < EXPERTS ? weights_at<float>(s, layer->router) + (uint64_t)number * DIM
+                            : weights_at<float>(s, layer->shared_weight);
 }
 
 // How many scores a row has.
@@ -222,7 +221,8 @@ DEVICE float score_from_fixed(uint64_t sum)
     return from_fixed(sum) * (FIXED_ONE / SCORE_ONE);
 }
 
-// The experts of all rows from the sums of their scores. By the multiplying warps; ends out of sync.
+// The experts of all rows from the sums of their scores. By the multiplying warps; ends out of
+// sync.
 DEVICE void choose_rows(const Layer *layer)
 {
     const State &s = decode_state();
