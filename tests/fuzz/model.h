@@ -133,9 +133,20 @@ void device_copy_state(Device *d, int to, int from)
     (void)d, (void)to, (void)from;
 }
 
-void device_copy_state(Device *d, int to, int from)
+int device_map_pages(Device *d)
 {
-    (void)d, (void)to, (void)from;
+    (void)d;
+    return 0;
+}
+
+void device_save_page(Device *d, int pool, int host, int page)
+{
+    (void)d, (void)pool, (void)host, (void)page;
+}
+
+void device_load_page(Device *d, int pool, int page, int host)
+{
+    (void)d, (void)pool, (void)page, (void)host;
 }
 
 int device_decode_rows(const Device *d)
