@@ -38,9 +38,10 @@
 #define HEAD_BYTES(bits) ((uint64_t)PAGE * CACHE_ROW_BYTES(HEAD_DIM, bits))
 #define TURN_SCALE 0.17677669529663687f // 1 / sqrt(32)
 
-// A head's part of the page that holds `position`.
-CACHE_INLINE uint8_t *cache_head(const State *s, const Batch *b, const Layer *layer, int value,
-                                 int sequence, int head, int position)
+// A head's part of the page that holds `position`. The bits are KEY_BITS(s) and VALUE_BITS(s), or
+// 16 where no others can be.
+CACHE_INLINE uint8_t *cache_head(const State *s, const Batch *b, const Layer *layer, int key_bits,
+                                 int value_bits, int value, int sequence, int head, int position)
 {
     const int pool = WINDOW_LAYERS && layer->window > 0 ? POOL_WINDOW : POOL_ALL;
     uint64_t place =
@@ -48,7 +49,7 @@ CACHE_INLINE uint8_t *cache_head(const State *s, const Batch *b, const Layer *la
     uint64_t entry =
         (uint64_t)sequence * (uint64_t)b->pages_per_sequence + (uint64_t)position / PAGE;
     uint64_t page = (uint64_t)b->page_table[pool][entry];
-    uint64_t keys = HEAD_BYTES(KEY_BITS(s)), values = HEAD_BYTES(VALUE_BITS(s));
+    uint64_t keys = HEAD_BYTES(key_bits), values = HEAD_BYTES(value_bits);
     return s->cache[pool] + page * s->page_bytes[pool] + place * KV_HEADS * (keys + values) +
            (value ? KV_HEADS * keys + (uint64_t)head * values : (uint64_t)head * keys);
 }

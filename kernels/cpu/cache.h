@@ -64,7 +64,8 @@ ALWAYS void cache_store(const State *s, const Batch *b, const Layer *layer, int 
                         int head, const float *v)
 {
     int bits = value ? VALUE_BITS(s) : KEY_BITS(s), t = b->position[row] % PAGE;
-    uint8_t *part = cache_head(s, b, layer, value, b->sequence[row], head, b->position[row]);
+    uint8_t *part = cache_head(s, b, layer, KEY_BITS(s), VALUE_BITS(s), value, b->sequence[row],
+                               head, b->position[row]);
     if (bits == 16) {
         store_halves((uint16_t *)part + t * HEAD_DIM, v, HEAD_DIM);
         return;
@@ -81,7 +82,8 @@ ALWAYS void cache_store(const State *s, const Batch *b, const Layer *layer, int 
 ALWAYS const uint16_t *cache_halves(const State *s, const Batch *b, const Layer *layer, int value,
                                     int sequence, int head, int position)
 {
-    return (const uint16_t *)cache_head(s, b, layer, value, sequence, head, position) +
+    return (const uint16_t *)cache_head(s, b, layer, KEY_BITS(s), VALUE_BITS(s), value, sequence,
+                                        head, position) +
            position % PAGE * HEAD_DIM;
 }
 
@@ -128,7 +130,8 @@ NEVER const uint16_t *cache_rows(const State *s, const Batch *b, const Layer *la
                                  int sequence, int head, int position, int count,
                                  float to[][HEAD_DIM_PADDED])
 {
-    uint8_t *part = cache_head(s, b, layer, value, sequence, head, position);
+    uint8_t *part =
+        cache_head(s, b, layer, KEY_BITS(s), VALUE_BITS(s), value, sequence, head, position);
     int t = position % PAGE;
     switch (value ? VALUE_BITS(s) : KEY_BITS(s)) {
     case 2:

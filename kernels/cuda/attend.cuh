@@ -75,8 +75,10 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     // Keys from .. to of this split, counted from its start.
     int sequence = b.sequence[row], from_start = split * SPLIT % PAGE;
     int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
-    uint8_t *key_head = global(cache_head(&s, &b, layer, 0, sequence, kv_head, split * SPLIT));
-    uint8_t *value_head = global(cache_head(&s, &b, layer, 1, sequence, kv_head, split * SPLIT));
+    uint8_t *key_head = global(
+        cache_head(&s, &b, layer, key_bits, value_bits, 0, sequence, kv_head, split * SPLIT));
+    uint8_t *value_head = global(
+        cache_head(&s, &b, layer, key_bits, value_bits, 1, sequence, kv_head, split * SPLIT));
     const uint16_t *keys = (const uint16_t *)key_head + from_start * HEAD_DIM;
     const uint16_t *cached_values = (const uint16_t *)value_head + from_start * HEAD_DIM;
     int first_tile = from / 16, last_tile = to / 16;
@@ -183,15 +185,6 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     }
 }
 
-#if QUANTIZED_CACHE
-FUNCTION void attend_quantized(const State &s, const Batch &b, const Layer *layer, int row,
-                               int kv_head, int split, int splits, int from, int to,
-                               const float *queries, uint8_t *values, float *partial)
-{
-    attend_item<true>(s, b, layer, row, kv_head, split, splits, from, to, queries, values, partial);
-}
-#endif
-
 // Place of the first split of a row and key head.
 DEVICE float *split_partials(const State &s, int row, int kv_head)
 {
@@ -248,7 +241,7 @@ DEVICE void plan_attend(const Layer *layer)
     }
 }
 
-DEVICE void decode_attend(const Decoder &d, const Plan &plan)
+template <bool QUANTIZED> DEVICE void decode_attend(const Decoder &d, const Plan &plan)
 {
     const State &s = decode_state();
     const Batch &b = decode_batch();
@@ -268,7 +261,8 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
         int from = first_key(window, position) - split * SPLIT, to = position - split * SPLIT;
         if (heads_together(b)) {
             if (item == from_item || index == 0 || index == splits - 1)
-                finish_heads(s, b, plan, row, kv_head, index == splits - 1, queries, raw);
+                finish_heads<QUANTIZED>(s, b, plan, row, kv_head, index == splits - 1, queries,
+                                        raw);
         } else {
             for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += MULTIPLIERS)
                 queries[i] =
@@ -278,13 +272,7 @@ DEVICE void decode_attend(const Decoder &d, const Plan &plan)
         if (item == from_item && threadIdx.x < WARP) stamp(d, 3, 0);
         float *partial = split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS;
         from = from > 0 ? from : 0, to = to < SPLIT ? to : SPLIT - 1;
-#if QUANTIZED_CACHE
-        if (IS_QUANTIZED(&s))
-            attend_quantized(s, b, layer, row, kv_head, split, splits, from, to, queries, values,
-                             partial);
-        else
-#endif
-            attend_item<false>(s, b, layer, row, kv_head, split, splits, from, to, queries, values,
+        attend_item<QUANTIZED>(s, b, layer, row, kv_head, split, splits, from, to, queries, values,
                                partial);
         multipliers_sync(); // the room is free for the next item
     }
@@ -300,8 +288,10 @@ DEVICE void keys_start(const State &s, const Batch &b, const Layer *layer, int s
                        int kv_head, int first, int last, uint8_t *keys, uint8_t *values)
 {
     int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
-    uint8_t *key_head = cache_head(&s, &b, layer, 0, sequence, kv_head, first);
-    uint8_t *value_head = cache_head(&s, &b, layer, 1, sequence, kv_head, first);
+    uint8_t *key_head =
+        cache_head(&s, &b, layer, key_bits, value_bits, 0, sequence, kv_head, first);
+    uint8_t *value_head =
+        cache_head(&s, &b, layer, key_bits, value_bits, 1, sequence, kv_head, first);
     for (int i = threadIdx.x; i < KEY_ROWS * (HEAD_DIM / 8); i += 128) {
         int t = i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
         int in_page = first % PAGE + t, at = in_page * HEAD_DIM + part * 8;

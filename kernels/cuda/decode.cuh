@@ -4,8 +4,8 @@
 // A step is a list of linear layers with one input. Its work is cut into chunks: a slice of k by a
 // block of 128 columns, contiguous in memory. Every block of threads takes an equal, contiguous
 // range of the step's chunks. One warp copies them, in order, through a ring in shared memory; it
-// runs ahead of everything else, across steps and layers, since weights wait for nothing, and leaves
-// with each chunk a note of where its activations and sums are. Sixteen warps
+// runs ahead of everything else, across steps and layers, since weights wait for nothing, and
+// leaves with each chunk a note of where its activations and sums are. Sixteen warps
 //   1. finish what the step before left as sums, for the slices of k they need, and make
 //      activations of it: suh, Hadamard, one scale a slice;
 //   2. multiply on matrix units, weights as the A operand, up to 8 columns of activations B: eight
@@ -495,10 +495,12 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
 
 // 128 channels of a row of a step's input, times c.in. Exactly one block of threads in the grid has
 // `own` for them. By a whole warp.
+template <bool QUANTIZED>
 DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool own,
                        const Constants &c, float v[4]);
 
 // Activations of one task, by four warps.
+template <bool QUANTIZED>
 DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Constants &c,
                     int first, int parity)
 {
@@ -509,7 +511,7 @@ DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Con
     int block = t.unit * UNIT_BLOCKS + own_block;
     float v[4] = {0, 0, 0, 0};
     if (block < BLOCKS(plan.in)) {
-        load_block(plan, p, t.row, block, own, c, v);
+        load_block<QUANTIZED>(plan, p, t.row, block, own, c, v);
         if (exl3) hadamard(v, threadIdx.x % WARP);
     }
     uint32_t most = largest_bits(v);
@@ -843,7 +845,7 @@ DEVICE void copy_parts(Decoder &d, const Plan &plan)
 }
 
 // The others'. The plan is there, the inputs are not.
-template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
+template <bool WIDE, bool QUANTIZED> DEVICE void multiply_step(Decoder &d, const Plan &plan)
 {
     Task t = {0, 0, 0, 0};
     Constants constants;
@@ -861,7 +863,7 @@ template <bool WIDE> DEVICE void multiply_step(Decoder &d, const Plan &plan)
     for (int first = 0;; first += plan.held) {
 #pragma unroll 1
         while (t.part < plan.count && t.number < first + plan.held) {
-            prepare(d, plan, t, constants, first, parity);
+            prepare<QUANTIZED>(d, plan, t, constants, first, parity);
             // Only these exchange what the parity tells apart.
             if (FORMAT_IS_EXL3(plan.part[t.part].format)) parity ^= 1;
             for (int i = 0; i < MULTIPLIERS / WARP / 4; i++) task_next(plan, &t);

@@ -106,6 +106,13 @@ static int activation_room(const Gpu *gpu, int rows)
     return held_units(rows, decode_shared_bytes(gpu)) * rows * (MOST_UNIT_BYTES + FACTS_BYTES);
 }
 
+// A kernel of the decode form: for few rows or many, for keys and values of 16 bits or fewer.
+static int decode_kernel(Gpu *gpu, const char *name, const State *s, int rows)
+{
+    static const char *const endings[2][2] = {{"", "_wide"}, {"_quantized", "_quantized_wide"}};
+    return step_kernel(gpu, name, 0, 0, 0, endings[IS_QUANTIZED(s)][rows > NARROW_ROWS]);
+}
+
 // The first parameter of decode_step after state and batch (decode.cuh).
 typedef struct {
     int32_t kind, layer, format[3], pending;
@@ -120,8 +127,8 @@ static void launch_decode(Gpu *gpu, int kind, const State *s, const Batch *b, co
     DecodeStep step = {kind, layer ? (int)(layer - s->layers) : 0, {x, y, z}, pending};
     void *arguments[] = {&placed, (void *)b, &step, &room};
     int rows = kind == STEP_HEAD ? b->outputs : b->rows;
-    gpu_launch(gpu, step_kernel(gpu, "decode_step", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""),
-               gpu->sm_count, 1, DECODE_THREADS, decode_shared_bytes(gpu), GPU_OVERLAP, arguments);
+    gpu_launch(gpu, decode_kernel(gpu, "decode_step", s, rows), gpu->sm_count, 1, DECODE_THREADS,
+               decode_shared_bytes(gpu), GPU_OVERLAP, arguments);
 }
 
 // The wide prefill form: clusters of two blocks for `pairs` pairs of column blocks, which they take
@@ -188,9 +195,8 @@ static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
         return 0;
     State placed = with_places(s);
     void *arguments[] = {&placed, (void *)b, &room};
-    return gpu_launch_together(
-        gpu, step_kernel(gpu, "decode_pass", 0, 0, 0, rows > NARROW_ROWS ? "_wide" : ""),
-        DECODE_THREADS, bytes, arguments);
+    return gpu_launch_together(gpu, decode_kernel(gpu, "decode_pass", s, rows), DECODE_THREADS,
+                               bytes, arguments);
 }
 
 // --- steps ---------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Const
 }
 
 // The attention output, where its splits are still to be added.
-DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
+template <bool QUANTIZED> DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
 {
     const State &s = decode_state();
     int position = decode_batch().position[row], channel = block * BLOCK + 4 * (threadIdx.x % WARP);
@@ -134,7 +134,7 @@ DEVICE void load_attended(const Plan &p, int row, int block, float v[4])
         load4_fresh<Q_DIM>(s.a + (uint64_t)row * Q_DIM, channel, v);
     else
         add_splits(s, p.layer, row, channel, splits, v);
-    if (VALUE_BITS(&s) < 16) turn_channels(v);
+    if (QUANTIZED && VALUE_BITS(&s) < 16) turn_channels(v);
 }
 
 // What gate and up of WIDTH channels left as sums of a row: act(gate) * up, or without a gate
@@ -159,12 +159,13 @@ DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums
                    : 0;
 }
 
+template <bool QUANTIZED>
 DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool own,
                        const Constants &c, float v[4])
 {
     const State &s = decode_state();
     if (p.step.kind == STEP_OUT)
-        load_attended(p, row, block, v);
+        load_attended<QUANTIZED>(p, row, block, v);
     else if (p.step.kind == STEP_DOWN)
         load_activated<FFN_DIM>(p, part,
                                 sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM),
@@ -373,7 +374,7 @@ DEVICE void copy_step(Decoder &d, const Step &step)
 }
 
 // The multiplying warps'.
-template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
+template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Step &step)
 {
     const Plan *plan = plan_slot(d);
     const Layer *layer = decode_state().layers + step.layer;
@@ -384,7 +385,7 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
     if (step.kind >= STEP_ROUTE) more = begin_routed(d, step, *plan);
 #endif
     while (plan->count || more) {
-        if (plan->count) multiply_step<WIDE>(d, *plan);
+        if (plan->count) multiply_step<WIDE, QUANTIZED>(d, *plan);
         if (!more) break;
         plan_over(d);
         plan = plan_slot(d);
@@ -402,7 +403,7 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
     }
     clear_sums(plan->old_sums, plan->old_count);
     if (step.kind == STEP_ATTEND) {
-        decode_attend(d, *plan);
+        decode_attend<QUANTIZED>(d, *plan);
     } else if (step.kind == STEP_EMBED) {
         for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x)
             embed_row<EMBED_FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
@@ -411,7 +412,7 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
     } else if (PARALLEL && step.kind == STEP_JOIN) {
         decode_join(*plan);
     } else if (step.kind == STEP_HEADS) {
-        decode_heads(*plan);
+        decode_heads<QUANTIZED>(*plan);
     } else {
         decode_logits();
     }
@@ -419,7 +420,7 @@ template <bool WIDE> DEVICE void work_step(Decoder &d, const Step &step)
 }
 
 // `count` steps from `steps` on, by all threads.
-template <bool WIDE>
+template <bool WIDE, bool QUANTIZED>
 DEVICE void run_steps(const State &s, const Batch &b, const Step *steps, int count, int together,
                       int room_bytes)
 {
@@ -427,7 +428,7 @@ DEVICE void run_steps(const State &s, const Batch &b, const Step *steps, int cou
     if (multiplies()) {
         multiplier_registers();
 #pragma unroll 1
-        for (int i = 0; i < count; i++) work_step<WIDE>(d, steps[i]);
+        for (int i = 0; i < count; i++) work_step<WIDE, QUANTIZED>(d, steps[i]);
         return;
     }
     other_registers();

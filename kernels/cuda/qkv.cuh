@@ -100,14 +100,15 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
         for (int i = lane; i < HEAD_DIM; i += WARP) c[i] = (c[i] - mean) * (factor * weight[i]);
         warp_sync();
     }
+    int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
     int position = b.position[row];
     uint8_t *part = queries ? nullptr
-                            : cache_head(&s, &b, layer, value, b.sequence[row],
-                                         (head - HEADS) % KV_HEADS, position);
+                            : cache_head(&s, &b, layer, key_bits, value_bits, value,
+                                         b.sequence[row], (head - HEADS) % KV_HEADS, position);
     const float *turn = !value && is_turned(layer) ? turns_of(s, layer, row) : nullptr;
     float scale = queries && QUERY_BETA != 0 ? query_scale(position) : 1;
 #if QUANTIZED_CACHE
-    int bits = !QUANTIZED ? 16 : value ? VALUE_BITS(&s) : KEY_BITS(&s);
+    int bits = value ? value_bits : key_bits;
     if (bits < 16) {
         finish_quantized(c, turn, scale, queries ? query : nullptr, part, bits, position % PAGE);
         return;
@@ -157,6 +158,7 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
 // The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums
 // that STEP_QKV left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
 // multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
+template <bool QUANTIZED>
 DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int row, int kv_head,
                          bool keys, float *queries, float *raw)
 {
@@ -205,22 +207,23 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
         for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
             if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
             int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + kv_head;
-            finish_head<true>(s, b, plan.layer, row, head, all[which], place[which] + i * HEAD_DIM,
-                              queries + i * HEAD_DIM);
+            finish_head<QUANTIZED>(s, b, plan.layer, row, head, all[which],
+                                   place[which] + i * HEAD_DIM, queries + i * HEAD_DIM);
         }
     multipliers_sync();
 }
 
 // Queries of all rows to s.q, keys and values to the cache: a step of its own where rows of one
 // sequence attend to each other.
-DEVICE void decode_heads(const Plan &plan)
+template <bool QUANTIZED> DEVICE void decode_heads(const Plan &plan)
 {
     const State &s = decode_state();
     const Batch &b = decode_batch();
     for (int item = blockIdx.x; item < b.rows * KV_HEADS; item += gridDim.x) {
         int row = item / KV_HEADS, kv_head = item % KV_HEADS;
-        finish_heads(s, b, plan, row, kv_head, true,
-                     s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM, (float *)room());
+        finish_heads<QUANTIZED>(s, b, plan, row, kv_head, true,
+                                s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM,
+                                (float *)room());
         multipliers_sync(); // the room is free
     }
 }
@@ -261,7 +264,7 @@ DEVICE RowFacts row_facts(const State &s, const Batch &b, const Layer *layer, in
     }
     int position = b.position[row];
     f.query_scale = query_scale(position);
-    f.part = cache_head(&s, &b, layer, value, b.sequence[row], 0, position);
+    f.part = cache_head(&s, &b, layer, 16, 16, value, b.sequence[row], 0, position);
     f.t = position % PAGE;
     return f;
 }

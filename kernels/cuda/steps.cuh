@@ -119,18 +119,24 @@
     }
 // clang-format on
 
-// The decode form: one step, or all of STEP_TABLE; for up to NARROW_ROWS rows, and for more. `room`
-// is shared memory besides the ring's.
-#define DECODE_FORM(ending, wide)                                                                  \
+// The decode form: one step, or all of STEP_TABLE; for up to NARROW_ROWS rows, and for more; for
+// keys and values of 16 bits, and of fewer. `room` is shared memory besides the ring's.
+#define DECODE_FORM(ending, wide, quantized)                                                       \
     KERNEL __launch_bounds__(DECODE_THREADS, 1)                                                    \
         decode_step##ending(const __grid_constant__ State s, const __grid_constant__ Batch b,      \
                             const __grid_constant__ Step step, int room)                           \
     {                                                                                              \
-        run_steps<wide>(s, b, &step, 1, 0, room);                                                  \
+        run_steps<wide, quantized>(s, b, &step, 1, 0, room);                                       \
     }                                                                                              \
     KERNEL __launch_bounds__(DECODE_THREADS, 1) decode_pass##ending(                               \
         const __grid_constant__ State s, const __grid_constant__ Batch b, int room)                \
     {                                                                                              \
-        run_steps<wide>(s, b, STEP_TABLE.step, STEP_TABLE.count, 1, room);                         \
+        run_steps<wide, quantized>(s, b, STEP_TABLE.step, STEP_TABLE.count, 1, room);              \
     }
-#define DECODE() DECODE_FORM(, false) DECODE_FORM(_wide, true)
+#if QUANTIZED_CACHE
+#define QUANTIZED_FORMS                                                                            \
+    DECODE_FORM(_quantized, false, true) DECODE_FORM(_quantized_wide, true, true)
+#else
+#define QUANTIZED_FORMS
+#endif
+#define DECODE() DECODE_FORM(, false, false) DECODE_FORM(_wide, true, false) QUANTIZED_FORMS

@@ -1336,8 +1336,8 @@ static void use_cache(int key_bits, int value_bits)
 // The steps that know how the cache is stored, in the forms that they take.
 static void check_quantized(int key_bits, int value_bits)
 {
-    static const int batches[][4] = {{1}, {1, 31, 1}, {1, 1, 1, 1}, {70, 1, 37, 22}};
-    static const int segments[] = {1, 3, 4, 4};
+    static const int batches[][5] = {{1}, {1, 31, 1}, {1, 1, 1, 1, 1}, {70, 1, 37, 22}};
+    static const int segments[] = {1, 3, 5, 4};
     use_cache(key_bits, value_bits);
     for (int i = 0; i < 4; i++) {
         make_batch(segments[i], batches[i]);
