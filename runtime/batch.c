@@ -125,6 +125,7 @@ static void drop_pages(Batcher *b, Sequence *s)
     drop_from(b, s, 0);
     s->computed = s->entered = s->uniform = 0;
     s->chain = 0;
+    if (!s->draws) s->reused = 0;
 }
 
 // Lets others find the pages that have become full. Where an equal one is there already, that one
@@ -257,6 +258,14 @@ static int found_fits(const Batcher *b, const Sequence *s, int end)
     return 1;
 }
 
+// The first `computed` tokens were found in the cache. What a sequence finds that has drawn already
+// was its own.
+static void go_on_at(Sequence *s, int computed)
+{
+    if (!s->draws) s->reused += computed - s->computed;
+    s->computed = computed;
+}
+
 // Shares the pages up to number `end` that find_pages found.
 static void take_found(Batcher *b, Sequence *s, int end)
 {
@@ -292,8 +301,7 @@ static void take_found(Batcher *b, Sequence *s, int end)
         if (cache_is_uniform(b->cache[POOL_ALL], page) && s->uniform == s->entered * PAGE)
             s->uniform += PAGE;
     }
-    s->reused += end * PAGE - s->computed;
-    s->computed = end * PAGE;
+    go_on_at(s, end * PAGE);
 }
 
 // Copies what part of the next page is there. There must be an unused page besides each.
@@ -313,8 +321,7 @@ static void copy_part(Batcher *b, Sequence *s)
         device_copy_page(b->device, pool, s->page[pool][s->entered], source[pool]);
         cache_drop(b->cache[pool], source[pool]);
     }
-    s->computed += part;
-    s->reused += part;
+    go_on_at(s, s->computed + part);
 }
 
 // --- saved states --------------------------------------------------------------------------------
@@ -414,22 +421,24 @@ static void find_beginning(Batcher *b, Sequence *s)
 
 // --- sequences -----------------------------------------------------------------------------------
 
-// Pages that are there for a newcomer with these tokens, beyond what others will take for what they
-// already have; pages it shares with others count as there.
+// Pages that are there for a newcomer with these tokens, or for one that lost its pages, beyond what
+// those that go on will take for what they already have. Pages it shares with others count as there,
+// unless it might have to compute them all the same before it shares them.
 static int pages_for(const Batcher *b, const int32_t *tokens, int count)
 {
     const Cache *c = b->cache[POOL_ALL];
     int there = cache_unused(c), common;
     for (int i = 0; i < b->options.max_sequences; i++) {
         const Sequence *s = &b->sequences[i];
-        if (!s->active) continue;
+        if (!s->active || s->suspended) continue;
         int wanted = b->deterministic ? pages_of(s->limit) : pages_wanted(s);
         if (s->pages < wanted) there -= wanted - s->pages;
     }
     Chain chain = 0;
     int slot, all, end = b->states ? find_saved(b, tokens, count, &slot, &all) : count;
-    for (int at = 0; b->reuse && at + PAGE < count && at < end; at += PAGE) {
-        int page = cache_find(c, chain, tokens + at, PAGE, b->deterministic, &common);
+    if (!b->reuse || b->deterministic) return there;
+    for (int at = 0; at + PAGE < count && at < end; at += PAGE) {
+        int page = cache_find(c, chain, tokens + at, PAGE, 0, &common);
         if (page < 0 || common < PAGE) break;
         if (cache_users(c, page) > 0) there++;
         chain = cache_chain(c, page);
@@ -473,24 +482,16 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
     return slot;
 }
 
-void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count)
-{
-    Sequence *s = &b->sequences[sequence];
-    memcpy(s->tokens + s->count, tokens, 4 * (size_t)count);
-    s->count += count;
-    s->settled = s->count;
-}
-
 // The pages of windows that have been let go but are seen again, if they are still there. -1 when
-// one is not.
+// one is not, or might not be where nothing may depend on that.
 static int restore_windows(Batcher *b, Sequence *s)
 {
     for (int pool = 0; pool < b->pools; pool++)
         while (s->first[pool] > first_page(b, pool, s->computed)) {
+            if (b->deterministic) return -1;
             int i = s->first[pool] - 1, common;
             Chain before = i ? cache_chain(b->cache[POOL_ALL], s->page[POOL_ALL][i - 1]) : 0;
-            int page = cache_find(b->cache[pool], before, s->tokens + i * PAGE, PAGE,
-                                  b->deterministic, &common);
+            int page = cache_find(b->cache[pool], before, s->tokens + i * PAGE, PAGE, 0, &common);
             if (common < PAGE) return -1;
             cache_share(b->cache[pool], page);
             put_page(b, s, pool, i, page);
@@ -503,8 +504,8 @@ void batch_rewind(Batcher *b, int sequence, int count)
 {
     Sequence *s = &b->sequences[sequence];
     s->count = count;
-    if (s->computed < count) return;
     if (s->own_at >= count) s->own_at = 0; // it was settled, and is taken back all the same
+    if (s->computed < count) return;
     s->computed = b->states ? s->own_at : count - 1;
     int keep = s->computed / PAGE;
     if (b->states && s->own_at) device_copy_state(b->device, sequence, s->own);
@@ -514,9 +515,9 @@ void batch_rewind(Batcher *b, int sequence, int count)
         s->chain = keep ? cache_chain(b->cache[POOL_ALL], s->page[POOL_ALL][keep - 1]) : 0;
     }
     drop_from(b, s, keep + 1);
-    if (restore_windows(b, s) != 0) {
+    if (!s->computed || restore_windows(b, s) != 0) {
         s->computed = s->entered * PAGE;
-        drop_pages(b, s); // computed again as a prompt
+        drop_pages(b, s); // read again as a prompt
         return;
     }
     // The page at hand may have been full and is written again: not where others read it.
@@ -645,10 +646,7 @@ static void resume(Batcher *b)
                 first = s;
         }
         if (!first) return;
-        first->active = 0; // its own needs do not count against it
-        int there = pages_for(b, first->tokens, first->count);
-        first->active = 1;
-        if (pages_wanted(first) > there) return;
+        if (pages_wanted(first) > pages_for(b, first->tokens, first->count)) return;
         first->suspended = 0;
     }
 }

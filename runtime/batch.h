@@ -21,7 +21,7 @@ typedef struct {
     int32_t *tokens; // (max_context + 1) prompt and what was drawn
     int count;       // tokens so far
     int computed;    // of them in the cache
-    int reused;      // of them found there, not computed
+    int reused;      // of the prompt found there, not computed
     int active;
     int wants_logits; // the caller needs the logits of every draw
     uint64_t draws;
@@ -87,8 +87,6 @@ enum { BATCH_FULL = -1, BATCH_TOO_LONG = -2 };
 // or BATCH_TOO_LONG (never fits).
 int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const SamplerOptions *o,
                 int priority, int rewinds);
-// Adds tokens that were not drawn (the next turn of a chat); batch_room must suffice.
-void batch_extend(Batcher *b, int sequence, const int32_t *tokens, int count);
 // Takes back all but the first `count` tokens, at least 1; the last of them is computed again.
 void batch_rewind(Batcher *b, int sequence, int count);
 // The first `count` tokens will hardly be taken back: going back so far may take long.

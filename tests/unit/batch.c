@@ -354,11 +354,37 @@ static void test_first_token(void)
     batch_settle(&f.batch, slot, 702);
     while (batch_step(&f.batch, drawn) == 0) continue;
     batch_rewind(&f.batch, slot, 690);
+    batch_step(&f.batch, drawn);
+    CHECK(f.batch.sequences[slot].computed == 689); // from the state saved behind 512
     for (int i = 0; i < 3; i++)
         while (batch_step(&f.batch, drawn) == 0) continue;
     batch_rewind(&f.batch, slot, 691);
     while (batch_step(&f.batch, drawn) == 0) continue;
     CHECK(f.batch.sequences[slot].count == 692 && mistakes == 0);
+    close_fixture(&f);
+}
+
+// Taken back while its pages are lost: the state that it kept is of another text then.
+static void test_lost_and_taken_back(void)
+{
+    Fixture f;
+    int32_t tokens[700] = {0};
+    Drawn drawn[2];
+    SamplerOptions greedy = sampler_defaults;
+    greedy.temperature = 0;
+    open_fixture(&f, 2, 6, 8, 0);
+    mistakes = 0;
+    int slot = batch_admit(&f.batch, tokens, 700, 100, &greedy, 1, 1);
+    while (batch_step(&f.batch, drawn) == 0) continue;
+    CHECK(f.batch.sequences[slot].own_at == 699);
+    int other = batch_admit(&f.batch, tokens, 400, 900, &greedy, 0, 0);
+    while (!f.batch.sequences[slot].suspended) batch_step(&f.batch, drawn);
+    batch_rewind(&f.batch, slot, 600);
+    batch_retire(&f.batch, other);
+    while (f.batch.sequences[slot].count < 720) batch_step(&f.batch, drawn);
+    batch_rewind(&f.batch, slot, 705);
+    while (f.batch.sequences[slot].count < 720) batch_step(&f.batch, drawn);
+    CHECK_MSG(mistakes == 0, "%d mistakes", mistakes);
     close_fixture(&f);
 }
 
@@ -386,6 +412,7 @@ int main(void)
     test_states();
     test_reuse();
     test_first_token();
+    test_lost_and_taken_back();
     test_taking_back();
     test_shortage();
     test_company();

@@ -196,7 +196,7 @@ static void test_life(int windows, int deterministic, int pages, int host, int c
                 r->taken_back++;
             }
             if (batch_room(&b, r->slot) > 0) continue;
-            wrong += check_answer(r, s);
+            wrong += check_answer(r, s) + (s->reused >= r->prompt);
             reused += s->reused;
             done++;
             batch_retire(&b, r->slot);
@@ -204,7 +204,7 @@ static void test_life(int windows, int deterministic, int pages, int host, int c
         }
     }
     CHECK_MSG(wrong == 0 && d.wrong == 0, "%d wrong, %d places", wrong, d.wrong);
-    CHECK_MSG(done > rounds / 200 && reused > done * 100, "%d done, %d tokens found", done, reused);
+    CHECK_MSG(done > rounds / 200 && reused > done * 20, "%d done, %d tokens found", done, reused);
     CHECK_MSG((d.restored > 0) == (host > 0), "%d pages of the second level", d.restored);
     CHECK_MSG(most <= (WINDOW + REWIND_TOKENS) / PAGE + 2, "%d pages of a window", most);
     for (int pool = 0; pool < d.pools; pool++)
@@ -281,8 +281,105 @@ static void test_second_level(void)
     }
 }
 
+// A batch over `all` pages, `windows` of them for windows.
+static void open_batch(Batcher *b, Device *d, int all, int windows, int chunk)
+{
+    Error err;
+    *d = (Device){.options = {.max_rows = chunk,
+                              .max_outputs = SLOTS,
+                              .max_context = CONTEXT,
+                              .max_sequences = SLOTS,
+                              .pages_per_sequence = PAGES_EACH,
+                              .pages = {all, windows}},
+                  .pools = windows ? 2 : 1,
+                  .batcher = b};
+    CHECK(batch_open(b, d, &d->options, &err) == 0);
+    if (!windows) b->pools = 1;
+}
+
+static int admit(Batcher *b, int salt, int prompt, int more, int priority)
+{
+    static int32_t tokens[CONTEXT];
+    SamplerOptions greedy = sampler_defaults;
+    greedy.temperature = 0;
+    for (int i = 0; i < prompt; i++) tokens[i] = i % 37 + salt;
+    return batch_admit(b, tokens, prompt, more, &greedy, priority, 0);
+}
+
+// Two that lost their pages, and would not fit together, go on one after the other.
+static void test_outgrown(void)
+{
+    static Device d;
+    Batcher b;
+    Drawn drawn[SLOTS];
+    open_batch(&b, &d, 10, 0, 512);
+    int slot[3] = {admit(&b, 0, 500, 2000, 0), admit(&b, 1, 1000, 600, 1),
+                   admit(&b, 2, 1020, 500, 1)};
+    int left = 3, most = 0;
+    while (left && batch_step(&b, drawn) >= 0) {
+        int suspended = 0;
+        for (int i = 0; i < 3; i++) {
+            suspended += b.sequences[i].active && b.sequences[i].suspended;
+            if (!b.sequences[slot[i]].active || batch_room(&b, slot[i])) continue;
+            batch_retire(&b, slot[i]);
+            left--;
+        }
+        if (suspended > most) most = suspended;
+    }
+    CHECK_MSG(left == 0 && most == 2 && d.wrong == 0, "%d never ended, %d lost their pages", left,
+              most);
+    batch_close(&b);
+}
+
+// With `deterministic` nobody loses pages to somebody whose own are counted as there: of a chunk
+// that is not there as a whole, none is taken.
+static void test_promised(void)
+{
+    static Device d;
+    Batcher b;
+    Drawn drawn[SLOTS];
+    open_batch(&b, &d, 11, 0, 1024);
+    b.deterministic = 1;
+    int first = admit(&b, 0, 900, 1148, 1), suspended = 0, second = BATCH_FULL;
+    while (batch_step(&b, drawn) >= 0 && batch_room(&b, first)) {
+        if (b.sequences[first].count >= 1800 && second == BATCH_FULL)
+            second = admit(&b, 0, 900, 600, 0);
+        suspended += b.sequences[first].suspended;
+    }
+    CHECK(suspended == 0 && d.wrong == 0);
+    batch_close(&b);
+}
+
+// With `deterministic`, what going back far computes again does not depend on what is there.
+static void test_far_back(void)
+{
+    static Device d;
+    Batcher b;
+    Drawn drawn[SLOTS];
+    for (int company = 0; company < 2; company++) {
+        open_batch(&b, &d, 40, 12, 512);
+        b.deterministic = 1;
+        int slot = admit(&b, 0, 1034, 900, 0);
+        while (batch_room(&b, slot) > 300) batch_step(&b, drawn);
+        for (int i = 0; i < 2 * company; i++) {
+            int other = admit(&b, 100 * (i + 1), 2500, 1, 0);
+            while (batch_room(&b, other)) batch_step(&b, drawn);
+            batch_retire(&b, other);
+        }
+        batch_rewind(&b, slot, 1300);
+        CHECK_MSG(b.sequences[slot].computed == 0, "%d of 1300 kept, %s company",
+                  b.sequences[slot].computed, company ? "in" : "without");
+        while (batch_room(&b, slot)) batch_step(&b, drawn);
+        CHECK(d.wrong == 0);
+        batch_close(&b);
+    }
+}
+
 int main(void)
 {
+    test_outgrown();
+    test_promised();
+    test_far_back();
     test_second_level();
     test_return();
     for (int windows = 0; windows < 2; windows++)
