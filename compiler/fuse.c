@@ -465,7 +465,7 @@ static void count_parameters(Plan *plan)
 static int is_parallel(const LayerWeights *w)
 {
     for (int i = 0; i < w->step_count; i++) {
-        if (strncmp(w->steps[i].name, "out", 3) == 0) return 0;
+        if (strstr(w->steps[i].name, "out")) return 0; // out_norm, delta_out ...
         if (strncmp(w->steps[i].name, "up", 2) == 0) return 1;
     }
     return 0;

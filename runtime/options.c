@@ -103,6 +103,14 @@ static void parse_mode(Options *o, const char *option, const char *text)
     o->mode_given = 1;
 }
 
+// Where nothing is said.
+static int widest_cache(void)
+{
+    int bits = 16;
+    while (bits > 2 && !(model_info.cache_bits >> bits & 1)) bits--;
+    return bits;
+}
+
 static void parse_cache_bits(Options *o, const char *option, const char *text)
 {
     int bits[32], count = whole_list(option, text, 2, 16, bits);
@@ -251,7 +259,7 @@ static const struct {
     {"--host-cache", "BYTES", WRITERS | INFO, OTHER, 0, 0, 0, parse_host_cache,
      "of host memory for what the GPU's cache has no room for, as 8G; default 0"},
     {"--cache-bits", "K[,V]", OPENERS | INFO, OTHER, 0, 0, 0, parse_cache_bits,
-     "of keys, and of values where they differ; 2 to 8, or 16, the default"},
+     "of keys, and of values where they differ; 16, or 2 to 8; default: the most it was built for"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
      "prompt tokens in one pass; default 512, on CUDA 2048"},
     {"--mode", "persistent|graph|steps", OPENERS, OTHER, 0, 0, 0, parse_mode,
@@ -424,8 +432,8 @@ Options parse_options(int argc, char **argv, int first, const char *name, Comman
                               .top_k = -1,
                               .n = -1,
                               .gen = 64,
-                              .key_bits = 16,
-                              .value_bits = 16,
+                              .key_bits = widest_cache(),
+                              .value_bits = widest_cache(),
                               .context = 512,
                               .host = "127.0.0.1",
                               .port = 8080,
@@ -471,7 +479,8 @@ static void divide_host_cache(DeviceOptions *d, uint64_t bytes)
         d->host_pages[pool] = pages > INT32_MAX ? INT32_MAX : (int)pages;
     }
     if (!d->host_pages[POOL_ALL])
-        usage_error("--host-cache %llu: less than one page", (unsigned long long)bytes);
+        usage_error("%s %llu: less than one page", option_name("--host-cache"),
+                    (unsigned long long)bytes);
 }
 
 DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_outputs,
@@ -507,12 +516,15 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                     d.max_rows, PAGE);
     if (d.max_rows > context) d.max_rows = context;
     if (o->deterministic && d.max_rows > PAGE) d.max_rows -= d.max_rows % PAGE;
-    if (d.max_rows < batch) d.max_rows = batch;
+    if (d.max_rows < batch) d.max_rows = o->deterministic ? (batch + PAGE - 1) / PAGE * PAGE : batch;
     d.max_outputs = max_outputs ? max_outputs : batch;
     d.pages[POOL_WINDOW] = window_pages(&d);
-    if (o->host_cache && !cuda) usage_error("--host-cache goes with --device cuda");
+    if (o->saved_states && !m->state_bytes)
+        usage_error("%s: %s has no recurrent layers", option_name("--saved-states"), m->name);
+    const char *host_cache = option_name("--host-cache");
+    if (o->host_cache && !cuda) usage_error("%s goes with --device cuda", host_cache);
     if (o->host_cache && m->state_bytes)
-        usage_error("--host-cache: %s has recurrent layers, whose states stay on the GPU", m->name);
+        usage_error("%s: %s has recurrent layers, whose states stay on the GPU", host_cache, m->name);
     if (o->host_cache) divide_host_cache(&d, o->host_cache);
     return d;
 }

@@ -113,14 +113,17 @@ refuses 1 "no chat template" sh -c "$build/exlc template examples/wikilm <$work/
 refuses 2 "needs a model directory" $build/exlc template
 
 # Same input, same bytes.
-$build/exlc build "$work/model" --target cpu --emit "$work/one" 2>"$work/err"
-$build/exlc build "$work/model" --target cpu --emit "$work/two" 2>>"$work/err"
+$build/exlc build "$work/model" --target cpu --cache-bits 8,4 --emit "$work/one" 2>"$work/err"
+$build/exlc build "$work/model" --target cpu --cache-bits 8,4 --emit "$work/two" 2>>"$work/err"
 check "the broken template is named" sh -c "grep -q 'broken.jinja: line 2: ' $work/err && [ \$(wc -l <$work/err) -eq 2 ]"
 check "emitted programs are equal" diff -rq -x '*.o' -x program "$work/one" "$work/two"
 check "the stack is not executable" sh -c "readelf -lW $program | grep GNU_STACK | grep -q 'RW '"
 check "a full disk is told" sh -c "! $program --help >/dev/full 2>$work/err && ! $build/exlc --help >/dev/full 2>>$work/err"
 check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu11 -O1 -I.' >/dev/null 2>&1 && \
     $work/one/model run -p 'The city' -n 4 >/dev/null"
+
+check "a program takes the most bits it was built for" sh -c "$work/one/model info --device cpu | grep -q 'keys in 8 bits, values in 8'"
+refuses 2 "built for 8 4" $work/one/model info --device cpu --cache-bits 16
 
 check "the program renders alike" [ "$(template $work/one/model)" = "$(template $build/exlc "$work/model")" ]
 refuses 1 "Conversation roles must alternate" sh -c "$work/one/model template <$work/wrong"
@@ -164,6 +167,8 @@ refuses 1 "are needed" $program eval ppl --text tests/data/wiki.txt --cache-toke
 refuses 2 "built for 16 8 7" $program bench --cache-bits 9
 refuses 2 "bits of keys and of values" $program run -p x --cache-bits 8,8,8
 refuses 2 "goes with --device cuda" $program run -p x --host-cache 1G --device cpu
+refuses 2 "EXLC_HOST_CACHE goes with" env EXLC_HOST_CACHE=1G $program serve --device cpu
+refuses 2 "no recurrent layers" $program run -p x --saved-states 4 --device cpu
 refuses 2 "whole number" $program run -p x --host-cache 1T --device cpu
 refuses 2 "16 and 2 to 8" $build/exlc build examples/wikilm -o "$work/x" --cache-bits 8,9
 check "info follows --cache-bits" sh -c "$program info --json --device cpu --cache-bits 8,4 |

@@ -498,6 +498,7 @@ static void check_delta_nets(void)
     // The first layers dense, as numbers and by steps; other kinds of layers where config says so.
     plan = plan_of(NEXT, "\"mlp_only_layers\": [3], \"decoder_sparse_step\": 2");
     for (int l = 0; l < 4; l++) CHECK(!plan->layers[l].router == (l != 1));
+    CHECK(plan->parallel == 0 && strstr(missing_on_cuda(plan), "step delta_grouped"));
     plan = plan_of(NEXT, "\"layer_types\": [\"full_attention\", \"linear_attention\", "
                          "\"linear_attention\", \"linear_attention\"]");
     CHECK(plan->layers[0].q && !plan->layers[0].delta_in && plan->layers[3].delta_in);
