@@ -328,7 +328,7 @@ static void copy_part(Batcher *b, Sequence *s)
 
 // How many of the first tokens are there in whole pages with a saved state behind them, and its
 // slot. The last token is always computed. *pages: tokens that are there in whole pages, with or
-// without.
+// without; those are in b->found.
 static int find_saved(const Batcher *b, const int32_t *tokens, int count, int *slot, int *pages)
 {
     int saved = 0, common;
@@ -339,6 +339,7 @@ static int find_saved(const Batcher *b, const int32_t *tokens, int count, int *s
         int page = cache_find(c, chain, tokens + *pages, PAGE, b->deterministic, &common);
         if (page < 0 || common < PAGE) break;
         chain = cache_chain(c, page);
+        b->found[POOL_ALL][*pages / PAGE] = page;
         int found = states_find(b->states, chain);
         if (found < 0) continue;
         saved = *pages + PAGE;
@@ -353,9 +354,6 @@ static void find_state(Batcher *b, Sequence *s)
     int slot, pages;
     if (s->computed) return;
     int saved = find_saved(b, s->tokens, s->count, &slot, &pages);
-    Chain chain = 0;
-    for (int i = 0; i < saved / PAGE; i++)
-        b->found[POOL_ALL][i] = find_whole(b, s, POOL_ALL, chain, i * PAGE, 0, &chain);
     take_found(b, s, saved / PAGE);
     s->branch = pages > saved ? pages : 0;
     if (!saved) return;
@@ -434,9 +432,9 @@ static int pages_for(const Batcher *b, const int32_t *tokens, int count)
         int wanted = b->deterministic ? pages_of(s->limit) : pages_wanted(s);
         if (s->pages < wanted) there -= wanted - s->pages;
     }
+    if (!b->reuse || b->deterministic) return there;
     Chain chain = 0;
     int slot, all, end = b->states ? find_saved(b, tokens, count, &slot, &all) : count;
-    if (!b->reuse || b->deterministic) return there;
     for (int at = 0; at + PAGE < count && at < end; at += PAGE) {
         int page = cache_find(c, chain, tokens + at, PAGE, 0, &common);
         if (page < 0 || common < PAGE) break;

@@ -3,6 +3,7 @@
 // the two. What it draws depends on the tokens and on the form in which each was computed, as the
 // last bits of a real model do, so that equal requests must have been computed alike.
 #include "runtime/batch.h"
+#include "runtime/options.h"
 #include "tests/check.h"
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +122,24 @@ static void close_fixture(Fixture *f)
 {
     batch_close(&f->batch);
     device_close(f->device);
+}
+
+// What is told of the memory is what is taken, whole pages of each part and small tables aside.
+static void test_memory(void)
+{
+    for (int i = 0; i < 4; i++) {
+        Device *d;
+        Error err;
+        Weights weights = {0};
+        DeviceOptions o = {.threads = 1, .max_rows = 100 + 900 * i, .max_outputs = 50,
+                           .max_context = CONTEXT, .max_sequences = 2, .pages_per_sequence = 6,
+                           .pages = {400 * i + 1}, .key_bits = 16, .value_bits = 16,
+                           .states = 50000 * i + 2, .keep_hidden = i == 3};
+        CHECK(device_open(&d, &o, &weights, &err) == 0);
+        int64_t more = (int64_t)(device_memory(d) - memory_bytes(&o));
+        CHECK_MSG(more >= 0 && more < 250000, "%lld bytes more", (long long)more);
+        device_close(d);
+    }
 }
 
 // --- requests ------------------------------------------------------------------------------------
@@ -410,6 +429,7 @@ int main(void)
 {
     srand(1);
     test_states();
+    test_memory();
     test_reuse();
     test_first_token();
     test_lost_and_taken_back();
