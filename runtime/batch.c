@@ -419,9 +419,9 @@ static void find_beginning(Batcher *b, Sequence *s)
 
 // --- sequences -----------------------------------------------------------------------------------
 
-// Pages that are there for a newcomer with these tokens, or for one that lost its pages, beyond what
-// those that go on will take for what they already have. Pages it shares with others count as there,
-// unless it might have to compute them all the same before it shares them.
+// Pages that are there for a newcomer with these tokens, or for one that lost its pages, beyond
+// what those that go on will take for what they already have. Pages it shares with others count as
+// there, unless it might have to compute them all the same before it shares them.
 static int pages_for(const Batcher *b, const int32_t *tokens, int count)
 {
     const Cache *c = b->cache[POOL_ALL];

@@ -516,7 +516,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                     d.max_rows, PAGE);
     if (d.max_rows > context) d.max_rows = context;
     if (o->deterministic && d.max_rows > PAGE) d.max_rows -= d.max_rows % PAGE;
-    if (d.max_rows < batch) d.max_rows = o->deterministic ? (batch + PAGE - 1) / PAGE * PAGE : batch;
+    if (d.max_rows < batch)
+        d.max_rows = o->deterministic ? (batch + PAGE - 1) / PAGE * PAGE : batch;
     d.max_outputs = max_outputs ? max_outputs : batch;
     d.pages[POOL_WINDOW] = window_pages(&d);
     if (o->saved_states && !m->state_bytes)
@@ -524,7 +525,8 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
     const char *host_cache = option_name("--host-cache");
     if (o->host_cache && !cuda) usage_error("%s goes with --device cuda", host_cache);
     if (o->host_cache && m->state_bytes)
-        usage_error("%s: %s has recurrent layers, whose states stay on the GPU", host_cache, m->name);
+        usage_error("%s: %s has recurrent layers, whose states stay on the GPU", host_cache,
+                    m->name);
     if (o->host_cache) divide_host_cache(&d, o->host_cache);
     return d;
 }

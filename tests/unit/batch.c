@@ -131,10 +131,17 @@ static void test_memory(void)
         Device *d;
         Error err;
         Weights weights = {0};
-        DeviceOptions o = {.threads = 1, .max_rows = 100 + 900 * i, .max_outputs = 50,
-                           .max_context = CONTEXT, .max_sequences = 2, .pages_per_sequence = 6,
-                           .pages = {400 * i + 1}, .key_bits = 16, .value_bits = 16,
-                           .states = 50000 * i + 2, .keep_hidden = i == 3};
+        DeviceOptions o = {.threads = 1,
+                           .max_rows = 100 + 900 * i,
+                           .max_outputs = 50,
+                           .max_context = CONTEXT,
+                           .max_sequences = 2,
+                           .pages_per_sequence = 6,
+                           .pages = {400 * i + 1},
+                           .key_bits = 16,
+                           .value_bits = 16,
+                           .states = 50000 * i + 2,
+                           .keep_hidden = i == 3};
         CHECK(device_open(&d, &o, &weights, &err) == 0);
         int64_t more = (int64_t)(device_memory(d) - memory_bytes(&o));
         CHECK_MSG(more >= 0 && more < 250000, "%lld bytes more", (long long)more);

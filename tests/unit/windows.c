@@ -105,8 +105,8 @@ void device_forward(Device *d, const Batch *b, const Sampling *sampling)
         for (int o = 0; o < b->outputs; o++) {
             int t = b->position[b->output[o]];
             if (b->sequence[b->output[o]] == g->sequence)
-                d->tokens[o] = next_token(
-                    d->forms ? place(d, POOL_ALL, g->sequence, t)->forms : texts[t]);
+                d->tokens[o] =
+                    next_token(d->forms ? place(d, POOL_ALL, g->sequence, t)->forms : texts[t]);
         }
     }
 }
@@ -454,7 +454,9 @@ static void test_company(int windows, int host, int chunk)
     Batcher b;
     int different = 0;
     for (int i = 0; i < COUNT; i++) {
-        Asked a = {.family = rand() % 3, .common = rand() % 1500, .own = 1 + rand() % 300,
+        Asked a = {.family = rand() % 3,
+                   .common = rand() % 1500,
+                   .own = 1 + rand() % 300,
                    .more = 5 + rand() % 700};
         a.at = 1 + rand() % (a.more - 1);
         a.back = rand() % 2 ? rand() % a.at : rand() % (a.at < 40 ? a.at : 40);
