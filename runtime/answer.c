@@ -180,7 +180,7 @@ int answer_event(TokenText *out, json_t *event, int named, Error *err)
     char name[64] = "";
     const char *type = json_string_value(json_object_get(event, "type"));
     if (named && type) snprintf(name, sizeof name, "event: %.50s\n", type);
-    char *text = event ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = event ? json_dumps(event, ANSWER_JSON) : NULL;
     size_t bytes = text ? strlen(text) + strlen(name) + 9 : 0;
     json_decref(event);
     if (text && out->bytes + bytes > out->room) {

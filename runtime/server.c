@@ -77,7 +77,7 @@ static void reply(Server *server, struct evhttp_request *http, int status, const
 // Sends and releases a value.
 static void reply_json(Server *server, struct evhttp_request *http, int status, json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = value ? json_dumps(value, ANSWER_JSON) : NULL;
     json_decref(value);
     if (!text) status = 500, text = strdup("{\"error\":{\"message\":\"out of memory\"}}");
     reply(server, http, status, "application/json", text, text ? strlen(text) : 0);
@@ -475,6 +475,17 @@ static void post(Server *server, struct evhttp_request *http, int what)
         reply_refusal(server, http, &r);
 }
 
+// A name of a path, which may be percent-encoded.
+static int is_model(const Server *server, const char *text)
+{
+    size_t bytes;
+    char *name = evhttp_uridecode(text, 0, &bytes);
+    int same =
+        name && bytes == strlen(server->api->name) && memcmp(name, server->api->name, bytes) == 0;
+    free(name);
+    return same;
+}
+
 static void get(Server *server, struct evhttp_request *http, int what)
 {
     TokenText text = {0};
@@ -495,7 +506,7 @@ static void get(Server *server, struct evhttp_request *http, int what)
         else
             reply(server, http, 200, "text/plain; version=0.0.4", text.data, text.bytes);
         free(text.data);
-    } else if (what == ONE_MODEL && strcmp(path_of(http) + 11, server->api->name) != 0) {
+    } else if (what == ONE_MODEL && !is_model(server, path_of(http) + 11)) {
         refuse(server, http, 404, "there is no such model");
     } else {
         reply_json(server, http, 200,
