@@ -746,6 +746,22 @@ static void test_leaving(int port)
     CHECK(metric(port, "cache_usage_ratio") == 0);
 }
 
+// Choices that take turns: the times are those of all of them.
+static void test_times(void)
+{
+    Server s = start_server(program, (const char *[]){"--max-batch", "1", NULL});
+    int status;
+    json_t *a = complete(
+        s.port, "{\"prompt\": \"The\", \"n\": 4, \"max_tokens\": 40, \"ignore_eos\": true}",
+        &status);
+    const json_t *usage = json_object_get(a, "usage");
+    double queue = json_number_value(json_object_get(usage, "queue_time")),
+           writing = json_number_value(json_object_get(usage, "completion_time"));
+    CHECK_MSG(queue > 0 && writing > queue, "%g s in the queue, %g s of writing", queue, writing);
+    json_decref(a);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+}
+
 static void test_keys(void)
 {
     Server s = start_server(program,
@@ -848,6 +864,7 @@ int main(int argc, char **argv)
                      (const char *[]){"--cache-tokens", "1280", "--max-context", "512", NULL});
     test_crowd(s.port, 16);
     CHECK(stop_server(&s, SIGTERM) == 0);
+    test_times();
     test_keys();
     test_drain();
     if (argc > 3) test_chat(argv[3]);
