@@ -69,10 +69,11 @@ static void say_call(void *to, const char *id, const char *name, const char *arg
     uint64_t bits = random_bits();
     for (int i = 0; i < 9; i++, bits /= 36)
         made[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[bits % 36];
+    if (!id) id = made;
     json_t *call =
-        json_pack("{s:i, s:s, s:s, s:{s:o, s:o}}", "index", said->calls++, "id", id ? id : made,
-                  "type", "function", "function", "name", answer_text(name, strlen(name)),
-                  "arguments", answer_text(arguments, bytes));
+        json_pack("{s:i, s:o, s:s, s:{s:o, s:o}}", "index", said->calls++, "id",
+                  answer_text(id, strlen(id)), "type", "function", "function", "name",
+                  answer_text(name, strlen(name)), "arguments", answer_text(arguments, bytes));
     json_array_append_new(said->deltas, json_pack("{s:[o]}", "tool_calls", call));
 }
 

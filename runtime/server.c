@@ -452,7 +452,8 @@ static const Family *family_of(struct evhttp_request *http)
 {
     for (int i = 0; i < ROUTES; i++)
         if (routes[i].family && matches(routes[i].path, path_of(http))) return routes[i].family;
-    return NULL;
+    // What else Anthropic's clients may ask for.
+    return matches("/v1/messages/*", path_of(http)) ? &messages : NULL;
 }
 
 static void post(Server *server, struct evhttp_request *http, int what)
@@ -521,10 +522,10 @@ static void on_request(struct evhttp_request *http, void *argument)
 {
     Server *server = argument;
     enum evhttp_cmd_type method = evhttp_request_get_command(http);
-    int known = 0;
+    const char *allowed = NULL;
     for (int i = 0; i < ROUTES; i++) {
         if (!matches(routes[i].path, path_of(http))) continue;
-        known = 1;
+        allowed = routes[i].method == EVHTTP_REQ_GET ? "GET, HEAD" : "POST";
         if (method == EVHTTP_REQ_OPTIONS && server->options->cors) {
             preflight(server, http);
             return;
@@ -542,7 +543,8 @@ static void on_request(struct evhttp_request *http, void *argument)
             get(server, http, routes[i].what);
         return;
     }
-    if (known)
+    if (allowed) header(http, "Allow", allowed);
+    if (allowed)
         refuse(server, http, 405, "the method is not allowed here");
     else if (strncmp(path_of(http), "/v1/responses/", 14) == 0)
         refuse(server, http, 404, "responses are not stored");

@@ -90,6 +90,16 @@ static void test_refusals(int port)
     refused(port, "POST", "/v1/chat/completions",
             "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", 400, "no chat template");
     refused(port, "POST", "/v1/embeddings", "{}", 501, "embeddings");
+    // A refusal says what would go, and has the form of its path's API.
+    char *all = read_all(send_request(port, "GET", completions, "", ""));
+    CHECK_MSG(strstr(all, " 405 ") && strstr(all, "\r\nAllow: POST\r\n"), "%s", all);
+    free(all);
+    all = read_all(send_request(port, "POST", "/health", "", ""));
+    CHECK_MSG(strstr(all, " 405 ") && strstr(all, "\r\nAllow: GET, HEAD\r\n"), "%s", all);
+    free(all);
+    all = read_all(send_request(port, "POST", "/v1/messages/batches", "", "{}"));
+    CHECK_MSG(strstr(all, " 404 ") && strstr(all, "\"type\":\"not_found_error\""), "%s", all);
+    free(all);
     char *large = malloc(3000);
     memset(large, ' ', 2999);
     large[2999] = 0;
