@@ -69,10 +69,11 @@ static void say_call(void *to, const char *id, const char *name, const char *arg
     uint64_t bits = random_bits();
     for (int i = 0; i < 9; i++, bits /= 36)
         made[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[bits % 36];
+    if (!id) id = made;
     json_t *call =
-        json_pack("{s:i, s:s, s:s, s:{s:o, s:o}}", "index", said->calls++, "id", id ? id : made,
-                  "type", "function", "function", "name", answer_text(name, strlen(name)),
-                  "arguments", answer_text(arguments, bytes));
+        json_pack("{s:i, s:o, s:s, s:{s:o, s:o}}", "index", said->calls++, "id",
+                  answer_text(id, strlen(id)), "type", "function", "function", "name",
+                  answer_text(name, strlen(name)), "arguments", answer_text(arguments, bytes));
     json_array_append_new(said->deltas, json_pack("{s:[o]}", "tool_calls", call));
 }
 
@@ -180,7 +181,7 @@ int answer_event(TokenText *out, json_t *event, int named, Error *err)
     char name[64] = "";
     const char *type = json_string_value(json_object_get(event, "type"));
     if (named && type) snprintf(name, sizeof name, "event: %.50s\n", type);
-    char *text = event ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = event ? json_dumps(event, ANSWER_JSON) : NULL;
     size_t bytes = text ? strlen(text) + strlen(name) + 9 : 0;
     json_decref(event);
     if (text && out->bytes + bytes > out->room) {

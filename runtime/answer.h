@@ -5,6 +5,9 @@
 int answer_finished(const Answer *a); // every job has ended
 void answer_free(Answer *a);          // no job is the generator's; NULL is fine
 
+// Numbers of our own would do with nine digits; those in a model's calls keep what they have.
+#define ANSWER_JSON (JSON_COMPACT | JSON_REAL_PRECISION(16))
+
 uint64_t random_bits(void);
 // Bytes as a JSON string; what is no UTF-8 on its own becomes a replacement character.
 json_t *answer_text(const char *text, size_t bytes);

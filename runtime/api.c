@@ -51,15 +51,17 @@ json_t *api_model(const Api *api)
     const DeviceOptions *o = &api->generator->batch.options;
     json_t *m = model_json(api);
     Error err;
-    json_object_set_new(m, "parameters",
-                        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}",
-                                  "architecture", model_info.architecture, "parameters",
-                                  (json_int_t)model_info.parameters, "bits", model_info.bits,
-                                  "max_seq_len", o->max_context, "cache_size",
-                                  o->pages[POOL_ALL] * PAGE, "cache_mode", "FP16", "max_batch_size",
-                                  o->max_sequences, "chunk_size", o->max_rows, "prompt_template",
-                                  chat_check(&api->chat, &err) == 0, "build", model_info.build_id,
-                                  "use_vision", 0));
+    char mode[16] = "FP16"; // as TabbyAPI calls it
+    if (o->key_bits < 16 || o->value_bits < 16)
+        snprintf(mode, sizeof mode, "%d,%d", o->key_bits, o->value_bits);
+    json_object_set_new(
+        m, "parameters",
+        json_pack("{s:s, s:I, s:f, s:i, s:i, s:s, s:i, s:i, s:b, s:s, s:b}", "architecture",
+                  model_info.architecture, "parameters", (json_int_t)model_info.parameters, "bits",
+                  model_info.bits, "max_seq_len", o->max_context, "cache_size",
+                  o->pages[POOL_ALL] * PAGE, "cache_mode", mode, "max_batch_size", o->max_sequences,
+                  "chunk_size", o->max_rows, "prompt_template", chat_check(&api->chat, &err) == 0,
+                  "build", model_info.build_id, "use_vision", 0));
     return m;
 }
 

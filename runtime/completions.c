@@ -96,7 +96,7 @@ static void add_ending(json_t *choice, const Job *job)
 static json_t *usage_json(const Answer *a)
 {
     int64_t prompt = 0, reused = 0, drawn = 0, reasoning = 0;
-    double queue = 0, reading = 0, writing = 0;
+    double queue = 0, reading = 0, begin = INFINITY, end = 0;
     int choices = a->job_count / a->prompts;
     for (int i = 0; i < a->job_count; i++) {
         const Job *job = &a->jobs[i];
@@ -106,8 +106,10 @@ static json_t *usage_json(const Answer *a)
         double first = job->first ? job->first : job->ended;
         queue = fmax(queue, job->started - job->submitted);
         reading = fmax(reading, first - job->started);
-        writing = fmax(writing, job->ended - first);
+        if (job->ended) begin = fmin(begin, first); // one that failed at once never did
+        end = fmax(end, job->ended);
     }
+    double writing = end > begin ? end - begin : 0;
     return json_pack("{s:I, s:I, s:I, s:{s:I}, s:{s:I}, s:f, s:f, s:f, s:f, s:f}", "prompt_tokens",
                      prompt, "completion_tokens", drawn, "total_tokens", prompt + drawn,
                      "prompt_tokens_details", "cached_tokens", reused, "completion_tokens_details",

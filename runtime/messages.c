@@ -72,9 +72,7 @@ static int add_block(Conversation *c, const json_t *block, const char *role, siz
                  *name = json_object_get(block, "name"), *input = json_object_get(block, "input");
     if (strcmp(type, "tool_result") == 0) return add_result(c, block, r);
     if (strcmp(type, "tool_use") == 0) {
-        char *arguments = json_is_object(input)
-                              ? json_dumps(input, JSON_COMPACT | JSON_REAL_PRECISION(16))
-                              : NULL;
+        char *arguments = json_is_object(input) ? json_dumps(input, ANSWER_JSON) : NULL;
         if (!json_is_string(id) || !json_is_string(name) || !arguments) {
             free(arguments);
             return refusal_set(r, 400, "messages",
@@ -120,7 +118,21 @@ static int add_message(Conversation *c, const json_t *message, size_t number, Re
     return 0;
 }
 
-// System prompt and messages; a last one of the assistant is continued.
+// A last message of the assistant is continued.
+static int get_continuation(const json_t *messages, json_t *chat, Refusal *r)
+{
+    const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    if (!role || strcmp(role, "assistant") != 0) return 0;
+    if (!json_is_string(json_object_get(last, "content")))
+        return refusal_set(r, 400, "messages",
+                           "messages: the last one ends in a call without its result");
+    json_object_set_new(chat, "continue_final_message", json_true());
+    json_object_set_new(chat, "add_generation_prompt", json_false());
+    return 0;
+}
+
+// System prompt and messages.
 static int get_conversation(const json_t *body, json_t *chat, Refusal *r)
 {
     const json_t *list = field_of(body, "messages", NULL);
@@ -139,14 +151,8 @@ static int get_conversation(const json_t *body, json_t *chat, Refusal *r)
     {
         if (status == 0) status = add_message(&c, message, i, r);
     }
-    const json_t *last = json_array_get(list, json_array_size(list) - 1);
-    const char *role = json_string_value(json_object_get(last, "role"));
-    if (role && strcmp(role, "assistant") == 0) {
-        json_object_set_new(chat, "continue_final_message", json_true());
-        json_object_set_new(chat, "add_generation_prompt", json_false());
-    }
     json_object_set_new(chat, "messages", conversation_close(&c));
-    return status;
+    return status == 0 ? get_continuation(c.messages, chat, r) : status;
 }
 
 static int get_tools(const json_t *body, json_t *chat, Refusal *r)
@@ -419,7 +425,7 @@ static int add_delta(Answer *a, const json_t *delta, TokenText *out, Error *err)
     Part part = answer_part(delta, &value);
     if (part == PART_CALL) {
         json_t *input = input_json(value);
-        char *text = json_dumps(input, JSON_COMPACT | JSON_REAL_PRECISION(16));
+        char *text = json_dumps(input, ANSWER_JSON);
         json_decref(input);
         int status =
             begin_block(a, part, block_json(part, (json_t *)value, json_object()), out, err);

@@ -178,7 +178,7 @@ static const struct {
     const char *name, *value;
     int commands, kind;
     size_t offset;
-    double low, high;
+    double low, high; // of WHOLE and NUMBER; low is also the least length of TEXT
     void (*parse)(Options *o, const char *option, const char *text); // of OTHER
     const char *help;
 } rows[] = {
@@ -222,8 +222,8 @@ static const struct {
     {"--port", "P", SERVE, WHOLE, AT(port), 0, 65535, 0, "default 8080; 0 takes a free one"},
     {"--name", "NAME", SERVE, TEXT, AT(name), 0, 0, 0, "of the model in answers; default: its own"},
     {"--name", "NAME", TEMPLATE, TEXT, AT(name), 0, 0, 0, "which one, where there are several"},
-    {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 0, 0, 0, "requests must carry it"},
-    {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 0, 0, 0, "also opens /cache"},
+    {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 1, 0, 0, "requests must carry it"},
+    {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 1, 0, 0, "also opens /cache"},
     {"--cors", "ORIGIN", SERVE, TEXT, AT(cors), 0, 0, 0,
      "pages from there may call; * is anywhere"},
     {"--drain", "S", SERVE, WHOLE, AT(drain), 0, 86400, 0,
@@ -282,6 +282,8 @@ static void set_option(Options *o, int row, const char *name, const char *value)
 {
     char *at = (char *)o + rows[row].offset;
     given[row] = name;
+    if (rows[row].kind == TEXT && strlen(value) < rows[row].low)
+        usage_error("%s needs a text", name);
     if (rows[row].kind == FLAG)
         *(int *)at = 1;
     else if (rows[row].kind == WHOLE)
@@ -358,6 +360,7 @@ static void read_config(Options *o, const char *path)
         snprintf(where, sizeof where, "%.200s:%d: %s", path, number, rows[row].name + 2);
         set_from(o, where, row, value);
     }
+    if (ferror(f)) fail("%s: %s", path, strerror(errno));
     free(line);
     fclose(f);
 }

@@ -67,15 +67,16 @@ static void print_info_json(const DeviceOptions *sizes, uint64_t cache, uint64_t
                   m->exlc_version, "parameters", (json_int_t)m->parameters, "bits", m->bits,
                   "layers", m->layers, "dim", m->dim, "heads", m->heads, "kv_heads", m->kv_heads,
                   "head_dim", m->head_dim, "ffn_dim", m->ffn_dim, "vocab", m->vocab);
-    json_t *needs =
-        json_pack("{s:o, s:o, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:I, s:I, s:s?, s:s}",
-                  "targets", targets, "sm", sm, "max_context", m->max_context, "max_batch",
-                  m->max_batch, "weights_bytes", (json_int_t)m->weights_bytes,
-                  "cache_bytes_per_token", (json_int_t)cache, "window_bytes", (json_int_t)windows,
-                  "state_bytes_per_sequence", (json_int_t)m->state_bytes, "host_cache_bytes",
-                  (json_int_t)host, "context", sizes->max_context, "batch", sizes->max_sequences,
-                  "cache_tokens", (json_int_t)sizes->pages[POOL_ALL] * PAGE, "memory_bytes",
-                  (json_int_t)memory_bytes(sizes), "driver_min", m->driver_min, "glibc_min", glibc);
+    json_t *needs = json_pack(
+        "{s:o, s:o, s:i, s:i, s:I, s:I, s:i, s:i, s:I, s:I, s:I, s:i, s:i, s:I, s:I, s:s?, s:s}",
+        "targets", targets, "sm", sm, "max_context", m->max_context, "max_batch", m->max_batch,
+        "weights_bytes", (json_int_t)m->weights_bytes, "cache_bytes_per_token", (json_int_t)cache,
+        "key_bits", sizes->key_bits, "value_bits", sizes->value_bits, "window_bytes",
+        (json_int_t)windows, "state_bytes_per_sequence", (json_int_t)m->state_bytes,
+        "host_cache_bytes", (json_int_t)host, "context", sizes->max_context, "batch",
+        sizes->max_sequences, "cache_tokens", (json_int_t)sizes->pages[POOL_ALL] * PAGE,
+        "memory_bytes", (json_int_t)memory_bytes(sizes), "driver_min", m->driver_min, "glibc_min",
+        glibc);
     json_object_update(info, needs);
     if (json_dumpf(info, stdout, JSON_REAL_PRECISION(4)) != 0) fail("out of memory");
     putchar('\n');

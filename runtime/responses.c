@@ -206,6 +206,8 @@ static json_t *translate(const json_t *body, Refusal *r)
                 {"tool_choice", "tool_choice"},
                 {"parallel_tool_calls", "parallel_tool_calls"}};
     if (request_check(body, 1, names, r) != 0) return NULL;
+    int most = 0;
+    if (field_whole(body, "max_output_tokens", NULL, 0, INT32_MAX, &most, r) != 0) return NULL;
     json_t *chat = json_copy((json_t *)body);
     for (const char *const *name = names; *name; name++) json_object_del(chat, *name);
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
@@ -226,6 +228,7 @@ static int open_response(Api *api, json_t *body, Answer **out, Refusal *r)
     if (!chat) return -1;
     int status = request_open(api, &responses, "resp_", chat, 1, out, r);
     json_decref(chat);
+    if (status != 0 && strcmp(r->param, "messages") == 0) strcpy(r->param, "input");
     if (status != 0) return -1;
     (*out)->asked = json_incref(body);
     (*out)->output = json_array();
@@ -426,7 +429,9 @@ static int add_delta(Stream *s, const json_t *delta)
         return add_item_event(s, "response.function_call_arguments.delta",
                               json_pack("{s:O}", "delta", arguments)) != 0 ||
                        add_item_event(s, "response.function_call_arguments.done",
-                                      json_pack("{s:O}", "arguments", arguments)) != 0
+                                      json_pack("{s:O, s:O}", "name",
+                                                json_object_get(s->answer->item, "name"),
+                                                "arguments", arguments)) != 0
                    ? -1
                    : 0;
     }

@@ -77,7 +77,7 @@ static void reply(Server *server, struct evhttp_request *http, int status, const
 // Sends and releases a value.
 static void reply_json(Server *server, struct evhttp_request *http, int status, json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = value ? json_dumps(value, ANSWER_JSON) : NULL;
     json_decref(value);
     if (!text) status = 500, text = strdup("{\"error\":{\"message\":\"out of memory\"}}");
     reply(server, http, status, "application/json", text, text ? strlen(text) : 0);
@@ -452,7 +452,8 @@ static const Family *family_of(struct evhttp_request *http)
 {
     for (int i = 0; i < ROUTES; i++)
         if (routes[i].family && matches(routes[i].path, path_of(http))) return routes[i].family;
-    return NULL;
+    // What else Anthropic's clients may ask for.
+    return matches("/v1/messages/*", path_of(http)) ? &messages : NULL;
 }
 
 static void post(Server *server, struct evhttp_request *http, int what)
@@ -475,6 +476,17 @@ static void post(Server *server, struct evhttp_request *http, int what)
         reply_refusal(server, http, &r);
 }
 
+// A name of a path, which may be percent-encoded.
+static int is_model(const Server *server, const char *text)
+{
+    size_t bytes;
+    char *name = evhttp_uridecode(text, 0, &bytes);
+    int same =
+        name && bytes == strlen(server->api->name) && memcmp(name, server->api->name, bytes) == 0;
+    free(name);
+    return same;
+}
+
 static void get(Server *server, struct evhttp_request *http, int what)
 {
     TokenText text = {0};
@@ -495,7 +507,7 @@ static void get(Server *server, struct evhttp_request *http, int what)
         else
             reply(server, http, 200, "text/plain; version=0.0.4", text.data, text.bytes);
         free(text.data);
-    } else if (what == ONE_MODEL && strcmp(path_of(http) + 11, server->api->name) != 0) {
+    } else if (what == ONE_MODEL && !is_model(server, path_of(http) + 11)) {
         refuse(server, http, 404, "there is no such model");
     } else {
         reply_json(server, http, 200,
@@ -510,10 +522,10 @@ static void on_request(struct evhttp_request *http, void *argument)
 {
     Server *server = argument;
     enum evhttp_cmd_type method = evhttp_request_get_command(http);
-    int known = 0;
+    const char *allowed = NULL;
     for (int i = 0; i < ROUTES; i++) {
         if (!matches(routes[i].path, path_of(http))) continue;
-        known = 1;
+        allowed = routes[i].method == EVHTTP_REQ_GET ? "GET, HEAD" : "POST";
         if (method == EVHTTP_REQ_OPTIONS && server->options->cors) {
             preflight(server, http);
             return;
@@ -531,7 +543,8 @@ static void on_request(struct evhttp_request *http, void *argument)
             get(server, http, routes[i].what);
         return;
     }
-    if (known)
+    if (allowed) header(http, "Allow", allowed);
+    if (allowed)
         refuse(server, http, 405, "the method is not allowed here");
     else if (strncmp(path_of(http), "/v1/responses/", 14) == 0)
         refuse(server, http, 404, "responses are not stored");

@@ -192,6 +192,11 @@ refuses 2 "EXLC_PORT 8x: expected a whole number" env EXLC_PORT=8x $program serv
 refuses 2 "EXLC_DEVICE tpu: expected cpu" env EXLC_DEVICE=tpu $program serve
 refuses 2 "EXLC_LOG_REQUESTS maybe: expected true or false" env EXLC_LOG_REQUESTS=maybe $program serve
 refuses 2 "EXLC_MAX_CONTEXT 9999: this program was built for at most 2048" env EXLC_MAX_CONTEXT=9999 $program serve --device cpu
+refuses 1 "tests/cli: Is a directory" $program serve --config "$work" --print-config
+refuses 2 "--api-key needs a text" $program serve --api-key "" --print-config
+refuses 2 "--admin-key needs a text" $program serve --admin-key "" --print-config
+printf 'api-key =\n' >"$work/config"
+refuses 2 "config:1: api-key needs a text" $program serve --config "$work/config"
 check "an unknown host" sh -c "! $program serve --host no.host.invalid --device cpu 2>&1 | tail -n 1 | grep -qv -- '--host no.host.invalid: '"
 refuses 2 "--batch 1000: this program was built for at most 16" $program bench --batch 1000
 refuses 2 "--batch 4 is more than --max-batch 2" $program bench --batch 4 --max-batch 2
@@ -204,6 +209,8 @@ check "invalid UTF-8 is refused" sh -c "! $program tokenize <$work/bad >/dev/nul
 check "verify" sh -c "$program verify | grep -q 'as built'"
 check "selftest" sh -c "$program selftest --device cpu | grep -q 'equal when repeated'"
 check "info as JSON" sh -c "$program info --json --device cpu | grep -q '\"cache_bytes_per_token\": 6144'"
+check "info as JSON says how wide keys and values are" sh -c "$program info --json --device cpu --cache-bits 8,4 |
+    grep -q '\"key_bits\": 8, \"value_bits\": 4'"
 check "info has what is missing as null" sh -c "$program info --json --device cpu | grep -q '\"driver_min\": null'"
 
 text='The city of Paris'

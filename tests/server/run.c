@@ -90,6 +90,16 @@ static void test_refusals(int port)
     refused(port, "POST", "/v1/chat/completions",
             "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", 400, "no chat template");
     refused(port, "POST", "/v1/embeddings", "{}", 501, "embeddings");
+    // A refusal says what would go, and has the form of its path's API.
+    char *all = read_all(send_request(port, "GET", completions, "", ""));
+    CHECK_MSG(strstr(all, " 405 ") && strstr(all, "\r\nAllow: POST\r\n"), "%s", all);
+    free(all);
+    all = read_all(send_request(port, "POST", "/health", "", ""));
+    CHECK_MSG(strstr(all, " 405 ") && strstr(all, "\r\nAllow: GET, HEAD\r\n"), "%s", all);
+    free(all);
+    all = read_all(send_request(port, "POST", "/v1/messages/batches", "", "{}"));
+    CHECK_MSG(strstr(all, " 404 ") && strstr(all, "\"type\":\"not_found_error\""), "%s", all);
+    free(all);
     char *large = malloc(3000);
     memset(large, ' ', 2999);
     large[2999] = 0;
@@ -469,6 +479,17 @@ static void test_messages(int port)
                   "\"messages\": [{\"role\": \"user\", \"content\": \"" HELLO_TEXT
                   "\"}, {\"role\": \"assistant\", \"content\": \"The city\"}]",
                   "user: " HELLO_TEXT "\nassistant: The city");
+    // One without blocks begins nothing, and above all does not continue the user's.
+    check_message(port,
+                  "\"messages\": [{\"role\": \"user\", \"content\": \"" HELLO_TEXT
+                  "\"}, {\"role\": \"assistant\", \"content\": []}]",
+                  "user: " HELLO_TEXT "\nassistant: <think>\n");
+    refused(
+        port, "POST", "/v1/messages",
+        "{\"max_tokens\": 1, \"messages\": [{\"role\": \"user\", \"content\": \"A\"}, {\"role\": "
+        "\"assistant\", \"content\": [{\"type\": \"tool_use\", \"id\": \"x\", \"name\": \"now\", "
+        "\"input\": {}}]}]}",
+        400, "messages: the last one ends in a call without its result");
 }
 
 // So do items.
@@ -497,6 +518,14 @@ static void test_items(int port)
         "\"x\", \"output\": \"noon\"}]",
         "tool clock\nsystem: Once\n\nD\nuser: AB\nassistant: (T)C<tool_call>now a=42</tool_call>\n"
         "tool: noon\nassistant: <think>\n");
+    // What is wrong is called by this protocol's names.
+    refused(port, "POST", path, "{\"input\": \"A\", \"max_output_tokens\": -1}", 400,
+            "max_output_tokens: expected");
+    int status;
+    char *text =
+        request(port, "POST", path, "", "{\"input\": \"A\", \"max_output_tokens\": 9999}", &status);
+    CHECK_MSG(status == 400 && strstr(text, "\"param\":\"input\""), "%s", text);
+    free(text);
 }
 
 static void test_prompts(int port)
@@ -611,6 +640,45 @@ static void test_replies(int port)
     free(text);
 }
 
+// A call with a number of many digits, in Anthropic's form a number of the answer, and in OpenAI's
+// events as its text. Every token is dictated:
+//   "<tool_call>" " now" "[" "A" "R" "G" "S" "]" "{" " \"" "x" "\"" ":\n" "0" "." "193" "186" "189"
+//   "187" "}" "</tool_call>" and the end
+static void test_numbers(int port)
+{
+    static const int ids[] = {2, 1364, 63, 37, 54,   43,   55,   65,   95, 314, 92,
+                              6, 850,  20, 18, 1311, 2429, 2440, 2514, 97, 3,   1};
+    char bias[512] = "", *at = bias;
+    for (int i = 0; i < (int)(sizeof ids / sizeof *ids); i++)
+        at += sprintf(at, "%s\"%d\": %d", i ? ", " : "", ids[i], 900 - 24 * i);
+    char *body =
+        format("\"temperature\": 0, \"presence_penalty\": 100, \"frequency_penalty\": 100, "
+               "\"repetition_penalty\": 10, \"logit_bias\": {%s}",
+               bias);
+    char *message = format("{\"max_tokens\": 40, " HELLO ", \"tools\": [{\"name\": \"clock\", "
+                           "\"input_schema\": {}}], \"thinking\": {\"type\": \"disabled\"}, %s}",
+                           body);
+    char *items = format("{\"stream\": true, \"input\": \"" HELLO_TEXT "\", \"tools\": [{\"type\": "
+                         "\"function\", \"name\": \"clock\"}], \"reasoning\": {\"effort\": "
+                         "\"none\"}, %s}",
+                         body);
+    int status;
+    char *text = request(port, "POST", "/v1/messages", "", message, &status);
+    CHECK_MSG(strstr(text, "\"input\":{\"x\":0.193186189187}"), "%s", text);
+    free(text);
+    text = request(port, "POST", "/v1/responses", "", items, &status);
+    char *done = strstr(text, "event: response.function_call_arguments.done");
+    char *end = done ? strstr(done, "\n\n") : NULL;
+    if (end) *end = 0;
+    CHECK_MSG(done &&
+                  strstr(done, "\"name\":\"now\",\"arguments\":\"{ \\\"x\\\":\\n0.193186189187}\""),
+              "%s", text);
+    free(text);
+    free(items);
+    free(message);
+    free(body);
+}
+
 static void test_chat_refusals(int port)
 {
     static const char *const cases[][2] = {
@@ -649,6 +717,7 @@ static void test_chat(const char *chatting)
     test_messages(s.port);
     test_items(s.port);
     test_replies(s.port);
+    test_numbers(s.port);
     test_chat_refusals(s.port);
     CHECK(stop_server(&s, SIGTERM) == 0);
 }
@@ -687,10 +756,27 @@ static void test_leaving(int port)
     CHECK(metric(port, "cache_usage_ratio") == 0);
 }
 
+// Choices that take turns: the times are those of all of them.
+static void test_times(void)
+{
+    Server s = start_server(program, (const char *[]){"--max-batch", "1", NULL});
+    int status;
+    json_t *a = complete(
+        s.port, "{\"prompt\": \"The\", \"n\": 4, \"max_tokens\": 40, \"ignore_eos\": true}",
+        &status);
+    const json_t *usage = json_object_get(a, "usage");
+    double queue = json_number_value(json_object_get(usage, "queue_time")),
+           writing = json_number_value(json_object_get(usage, "completion_time"));
+    CHECK_MSG(queue > 0 && writing > queue, "%g s in the queue, %g s of writing", queue, writing);
+    json_decref(a);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+}
+
 static void test_keys(void)
 {
-    Server s = start_server(
-        program, (const char *[]){"--api-key", "one", "--admin-key", "two", "--cors", "*", NULL});
+    Server s = start_server(program,
+                            (const char *[]){"--api-key", "one", "--admin-key", "two", "--cors",
+                                             "*", "--name", "a/b c", "--cache-bits", "8,4", NULL});
     const struct {
         const char *path, *headers;
         int status;
@@ -700,6 +786,9 @@ static void test_keys(void)
         {"/v1/models", "Authorization: Bearer one\r\n", 200},
         {"/v1/models", "x-api-key: one\r\n", 200},
         {"/v1/models", "x-admin-key: two\r\n", 200},
+        {"/v1/models/a/b%20c", "x-api-key: one\r\n", 200},
+        {"/v1/models/a%2Fb%20c", "x-api-key: one\r\n", 200},
+        {"/v1/models/a%2Fb", "x-api-key: one\r\n", 404},
         {"/cache", "x-api-key: one\r\n", 401},
         {"/cache", "Authorization: Bearer two\r\n", 200},
         {"/health", "", 200},
@@ -710,6 +799,10 @@ static void test_keys(void)
         free(request(s.port, "GET", cases[i].path, cases[i].headers, "", &status));
         CHECK_MSG(status == cases[i].status, "%s %s: %d", cases[i].path, cases[i].headers, status);
     }
+    int status;
+    char *model = request(s.port, "GET", "/v1/model", "x-api-key: one\r\n", "", &status);
+    CHECK_MSG(strstr(model, "\"cache_mode\":\"8,4\""), "%s", model);
+    free(model);
     char *all = read_all(send_request(s.port, "OPTIONS", "/v1/models", "", ""));
     CHECK(strstr(all, "204") && strstr(all, "Access-Control-Allow-Origin: *"));
     free(all);
@@ -781,6 +874,7 @@ int main(int argc, char **argv)
                      (const char *[]){"--cache-tokens", "1280", "--max-context", "512", NULL});
     test_crowd(s.port, 16);
     CHECK(stop_server(&s, SIGTERM) == 0);
+    test_times();
     test_keys();
     test_drain();
     if (argc > 3) test_chat(argv[3]);
