@@ -4,6 +4,7 @@
 #include "pools.h"
 #include "sample.h"
 #include "threads.h"
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,7 @@ static void *take(Device *d, size_t bytes, Error *err)
         error_set(err, "cannot allocate %zu bytes", bytes);
         return NULL;
     }
+    assert(d->block_count < (int)(sizeof d->blocks / sizeof *d->blocks));
     d->blocks[d->block_count] = p;
     d->block_bytes[d->block_count++] = bytes;
     d->bytes += bytes;

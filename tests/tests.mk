@@ -68,7 +68,7 @@ $(B)/tests/serve: tests/server/run.c tests/server/client.h
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
 fuzz_tests = $(foreach f,$1,'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
-FUZZ_SECONDS = 10
+FUZZ_SECONDS = 7
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
 # On the CUDA target without a GPU.
@@ -81,7 +81,7 @@ TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
-	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(call fuzz_tests,$(FUZZ)) \
+	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(call fuzz_tests,$(FUZZ) request) \
 	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm' \
 	    'architectures: tests/architectures.sh'
