@@ -216,14 +216,22 @@ static inline void launch_keep(Gpu *gpu, const State *s, const Batch *b, int l)
                     s, b, NULL, l, b->rows, 1, PREFILL_THREADS, 0);
 }
 
+// A step of linear layers with one input in the form of this pass: decode step `kind`, or the
+// prefill kernels of `name`.
+static void launch_layers(Gpu *gpu, int kind, const char *name, const State *s, const Batch *b,
+                          const Layer *layer, int x, int y, int z, int blocks, int pairs)
+{
+    if (decode_form(gpu, s, b))
+        launch_decode(gpu, kind, s, b, layer, x, y, z, 0, activation_room(gpu, b->rows));
+    else
+        launch_prefill(gpu, name, s, b, layer, x, y, z, blocks, pairs, b->rows);
+}
+
 static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, int k, int v,
                               const Layer *layer)
 {
-    if (decode_form(gpu, s, b))
-        launch_decode(gpu, STEP_QKV, s, b, layer, q, k, v, 0, activation_room(gpu, b->rows));
-    else
-        launch_prefill(gpu, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
-                       PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM), b->rows);
+    launch_layers(gpu, STEP_QKV, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
+                  PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM));
     if ((!HEADS_IN_BLOCKS || IS_QUANTIZED(s)) && !decode_form(gpu, s, b))
         launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0,
                     b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, PREFILL_THREADS, 0);
@@ -242,71 +250,63 @@ static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const
     }
 }
 
+// The norm of a product before it is added to x.
+static void launch_post(Gpu *gpu, int kind, const char *kernel, const State *s, const Batch *b,
+                        const Layer *layer)
+{
+    if (decode_form(gpu, s, b))
+        launch_decode(gpu, kind, s, b, layer, 0, 0, 0, 0, 0);
+    else
+        launch_step(gpu, step_kernel(gpu, kernel, 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
+                    PREFILL_THREADS, 0);
+}
+
 static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int format,
                               const Layer *layer)
 {
-    if (decode_form(gpu, s, b))
-        launch_decode(gpu, STEP_OUT, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
-    else
-        launch_prefill(gpu, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+    launch_layers(gpu, STEP_OUT, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM));
 }
 
-// With a norm of the product before the sum.
 static inline void launch_out_norm(Gpu *gpu, const State *s, const Batch *b, int format,
                                    const Layer *layer)
 {
-    if (decode_form(gpu, s, b)) {
-        launch_out(gpu, s, b, format, layer);
-        launch_decode(gpu, STEP_OUT_POST, s, b, layer, 0, 0, 0, 0, 0);
-        return;
-    }
-    launch_prefill(gpu, "out_norm", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
-    launch_step(gpu, step_kernel(gpu, "attn_post_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
-                PREFILL_THREADS, 0);
+    launch_layers(gpu, STEP_OUT, "out_norm", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM));
+    launch_post(gpu, STEP_OUT_POST, "attn_post_kernel", s, b, layer);
 }
 
 static inline void launch_up(Gpu *gpu, const State *s, const Batch *b, int gate, int up,
                              const Layer *layer)
 {
-    if (decode_form(gpu, s, b))
-        launch_decode(gpu, STEP_UP, s, b, layer, gate, up, 0, 0, activation_room(gpu, b->rows));
-    else
-        launch_prefill(gpu, "up", s, b, layer, gate, up, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
-                       b->rows);
+    launch_layers(gpu, STEP_UP, "up", s, b, layer, gate, up, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM));
 }
 
 static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int up,
                                    const Layer *layer)
 {
-    if (decode_form(gpu, s, b))
-        launch_decode(gpu, STEP_UP_ALONE, s, b, layer, up, 0, 0, 0, activation_room(gpu, b->rows));
-    else
-        launch_prefill(gpu, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM), PAIRS(FFN_DIM),
-                       b->rows);
+    launch_layers(gpu, STEP_UP_ALONE, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM),
+                  PAIRS(FFN_DIM));
+}
+
+// In the decode form of parallel layers, what attention and feed-forward left is added to x.
+static void launch_join(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)
+{
+    if (PARALLEL && decode_form(gpu, s, b))
+        launch_decode(gpu, STEP_JOIN, s, b, layer, 0, 0, 0, 0, 0);
 }
 
 static inline void launch_down(Gpu *gpu, const State *s, const Batch *b, int format,
                                const Layer *layer)
 {
-    if (decode_form(gpu, s, b)) {
-        launch_decode(gpu, STEP_DOWN, s, b, layer, format, 0, 0, 0, activation_room(gpu, b->rows));
-        if (PARALLEL) launch_decode(gpu, STEP_JOIN, s, b, layer, 0, 0, 0, 0, 0);
-        return;
-    }
-    launch_prefill(gpu, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
+    launch_layers(gpu, STEP_DOWN, "down", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM));
+    launch_join(gpu, s, b, layer);
 }
 
 static inline void launch_down_norm(Gpu *gpu, const State *s, const Batch *b, int format,
                                     const Layer *layer)
 {
-    if (decode_form(gpu, s, b)) {
-        launch_down(gpu, s, b, format, layer);
-        launch_decode(gpu, STEP_DOWN_POST, s, b, layer, 0, 0, 0, 0, 0);
-        return;
-    }
-    launch_prefill(gpu, "down_norm", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM), b->rows);
-    launch_step(gpu, step_kernel(gpu, "ffn_post_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows, 1,
-                PREFILL_THREADS, 0);
+    launch_layers(gpu, STEP_DOWN, "down_norm", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM));
+    launch_join(gpu, s, b, layer);
+    launch_post(gpu, STEP_DOWN_POST, "ffn_post_kernel", s, b, layer);
 }
 
 #if EXPERTS
@@ -387,8 +387,7 @@ static inline void launch_moe_shared(Gpu *gpu, const State *s, const Batch *b, i
         return;
     }
     launch_routing(gpu, s, b, layer);
-    if (shared_gate)
-        launch_shared(gpu, s, b, (int[]){shared_gate, shared_up, shared_down}, layer);
+    if (shared_gate) launch_shared(gpu, s, b, (int[]){shared_gate, shared_up, shared_down}, layer);
     launch_experts(gpu, s, b, (int[]){gate, up, down}, layer);
 }
 
