@@ -375,9 +375,10 @@ static int end_item(Stream *s)
         json_t *text = chat_join(a->texts), *whole = part_json(part, text);
         json_object_set_new(a->item, "content", json_pack("[O]", whole));
         json_array_clear(a->texts);
-        if (add_text_event(s, part, "done", "text", json_incref(text)) != 0 ||
-            add_content_event(s, "response.content_part.done", json_pack("{s:o}", "part", whole)) !=
-                0)
+        int sent = add_text_event(s, part, "done", "text", json_incref(text));
+        if (add_content_event(s, "response.content_part.done", json_pack("{s:o}", "part", whole)) !=
+                0 ||
+            sent != 0)
             return -1;
     }
     const char *status = a->said[0].done ? status_of(&a->jobs[0]) : "completed";
