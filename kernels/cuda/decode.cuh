@@ -164,7 +164,8 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
     return d;
 }
 
-// The launch gives every thread 96 registers; those that multiply need more, the others few.
+// The launch gives every thread 96 registers; where the chip can move some (sm_90a), those that
+// multiply get more, the others need few.
 DEVICE void multiplier_registers(void)
 {
     registers_more<112>();
