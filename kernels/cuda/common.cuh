@@ -328,6 +328,12 @@ DEVICE void shared_add(int32_t *p, int32_t v)
     atomicAdd(p, v);
 }
 
+DEVICE void shared_add64(uint64_t *p, uint64_t v)
+{
+    atomicAdd((unsigned long long *)p, v);
+}
+
+// In global memory.
 DEVICE void atomic_add64(uint64_t *p, uint64_t v)
 {
     // Without an answer, which atomicAdd's ATOMG brings back.

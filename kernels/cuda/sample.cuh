@@ -64,7 +64,7 @@ DEVICE Threshold select_tokens(const float *logits, const Weighting *w, bool wei
             if (shift < 24 && key >> (shift + 8) != prefix >> (shift + 8)) continue;
             uint64_t amount = weighted ? token_weight(w, logits[id]) : 1;
             if (key == limit.key) continue; // counted below, by its ties
-            if (amount) atomic_add64(&room->bin[key >> shift & 255], amount);
+            if (amount) shared_add64(&room->bin[key >> shift & 255], amount);
         }
         block_sync();
         if (threadIdx.x == 0) {

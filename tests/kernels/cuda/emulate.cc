@@ -181,6 +181,13 @@ void emulate_meeting(int meeting, int waits)
     meet(&me()->block->meetings[meeting], 544, waits);
 }
 
+// Fails where p is not in global memory.
+void emulate_global(const void *p)
+{
+    const uint8_t *at = (const uint8_t *)p;
+    assert(at < me()->block->shared || at >= me()->block->shared + shared_bytes);
+}
+
 int emulate_shared_bytes(void)
 {
     return shared_bytes;

@@ -44,6 +44,7 @@ uint8_t *emulate_shared(void);
 void emulate_multipliers_sync(int threads);
 void emulate_four_warps_sync(int i);
 void emulate_meeting(int meeting, int waits);
+void emulate_global(const void *p);
 int emulate_shared_bytes(void);
 void emulate_yield(void);
 void emulate_barrier_init(uint64_t *barrier, int arrivals);
@@ -205,7 +206,12 @@ DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
 }
 DEVICE int atomic_add(int32_t *p, int32_t v) { int old = *p; *p += v; return old; }
 DEVICE void shared_add(int32_t *p, int32_t v) { *p += v; }
-DEVICE void atomic_add64(uint64_t *p, uint64_t v) { *p += v; }
+DEVICE void shared_add64(uint64_t *p, uint64_t v) { *p += v; }
+DEVICE void atomic_add64(uint64_t *p, uint64_t v)
+{
+    emulate_global(p);
+    *p += v;
+}
 DEVICE void memory_fence(void) {}
 DEVICE int dynamic_shared_bytes(void) { return emulate_shared_bytes(); }
 DEVICE void barrier_init(uint64_t *barrier, int arrivals) { emulate_barrier_init(barrier, arrivals); }
