@@ -89,11 +89,13 @@ const char *missing_on_cuda(const Plan *plan)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))
                 return arena_format("step %s has no CUDA kernels", plan->runs[r].steps[i].name);
-    for (int l = 0; l < f->layers; l++) {
-        const LayerWeights *w = &plan->layers[l];
-        if (w->kv_heads != f->kv_heads || (!w->router && w->ffn_dim != f->ffn_dim))
-            return "layers of different widths have no CUDA kernels";
-    }
+    if (plan->skips_parts && (f->experts || plan->post_norms || plan->parallel))
+        return "layers without attention or feed-forward have no CUDA kernels beside experts, norms "
+               "before sums or parallel layers";
+    for (int l = 0; l < f->layers; l++)
+        if (plan->layers[l].kv_heads && f->kv_heads % plan->layers[l].kv_heads)
+            return arena_format("layers of %d and of %d key heads have no CUDA kernels",
+                                f->kv_heads, plan->layers[l].kv_heads);
     return NULL;
 }
 

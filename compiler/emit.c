@@ -150,6 +150,7 @@ static void define_features(Buffer *b, const Plan *plan)
     if (!kv_heads)
         define(b, "LAYER_KV_HEADS(layer)", "((layer)->kv_heads)", "KV_HEADS is the most");
     if (!ffn_dim) define(b, "LAYER_FFN_DIM(layer)", "((layer)->ffn_dim)", "FFN_DIM is the most");
+    if (plan->skips_parts) define_int(b, "SKIPS_PARTS", 1, "some layers lack one");
     if (f->kv_latent) {
         define_int(b, "Q_LATENT", f->q_latent, "q_lora_rank");
         define_int(b, "KV_LATENT", f->kv_latent, "kv_lora_rank");
@@ -458,6 +459,8 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
         if (at->act[0] || at->act[1])
             buffer_print(&b, "     .act = {%s, %s},\n", float_text((double)at->act[0]),
                          float_text((double)at->act[1]));
+        if (plan->skips_parts)
+            buffer_print(&b, "     .parts = %d, .before = %d,\n", at->parts, at->before);
         buffer_print(&b, "     .window = %d, .rope = %d, .kv_heads = %d, .ffn_dim = %d, "
                          ".kept = %d},\n",
                      at->window, at->rope, at->kv_heads, at->ffn_dim, at->kept);

@@ -177,6 +177,7 @@ typedef struct {
     int rope;              // -1: none
     int kv_heads, ffn_dim; // 0 where the layer has no such part
     int kept;              // number among the layers with keys and values, or with a state
+    int parts, before;     // as kernels/types.h has them
     Step *steps;
     int step_count;
 } LayerWeights;
@@ -199,6 +200,7 @@ typedef struct {
     const char *activation; // "silu"
     int parallel;           // attention and feed-forward read the same x; -1: in some layers
     int post_norms;         // some step norms what it adds to the residual stream
+    int skips_parts;        // some layer has no attention, or no feed-forward
     int y_dim;              // of State.y; 0: it is not needed
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
     const LinearWeights *head;

@@ -410,6 +410,12 @@ static void take_traits(Plan *plan)
     if (!plan->activation) plan->activation = "silu";
 }
 
+// Attention and feed-forward: how many of them a layer has.
+static int parts_of(const LayerWeights *w)
+{
+    return (w->o != NULL) + (w->up || w->router);
+}
+
 // Widths and tables of one layer; needs: those of the layers before it.
 static void measure_layer(const Graph *g, int l, LayerWeights *w)
 {
@@ -428,6 +434,11 @@ static void measure_layer(const Graph *g, int l, LayerWeights *w)
                    : g->facts.state_layers // one pool, as window_layers has it
                        ? first[i].kv_heads > 0
                        : first[i].kv_heads > 0 && (first[i].window > 0) == (w->window > 0);
+    w->before = -1;
+    for (int i = 0; i < l; i++) {
+        w->parts += parts_of(&first[i]);
+        if (parts_of(&first[i])) w->before = i;
+    }
 }
 
 static void count_parameters(Plan *plan)
@@ -464,6 +475,7 @@ static void count_parameters(Plan *plan)
 // Whether a layer's feed-forward begins before what attention gives is added.
 static int is_parallel(const LayerWeights *w)
 {
+    if (!w->o) return 0;
     for (int i = 0; i < w->step_count; i++) {
         if (strstr(w->steps[i].name, "out")) return 0; // out_norm, delta_out ...
         if (strncmp(w->steps[i].name, "up", 2) == 0) return 1;
@@ -503,6 +515,7 @@ Plan *fuse_ops(const Graph *g)
         measure_layer(g, l, &plan->layers[l]);
         int parallel = is_parallel(&plan->layers[l]);
         plan->parallel = l == 0 || plan->parallel == parallel ? parallel : -1;
+        plan->skips_parts |= parts_of(&plan->layers[l]) < 2;
         plan->post_norms |= plan->layers[l].attn_post || plan->layers[l].ffn_post;
         if (plan->post_norms || plan->layers[l].router)
             plan->y_dim = most(plan->y_dim, g->facts.dim);

@@ -336,6 +336,8 @@ Packed *pack_weights(const Plan *plan, const char *path)
         to->kv_heads = from->kv_heads;
         to->ffn_dim = from->ffn_dim;
         to->kept = from->kept;
+        to->parts = from->parts;
+        to->before = from->before;
         if (from->alpha_p) to->act[0] = (float)softplus_of(from->alpha_p);
         if (from->alpha_n) to->act[1] = (float)(softplus_of(from->alpha_n) + 0.5);
     }

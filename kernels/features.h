@@ -60,6 +60,9 @@ enum { HEAD_NORM_SHARED, HEAD_NORM_EACH, HEAD_NORM_ALL };
 #ifndef LAYER_FFN_DIM
 #define LAYER_FFN_DIM(layer) FFN_DIM
 #endif
+#ifndef SKIPS_PARTS
+#define SKIPS_PARTS 0 // 1: some layers have no attention, or no feed-forward
+#endif
 
 enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #ifndef ACTIVATION

@@ -84,6 +84,8 @@ typedef struct {
     int32_t window; // keys a query sees, itself included; 0 means all
     int32_t rope;   // the table that turns q and k; -1: they are not turned
     int32_t kv_heads, ffn_dim;
+    int32_t parts;  // attention and feed-forwards of the layers before it, where some lack one
+    int32_t before; // the last layer before it that has one of them, or -1
     float act[2]; // of an activation with parameters
     // A routed layer: gate, up and down are those of expert 0.
     uint64_t router;        // f32 (EXPERTS, DIM) or absent

@@ -72,7 +72,8 @@ FUZZ_SECONDS = 7
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
 # On the CUDA target without a GPU.
-EMULATED = qwen3-moe dots1 gpt-oss cohere
+EMULATED = qwen3-moe dots1 gpt-oss cohere decilm
+EMULATED_PASS = decilm
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
@@ -93,6 +94,7 @@ test-long: $(TEST_PROGRAMS)
 	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
 	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
 	    $(foreach c,$(EMULATED),'emulated $c: tests/models/emulate.sh $(B) $c') \
+	    $(foreach c,$(EMULATED_PASS),'emulated $c, one launch: tests/models/emulate.sh $(B) -m persistent $c') \
 	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
 	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \

@@ -73,12 +73,12 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     float *total = (float *)(weights + HEAD_TILES * 8 * WEIGHT_STRIDE); // (heads)
     float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
-    int sequence = b.sequence[row], from_start = split * SPLIT % PAGE;
+    int own = kv_head_of(layer, kv_head), sequence = b.sequence[row], from_start = split * SPLIT % PAGE;
     int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
     uint8_t *key_head = global(
-        cache_head(&s, &b, layer, key_bits, value_bits, 0, sequence, kv_head, split * SPLIT));
+        cache_head(&s, &b, layer, key_bits, value_bits, 0, sequence, own, split * SPLIT));
     uint8_t *value_head = global(
-        cache_head(&s, &b, layer, key_bits, value_bits, 1, sequence, kv_head, split * SPLIT));
+        cache_head(&s, &b, layer, key_bits, value_bits, 1, sequence, own, split * SPLIT));
     const uint16_t *keys = (const uint16_t *)key_head + from_start * HEAD_DIM;
     const uint16_t *cached_values = (const uint16_t *)value_head + from_start * HEAD_DIM;
     int first_tile = from / 16, last_tile = to / 16;
@@ -343,9 +343,9 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
 {
     constexpr int KEY_GROUPS = KEY_ROWS / 8, CHANNEL_GROUPS = HEAD_DIM / 8;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
-    int head = blockIdx.y, kv_head = head / GROUP;
+    int head = blockIdx.y;
     grid_release();
-    int window = layer->window;
+    int window = layer->window, kv_head = kv_head_of(layer, head / GROUP);
     grid_wait();
 
     int tile = blockIdx.x, segment = 0;

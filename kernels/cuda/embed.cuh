@@ -1,7 +1,7 @@
 // embed: x = embedding row of the token, the sums of squares of x, and the cosines and sines of the
 // row's position. keep: x -> hidden[l].
 #pragma once
-#include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/skips.cuh"
 
 __constant__ float ROPE_FREQUENCY[ROPES * (ROPE_DIM / 2)] = ROPE_INVERSE;
 __constant__ float ROPE_FACTORS[ROPES] = {ROPE_FACTOR};
@@ -48,12 +48,21 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Linear *down =
         pending && l > 0 && leaves_down(&s.layers[l - 1]) ? &s.layers[l - 1].down : nullptr;
+    const float *from = s.x;
+    uint64_t sums = work_of(s).sums_down;
+#if SKIPS_PARTS
+    if (pending) {
+        Before before = after_layer(s, l - 1);
+        down = pending_linear(before), from = x_before(s, before.odd);
+        sums = pending_sums_of(work_of(s), before);
+    }
+#endif
     __shared__ float squares[MOMENTS];
     for (int block = warp; block < BLOCKS(DIM); block += PREFILL_THREADS / WARP) {
         float v[4], y[4];
-        load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * lane, v);
+        load4<DIM>(from + (uint64_t)row * DIM, block * BLOCK + 4 * lane, v);
         if (down) {
-            read_sums(sums_at(s, work_of(s).sums_down) + (uint64_t)row * PADDED(DIM), block, 1, y);
+            read_sums(sums_at(s, sums) + (uint64_t)row * PADDED(DIM), block, 1, y);
             finish_columns(s, *down, block, y);
             for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
         }

@@ -71,10 +71,10 @@ DEVICE Source normed_source(const State &s, uint64_t norm, const int32_t *map)
 
 // One row of the activations of COUNT linear layers, from a row of the source, by a block of 256
 // threads, each with a power of two taken out that keeps any values inside fp16. Bit i of EXL3 says
-// that layer i is quantized.
+// that layer i is quantized. Rows have room for IN channels, of which `in` are there.
 template <int IN, int COUNT, int EXL3>
 DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int source_row,
-                        int row, int rows)
+                        int row, int rows, int in = IN)
 {
     constexpr int PASSES = (BLOCKS(IN) + 7) / 8;
     constexpr bool KEEP = PASSES <= 16; // the row stays in registers
@@ -90,13 +90,13 @@ DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int
     for (int i = 0; i < COUNT; i++) suh[i] = (const uint16_t *)(s.weights + w[i].suh);
 #pragma unroll
     for (int pass = 0; pass < (KEEP ? PASSES : 0); pass++)
-        load4<IN>(x, first + pass * 8 * BLOCK, kept[pass]);
+        load4_of<IN>(x, first + pass * 8 * BLOCK, in, kept[pass]);
 #pragma unroll(KEEP ? PASSES : 1)
     for (int pass = 0; pass < PASSES; pass++) {
         int k = first + pass * 8 * BLOCK;
         float *v = kept[KEEP ? pass : 0];
-        if (k >= PADDED(IN)) break;
-        if (!KEEP) load4<IN>(x, k, v);
+        if (k >= PADDED(in)) break;
+        if (!KEEP) load4_of<IN>(x, k, in, v);
         if (from.norm) {
             float norm[4];
             load4<IN>(from.norm, k, norm);
@@ -134,9 +134,9 @@ DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int
     for (int pass = 0; pass < PASSES; pass++) {
         int k = first + pass * 8 * BLOCK;
         float *v = kept[KEEP ? pass : 0];
-        if (k >= PADDED(IN)) break;
+        if (k >= PADDED(in)) break;
         if (!KEEP) {
-            load4<IN>(x, k, v);
+            load4_of<IN>(x, k, in, v);
             if (from.norm) {
                 float norm[4];
                 load4<IN>(from.norm, k, norm);
@@ -159,9 +159,10 @@ DEVICE void prepare_row(const State &s, const Linear *w, const Source &from, int
 }
 
 template <int IN, int COUNT, int EXL3>
-DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row, int rows)
+DEVICE void prepare(const State &s, const Linear *w, const Source &from, int row, int rows,
+                    int in = IN)
 {
-    prepare_row<IN, COUNT, EXL3>(s, w, from, from.map ? from.map[row] : row, row, rows);
+    prepare_row<IN, COUNT, EXL3>(s, w, from, from.map ? from.map[row] : row, row, rows, in);
 }
 
 // Columns 4 * lane .. + 3 of a row of a finished tile, with the row's scale.
@@ -209,22 +210,24 @@ DEVICE void stage_start(uint8_t *stage, const uint8_t *weights, const uint16_t *
 }
 
 // Multiplies one tile; leaves the sums in shared memory as (128 rows, TILE_STRIDE) floats, in sync.
+// Of the IN channels that rows have room for, `in` are there.
 template <int FORMAT, int IN>
 DEVICE float *gemm_tile(const State &s, const Linear &w, int block, const uint16_t *activations,
-                        int rows)
+                        int rows, int in = IN)
 {
-    constexpr int BITS = FORMAT_BITS(FORMAT), STEPS = PADDED(IN) / PASS_ROWS;
+    constexpr int BITS = FORMAT_BITS(FORMAT);
     constexpr int WEIGHTS = 2 * PASS_BYTES(BITS), COUNT = STAGES(FORMAT);
+    const int steps = PADDED(in) / PASS_ROWS;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     uint8_t *stages = shared_memory();
     const uint8_t *weights =
-        s.weights + w.weights + block * COLUMN_BLOCK_BYTES(BITS, IN) + threadIdx.x * 16;
+        s.weights + w.weights + block * COLUMN_BLOCK_BYTES(BITS, in) + threadIdx.x * 16;
     activations += (uint64_t)(threadIdx.x / 8) * PADDED(IN) + threadIdx.x % 8 * 8;
     float sums[TILE_ROWS / 8][4] = {};
 
 #pragma unroll
     for (int i = 0; i < COUNT - 1; i++) {
-        if (i < STEPS)
+        if (i < steps)
             stage_start<FORMAT, IN>(stages + i * STAGE_BYTES(FORMAT), weights, activations, rows);
         copy_commit();
         weights += WEIGHTS;
@@ -233,10 +236,10 @@ DEVICE float *gemm_tile(const State &s, const Linear &w, int block, const uint16
     uint8_t *stage = stages, *free_stage = stages + (COUNT - 1) * STAGE_BYTES(FORMAT);
     uint8_t *end = stages + COUNT * STAGE_BYTES(FORMAT);
 #pragma unroll 1
-    for (int step = 0; step < STEPS; step++) {
+    for (int step = 0; step < steps; step++) {
         copy_wait<COUNT - 2>();
         block_sync();
-        if (step + COUNT - 1 < STEPS)
+        if (step + COUNT - 1 < steps)
             stage_start<FORMAT, IN>(free_stage, weights, activations, rows);
         copy_commit();
         weights += WEIGHTS;

@@ -402,7 +402,11 @@ static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int for
 {
     int pending = decode_form(gpu, s, b); // the last layer's products
     launch_keep(gpu, s, b, LAYERS);
-    if (b->outputs == 0) return;
+    if (b->outputs == 0) {
+        for (int clear = 1; SKIPS_PARTS && pending && clear <= 2; clear++)
+            launch_decode(gpu, STEP_LOGITS, s, b, NULL, 0, 0, 0, clear, 0);
+        return;
+    }
     if (b->outputs <= decode_rows_here(gpu)) {
         launch_decode(gpu, STEP_HEAD, s, b, NULL, format, 0, 0, pending,
                       activation_room(gpu, b->outputs));

@@ -34,6 +34,15 @@ template <int IN> DEVICE void load4(const float *p, int k, float v[4])
     }
 }
 
+// The same of a vector of `in` out of IN.
+template <int IN> DEVICE void load4_of(const float *p, int k, int in, float v[4])
+{
+    load4<IN>(p, k, v);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (in != IN && k + i >= in) v[i] = 0;
+}
+
 // The same for what other blocks of this launch may have written.
 template <int IN> DEVICE void load4_fresh(const float *p, int k, float v[4])
 {

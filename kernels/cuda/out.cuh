@@ -3,13 +3,13 @@
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
-// Adds a row's outputs of one column block to x, or leaves them in y (rows, DIM), by a whole warp.
-template <bool POST>
+// Adds a row's outputs of one column block to x, or leaves them in y (rows, OUT), by a whole warp.
+template <bool POST, int OUT>
 DEVICE void put_product(const State &s, float *y, int row, int block, float v[4])
 {
     float x[4];
     if (POST) {
-        store4<DIM>(y + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+        store4<OUT>(y + (uint64_t)row * OUT, block * BLOCK + 4 * (threadIdx.x % WARP), v);
         return;
     }
     load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), x);
@@ -44,22 +44,23 @@ DEVICE void add_normed(const State &s, uint64_t norm)
     }
 }
 
-// Grid: rows.
+// Grid: rows. Of the IN channels that rows have room for, `in` are there, as below.
 template <int FORMAT, int IN>
-DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, const float *input)
+DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, const float *input,
+                        int in = IN)
 {
     grid_release();
     grid_wait();
-    prepare<IN, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, plain_source(input), blockIdx.x, b.rows);
+    prepare<IN, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, plain_source(input), blockIdx.x, b.rows, in);
 }
 
 #if WGMMA
-template <int BITS, int FORMAT, int IN, bool POST, typename Weights>
+template <int BITS, int FORMAT, int IN, bool POST, int OUT = DIM, typename Weights>
 DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *ring, const Tile &t,
-                     int rows)
+                     int rows, int in = IN)
 {
     float sums[WIDE_ROWS / 2];
-    multiply_tile<BITS, FORMAT, FORMAT, FORMAT, IN>(ring, 0, t.rows, sums);
+    multiply_tile<BITS, FORMAT, FORMAT, FORMAT, IN>(ring, 0, t.rows, sums, in);
     const Linear w = linear_of(weights);
     constexpr bool EXL3 = FORMAT_IS_EXL3(FORMAT);
     if (EXL3) hadamard_stage(sums);
@@ -87,7 +88,7 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
                 real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < DIM;
             }
             uint64_t row = first + own_row(u);
-            if (own_row(u) < count) store_columns<DIM>((POST ? y : s.x) + row * DIM, t.block, v);
+            if (own_row(u) < count) store_columns<OUT>((POST ? y : s.x) + row * OUT, t.block, v);
             if (!POST)
                 put_moments<8, 16>(row_squares(s, row), t.block, v, real, own_row(u) < count);
         }
@@ -95,10 +96,11 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
 }
 
 // Grid: clusters of two blocks.
-template <int FORMAT, int IN, bool POST>
-DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int tile_rows)
+template <int FORMAT, int IN, bool POST, int OUT = DIM>
+DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, float *y,
+                        int tile_rows, int in = IN)
 {
-    constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(DIM);
+    constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(OUT);
     const Linear w = *linear;
     int tiles = (b.rows + tile_rows - 1) / tile_rows;
     Ring ring;
@@ -108,43 +110,45 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, in
     if (fills_ring()) {
         begin_copying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
-            ring_fill<BITS, IN>(&ring, s, w.weights, BITS, t, prepared<IN>(s, 0, b.rows), b.rows);
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(OUT), b.rows, tile_rows);
+            ring_fill<BITS, IN>(&ring, s, w.weights, BITS, t, prepared<IN>(s, 0, b.rows), b.rows,
+                                in);
         }
     } else {
         begin_multiplying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
-            out_tile<BITS, FORMAT, IN, POST>(s, w, s.y, &ring, t, b.rows);
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(OUT), b.rows, tile_rows);
+            out_tile<BITS, FORMAT, IN, POST, OUT>(s, w, y, &ring, t, b.rows, in);
         }
     }
     ring_close();
 }
 #else
 // A tile of `rows` rows from prepared row `first` of `all` on.
-template <int FORMAT, int IN, bool POST>
+template <int FORMAT, int IN, bool POST, int OUT = DIM>
 DEVICE void out_tile(const State &s, const Linear &w, float *y, int block, int first, int rows,
-                     int all)
+                     int all, int in = IN)
 {
     const float *tile = gemm_tile<FORMAT, IN>(
-        s, w, block, prepared<IN>(s, 0, all) + (uint64_t)first * PADDED(IN), rows);
+        s, w, block, prepared<IN>(s, 0, all) + (uint64_t)first * PADDED(IN), rows, in);
     for (int r = threadIdx.x / WARP; r < rows; r += PREFILL_THREADS / WARP) {
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, all)[first + r], v);
         finish_columns(s, w, block, v);
-        put_product<POST>(s, y, first + r, block, v);
+        put_product<POST, OUT>(s, y, first + r, block, v);
     }
 }
 
 // Grid: (tiles of rows, column blocks).
-template <int FORMAT, int IN, bool POST>
-DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int)
+template <int FORMAT, int IN, bool POST, int OUT = DIM>
+DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, float *y, int,
+                        int in = IN)
 {
     const Linear w = *linear;
     int first = blockIdx.x * TILE_ROWS;
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
     grid_release();
     grid_wait();
-    out_tile<FORMAT, IN, POST>(s, w, s.y, blockIdx.y, first, rows, b.rows);
+    out_tile<FORMAT, IN, POST, OUT>(s, w, y, blockIdx.y, first, rows, b.rows, in);
 }
 #endif

@@ -3,6 +3,7 @@
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/embed.cuh"
 #include "kernels/cuda/head.cuh"
+#include "kernels/cuda/skips.cuh"
 #include "kernels/cuda/up.cuh"
 
 // --- inputs --------------------------------------------------------------------------------------
@@ -137,11 +138,11 @@ template <bool QUANTIZED> DEVICE void load_attended(const Plan &p, int row, int 
     if (QUANTIZED && VALUE_BITS(&s) < 16) turn_channels(v);
 }
 
-// What gate and up of WIDTH channels left as sums of a row: act(gate) * up, or without a gate
-// act(up).
+// What gate and up of `width` channels, of WIDTH in their sums, left of a row: act(gate) * up, or
+// without a gate act(up).
 template <int WIDTH>
 DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums, int row,
-                           int block, const Constants &c, float v[4])
+                           int block, const Constants &c, float v[4], int width = WIDTH)
 {
     const State &s = decode_state();
     int lane = threadIdx.x % WARP;
@@ -154,7 +155,7 @@ DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums
     bool gated = p.pending_count > 1;
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        v[i] = block * BLOCK + 4 * lane + i < WIDTH
+        v[i] = block * BLOCK + 4 * lane + i < width
                    ? activate(p.layer, v[i]) * (gated ? lifted(y[i]) : 1)
                    : 0;
 }
@@ -169,7 +170,7 @@ DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool
     else if (p.step.kind == STEP_DOWN)
         load_activated<FFN_DIM>(p, part,
                                 sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM),
-                                row, block, c, v);
+                                row, block, c, v, LAYER_FFN_DIM(p.layer));
 #if EXPERTS
     else if (p.step.kind > STEP_ROUTE)
         load_expert(p, part, row, block, c, v);
@@ -208,8 +209,8 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     case STEP_QKV:
         p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
         plan_part(p, layer->q, Q_DIM, 0);
-        plan_part(p, layer->k, KV_DIM, PADDED(Q_DIM));
-        plan_part(p, layer->v, KV_DIM, PADDED(Q_DIM) + PADDED(KV_DIM));
+        plan_part(p, layer->k, kv_dim_of(layer), PADDED(Q_DIM));
+        plan_part(p, layer->v, kv_dim_of(layer), PADDED(Q_DIM) + PADDED(KV_DIM));
         p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, step.layer));
         p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
         if (step.layer > 0 && leaves_down(layer - 1))
@@ -230,14 +231,14 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     case STEP_UP:
     case STEP_UP_ALONE:
         p->in = DIM, p->sums = w.sums_up, p->width = 2 * PADDED(FFN_DIM);
-        if (step.kind == STEP_UP) plan_part(p, layer->gate, FFN_DIM, 0);
-        plan_part(p, layer->up, FFN_DIM, p->count ? PADDED(FFN_DIM) : 0);
+        if (step.kind == STEP_UP) plan_part(p, layer->gate, LAYER_FFN_DIM(layer), 0);
+        plan_part(p, layer->up, LAYER_FFN_DIM(layer), p->count ? PADDED(FFN_DIM) : 0);
         p->x = PARALLEL ? s.x : middle, p->new_x = s.x, p->norm = layer->ffn_norm;
         if (!PARALLEL && !layer->attn_post) p->pending[p->pending_count++] = layer->o;
         p->pending_sums = w.sums_out;
         break;
     case STEP_DOWN:
-        p->in = FFN_DIM, p->sums = w.sums_down, p->width = PADDED(DIM);
+        p->in = LAYER_FFN_DIM(layer), p->sums = w.sums_down, p->width = PADDED(DIM);
         plan_part(p, layer->down, DIM, 0);
         p->old_sums = w.sums_out, p->old_count = PARALLEL ? 0 : rows * PADDED(DIM);
         if (layer->gate.weights) p->pending[p->pending_count++] = layer->gate;
@@ -271,6 +272,9 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         plan_routed(d, p);
 #endif
     }
+#if SKIPS_PARTS
+    plan_skips(p);
+#endif
     plan_ranges(p);
 }
 
@@ -278,8 +282,9 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
 DEVICE void expect_heads(const Plan &p)
 {
     const State &s = decode_state();
-    for (int block = blockIdx.x; block < RAW_DIM / BLOCK; block += gridDim.x) {
-        int k = block - BLOCKS(Q_DIM), v = k - BLOCKS(KV_DIM);
+    int kv = BLOCKS(kv_dim_of(p.layer));
+    for (int block = blockIdx.x; block < BLOCKS(Q_DIM) + 2 * kv; block += gridDim.x) {
+        int k = block - BLOCKS(Q_DIM), v = k - kv;
         expect_halves(s,
                       p.part[k < 0   ? 0
                              : v < 0 ? 1

@@ -35,6 +35,19 @@ DEVICE int qkv_which(int *block)
     return 2;
 }
 
+// Key and value heads of a layer, where layers differ; and which of them a group of query heads has.
+DEVICE int kv_dim_of(const Layer *layer)
+{
+    (void)layer;
+    return LAYER_KV_HEADS(layer) * HEAD_DIM;
+}
+
+DEVICE int kv_head_of(const Layer *layer, int group)
+{
+    (void)layer;
+    return LAYER_KV_HEADS(layer) == KV_HEADS ? group : group * LAYER_KV_HEADS(layer) / KV_HEADS;
+}
+
 DEVICE const Linear *qkv_linear(const Layer *layer, int which)
 {
     return which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
@@ -144,7 +157,7 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     }
     *(float4 *)(room + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
     warp_sync();
-    int heads = which == 0 ? HEADS : KV_HEADS;
+    int heads = which == 0 ? HEADS : LAYER_KV_HEADS(layer);
     int before = which == 0 ? 0 : HEADS + (which - 1) * KV_HEADS;
     for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
         int head = block * (BLOCK / HEAD_DIM) + i;
@@ -164,6 +177,7 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
 {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, task = 0, heads = 0;
     const uint64_t *sums = sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
+    int own = kv_head_of(plan.layer, kv_head), kv_dim = kv_dim_of(plan.layer);
     float *place[3], *to = raw;
     float factor = plan.layer->attn_norm
                        ? norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane)
@@ -172,26 +186,27 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
     if (HEAD_NORMS == HEAD_NORM_ALL) {
         float *squares =
             raw + COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM); // of the blocks of q, then k
-        for (int i = warp; i < BLOCKS(Q_DIM) + BLOCKS(KV_DIM); i += MULTIPLIERS / WARP) {
+        for (int i = warp; i < BLOCKS(Q_DIM) + BLOCKS(kv_dim); i += MULTIPLIERS / WARP) {
             int which = i >= BLOCKS(Q_DIM), block = which ? i - BLOCKS(Q_DIM) : i;
             float v[4], sum = 0;
             read_sums(sums + (which ? PADDED(Q_DIM) : 0), block, factor, v);
             finish_columns(s, plan.part[which].linear, block, v);
             for (int j = 0; j < 4; j++)
-                if (block * BLOCK + 4 * lane + j < (which ? KV_DIM : Q_DIM)) sum += v[j] * v[j];
+                if (block * BLOCK + 4 * lane + j < (which ? kv_dim : Q_DIM)) sum += v[j] * v[j];
             sum = warp_sum(sum);
             if (lane == 0) squares[i] = sum;
         }
         multipliers_sync();
         for (int which = 0; which < 2; which++) {
             float sum = 0;
-            for (int i = 0; i < BLOCKS(which ? KV_DIM : Q_DIM); i++)
+            for (int i = 0; i < BLOCKS(which ? kv_dim : Q_DIM); i++)
                 sum += squares[(which ? BLOCKS(Q_DIM) : 0) + i];
-            all[which] = 1.0f / sqrtf(sum / (which ? KV_DIM : Q_DIM) + NORM_EPS);
+            all[which] = 1.0f / sqrtf(sum / (which ? kv_dim : Q_DIM) + NORM_EPS);
         }
     }
     for (int which = 0; which < (keys ? 3 : 1); which++) {
-        int width = which == 0 ? GROUP * HEAD_DIM : HEAD_DIM, first = kv_head * width;
+        int width = which == 0 ? GROUP * HEAD_DIM : HEAD_DIM;
+        int first = (which == 0 ? kv_head : own) * width;
         int column = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
         place[which] = to + first % BLOCK;
         for (int block = first / BLOCK; block * BLOCK < first + width; block++, to += BLOCK) {
@@ -206,7 +221,7 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
     for (int which = 0; which < (keys ? 3 : 1); which++)
         for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
             if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
-            int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + kv_head;
+            int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + own;
             finish_head<QUANTIZED>(s, b, plan.layer, row, head, all[which],
                                    place[which] + i * HEAD_DIM, queries + i * HEAD_DIM);
         }
@@ -317,7 +332,7 @@ DEVICE void finish_lanes(const State &s, const Layer *layer, int which, int bloc
 #pragma unroll
     for (int q = 0; q < 4; q++) {
         int channel = block * BLOCK + own_column(q);
-        if (channel < KV_DIM)
+        if (channel < kv_dim_of(layer))
             *(uint2 *)(global((uint16_t *)f.part) +
                        (uint64_t)(channel / HEAD_DIM * PAGE + f.t) * HEAD_DIM +
                        channel % HEAD_DIM) = make_uint2(pack_half(v[4 * q], v[4 * q + 1]),
@@ -378,12 +393,13 @@ DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int whi
 }
 
 // Item `item`: of q first, then k, then v.
-DEVICE Tile qkv_item(int item, int rows, int tile_rows, int *which)
+DEVICE Tile qkv_item(const Layer *layer, int item, int rows, int tile_rows, int *which)
 {
     int tiles = (rows + tile_rows - 1) / tile_rows, pair = item / tiles;
-    *which = pair < PAIRS(Q_DIM) ? 0 : pair < PAIRS(Q_DIM) + PAIRS(KV_DIM) ? 1 : 2;
-    pair -= *which == 0 ? 0 : PAIRS(Q_DIM) + (*which - 1) * PAIRS(KV_DIM);
-    return tile_at(item % tiles, pair, *which == 0 ? BLOCKS(Q_DIM) : BLOCKS(KV_DIM), rows,
+    int kv_dim = kv_dim_of(layer);
+    *which = pair < PAIRS(Q_DIM) ? 0 : pair < PAIRS(Q_DIM) + PAIRS(kv_dim) ? 1 : 2;
+    pair -= *which == 0 ? 0 : PAIRS(Q_DIM) + (*which - 1) * PAIRS(kv_dim);
+    return tile_at(item % tiles, pair, *which == 0 ? BLOCKS(Q_DIM) : BLOCKS(kv_dim), rows,
                    tile_rows);
 }
 
@@ -392,7 +408,8 @@ template <int Q, int K, int V>
 DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
 {
     constexpr int BITS = WORK_MOST(FORMAT_BITS(Q), WORK_MOST(FORMAT_BITS(K), FORMAT_BITS(V)));
-    int items = (b.rows + tile_rows - 1) / tile_rows * (PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM)), which;
+    int pairs = PAIRS(Q_DIM) + 2 * PAIRS(kv_dim_of(layer)), which;
+    int items = (b.rows + tile_rows - 1) / tile_rows * pairs;
     Ring ring;
     ring_open<BITS>(&ring);
     grid_release();
@@ -400,7 +417,7 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int 
     if (fills_ring()) {
         begin_copying();
         for (int item = first_item(); item < items; item = next_item(item)) {
-            Tile t = qkv_item(item, b.rows, tile_rows, &which);
+            Tile t = qkv_item(layer, item, b.rows, tile_rows, &which);
             ring_fill<BITS, DIM>(&ring, s, qkv_linear(layer, which)->weights,
                                  FORMAT_BITS(which == 0   ? Q
                                              : which == 1 ? K
@@ -410,7 +427,7 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int 
     } else {
         begin_multiplying();
         for (int item = first_item(); item < items; item = next_item(item)) {
-            Tile t = qkv_item(item, b.rows, tile_rows, &which);
+            Tile t = qkv_item(layer, item, b.rows, tile_rows, &which);
             qkv_tile<BITS, Q, K, V>(s, b, layer, which, &ring, t);
         }
     }
@@ -435,13 +452,17 @@ DEVICE void qkv_tile(const State &s, const Batch &b, const Layer *layer, int whi
     }
 }
 
-// Grid: (tiles of rows, column blocks of q, k, v).
+// Grid: (tiles of rows, column blocks of q, k, v, the most of any layer).
 template <int Q, int K, int V>
 DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int)
 {
     int block = blockIdx.y, which = qkv_which(&block);
     int format = which == 0 ? Q : which == 1 ? K : V;
     grid_release();
+    if (kv_dim_of(layer) != KV_DIM && which && block >= BLOCKS(kv_dim_of(layer))) {
+        grid_wait();
+        return;
+    }
     if (format == Q) qkv_tile<Q>(s, b, layer, which, block);
     if constexpr (K != Q)
         if (format == K) qkv_tile<K>(s, b, layer, which, block);
@@ -462,12 +483,13 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
     if (head >= HEADS + 2 * KV_HEADS) return;
     int which = head < HEADS ? 0 : head < HEADS + KV_HEADS ? 1 : 2;
     int own = which == 0 ? head : (head - HEADS) % KV_HEADS;
+    if (LAYER_KV_HEADS(layer) != KV_HEADS && which && own >= LAYER_KV_HEADS(layer)) return;
     const float *raw = raw_columns(s, row, which) + own * HEAD_DIM;
     for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
     float all = 1;
     if (HEAD_NORMS == HEAD_NORM_ALL && head < HEADS + KV_HEADS) {
         const float *columns = raw - (head < HEADS ? head : head - HEADS) * HEAD_DIM;
-        int width = head < HEADS ? Q_DIM : KV_DIM;
+        int width = head < HEADS ? Q_DIM : kv_dim_of(layer);
         float sum = 0;
         for (int i = lane; i < width; i += WARP) sum += columns[i] * columns[i];
         all = 1.0f / sqrtf(warp_sum(sum) / width + NORM_EPS);

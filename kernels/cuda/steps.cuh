@@ -64,21 +64,21 @@
 
 #define OUT_ENTRIES(name, f, post)                                                                 \
     ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); } \
-    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, Q_DIM, post>(s, b, &layer->o, n); }
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, Q_DIM, post>(s, b, &layer->o, s.y, n); }
 #define OUT(f) OUT_ENTRIES(out, f, false)
 #define OUT_NORM(f) OUT_ENTRIES(out_norm, f, true)
 
 #define UP(g, u)                                                                                   \
     ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->gate); } \
-    PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u, FFN_DIM>(s, b, layer, &layer->gate, n); }
+    PREFILL_ENTRY(up_##g##_##u##_prefill) { up_prefill<g, u, FFN_DIM>(s, b, layer, &layer->gate, n, LAYER_FFN_DIM(layer)); }
 
 #define UP_ALONE(u)                                                                                \
     ENTRY(up_alone_##u##_prepare, PREFILL_THREADS, 2) { up_alone_prepare<u>(s, b, layer); }        \
     PREFILL_ENTRY(up_alone_##u##_prefill) { up_alone_prefill<u>(s, b, layer, n); }
 
 #define DOWN_ENTRIES(name, f, post)                                                                \
-    ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); } \
-    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post>(s, b, &layer->down, n); }
+    ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h, LAYER_FFN_DIM(layer)); } \
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post>(s, b, &layer->down, s.y, n, LAYER_FFN_DIM(layer)); }
 #define DOWN(f) DOWN_ENTRIES(down, f, false)
 #define DOWN_NORM(f) DOWN_ENTRIES(down_norm, f, true)
 
@@ -102,9 +102,9 @@
 // Of the shared expert.
 #define SHARED(g, u, d)                                                                            \
     ENTRY(shared_##g##_##u##_##d##_up_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->shared_gate); } \
-    PREFILL_ENTRY(shared_##g##_##u##_##d##_up_prefill) { up_prefill<g, u, SHARED_DIM>(s, b, layer, &layer->shared_gate, n); } \
+    PREFILL_ENTRY(shared_##g##_##u##_##d##_up_prefill) { up_prefill<g, u, SHARED_DIM>(s, b, layer, &layer->shared_gate, n, SHARED_DIM); } \
     ENTRY(shared_##g##_##u##_##d##_down_prepare, PREFILL_THREADS, 2) { out_prepare<d, SHARED_DIM>(s, b, &layer->shared_down, s.h); } \
-    PREFILL_ENTRY(shared_##g##_##u##_##d##_down_prefill) { out_prefill<d, SHARED_DIM, true>(s, b, &layer->shared_down, n); }
+    PREFILL_ENTRY(shared_##g##_##u##_##d##_down_prefill) { out_prefill<d, SHARED_DIM, true>(s, b, &layer->shared_down, s.y, n); }
 
 #define HEAD(f)                                                                                    \
     ENTRY(head_##f##_prepare, PREFILL_THREADS, 2) { head_prepare<f>(s, b); }                       \

@@ -81,29 +81,30 @@ DEVICE void up_tile(const State &s, const Layer *layer, const Weights &weights, 
     }
 }
 
-// Grid: clusters of two blocks. w: gate and up. Gate first, its activation through h.
+// Grid: clusters of two blocks. w: gate and up. Gate first, its activation through h. Of the WIDTH
+// columns that rows of h have room for, `width` are there.
 template <int GATE, int UP, int WIDTH>
 DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, const Linear *w,
-                       int tile_rows)
+                       int tile_rows, int width)
 {
-    constexpr int BITS = WORK_MOST(FORMAT_BITS(GATE), FORMAT_BITS(UP)), PAIRS = PAIRS(WIDTH);
-    int tiles = (b.rows + tile_rows - 1) / tile_rows;
+    constexpr int BITS = WORK_MOST(FORMAT_BITS(GATE), FORMAT_BITS(UP));
+    int tiles = (b.rows + tile_rows - 1) / tile_rows, items = tiles * PAIRS(width);
     Ring ring;
     ring_open<BITS>(&ring);
     grid_release();
     grid_wait();
     if (fills_ring()) {
         begin_copying();
-        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(WIDTH), b.rows, tile_rows);
+        for (int item = first_item(); item < items; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(width), b.rows, tile_rows);
             for (int which = 0; which < 2; which++)
                 ring_fill<BITS, DIM>(&ring, s, w[which].weights, FORMAT_BITS(which ? UP : GATE), t,
                                      prepared<DIM>(s, which, b.rows), b.rows);
         }
     } else {
         begin_multiplying();
-        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(WIDTH), b.rows, tile_rows);
+        for (int item = first_item(); item < items; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(width), b.rows, tile_rows);
 #pragma unroll 1
             for (int which = 0; which < 2; which++)
                 up_tile<BITS, GATE, UP, WIDTH>(s, layer, w[which], which, &ring, t, b.rows,
@@ -142,15 +143,17 @@ DEVICE void up_tile(const State &s, const Layer *layer, const Linear &gate, cons
     }
 }
 
-// Grid: (tiles of rows, column blocks). w: gate and up.
+// Grid: (tiles of rows, column blocks of WIDTH). w: gate and up.
 template <int GATE, int UP, int WIDTH>
-DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, const Linear *w, int)
+DEVICE void up_prefill(const State &s, const Batch &b, const Layer *layer, const Linear *w, int,
+                       int width)
 {
     const Linear gate = w[0], up = w[1];
     int first = blockIdx.x * TILE_ROWS;
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
     grid_release();
     grid_wait();
+    if (width != WIDTH && blockIdx.y >= BLOCKS(width)) return;
     up_tile<GATE, UP, WIDTH>(s, layer, gate, up, blockIdx.y, first, rows, b.rows, nullptr);
 }
 #endif
@@ -180,23 +183,24 @@ template <int UP> DEVICE void up_alone_prepare(const State &s, const Batch &b, c
 template <int UP>
 DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
 {
-    constexpr int BITS = FORMAT_BITS(UP), PAIRS = PAIRS(FFN_DIM);
+    constexpr int BITS = FORMAT_BITS(UP);
     const Linear w = layer->up;
-    int tiles = (b.rows + tile_rows - 1) / tile_rows;
+    const int width = LAYER_FFN_DIM(layer);
+    int tiles = (b.rows + tile_rows - 1) / tile_rows, items = tiles * PAIRS(width);
     Ring ring;
     ring_open<BITS>(&ring);
     grid_release();
     grid_wait();
     if (fills_ring()) {
         begin_copying();
-        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+        for (int item = first_item(); item < items; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(width), b.rows, tile_rows);
             ring_fill<BITS, DIM>(&ring, s, w.weights, BITS, t, prepared<DIM>(s, 0, b.rows), b.rows);
         }
     } else {
         begin_multiplying();
-        for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(FFN_DIM), b.rows, tile_rows);
+        for (int item = first_item(); item < items; item = next_item(item)) {
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(width), b.rows, tile_rows);
             float sums[WIDE_ROWS / 2];
             multiply_tile<BITS, UP, UP, UP, DIM>(&ring, 0, t.rows, sums);
             for (int part = 0; part * WIDE_PART_ROWS < t.rows; part++) {
@@ -214,7 +218,7 @@ DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer,
     ring_close();
 }
 #else
-// Grid: (tiles of rows, column blocks).
+// Grid: (tiles of rows, column blocks of FFN_DIM).
 template <int UP>
 DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer, int)
 {
@@ -223,6 +227,7 @@ DEVICE void up_alone_prefill(const State &s, const Batch &b, const Layer *layer,
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
     grid_release();
     grid_wait();
+    if (LAYER_FFN_DIM(layer) != FFN_DIM && block >= BLOCKS(LAYER_FFN_DIM(layer))) return;
     const float *tile = gemm_tile<UP, DIM>(
         s, w, block, prepared<DIM>(s, 0, b.rows) + (uint64_t)first * PADDED(DIM), rows);
     for (int r = threadIdx.x / WARP; r < rows; r += PREFILL_THREADS / WARP) {

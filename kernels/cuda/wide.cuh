@@ -108,19 +108,19 @@ DEVICE Tile tile_at(int tile, int pair, int blocks, int rows, int tile_rows)
 // --- copying -------------------------------------------------------------------------------------
 
 // All stages of one tile, by one thread of the warpgroup that calls. `activations` of this linear
-// layer, for `rows` rows.
+// layer, for `rows` rows. Of IN channels `in` are there.
 template <int BITS, int IN>
 DEVICE void ring_fill(Ring *r, const State &s, uint64_t weights, int bits, const Tile &t,
-                      const uint16_t *activations, int rows)
+                      const uint16_t *activations, int rows, int in = IN)
 {
     if (threadIdx.x != PREFILL_THREADS) return;
     int groups = ROWS_UP(t.rows) / 8, half = (groups + 1) / 2;
     int own = cluster_rank() ? groups - half : half, skip = cluster_rank() ? half * 1024 : 0;
-    const uint8_t *weight = s.weights + weights + (uint64_t)t.block * COLUMN_BLOCK_BYTES(bits, IN);
+    const uint8_t *weight = s.weights + weights + (uint64_t)t.block * COLUMN_BLOCK_BYTES(bits, in);
     const uint8_t *activation = (const uint8_t *)activations + t.first * 128 + skip;
     uint64_t step_bytes = (uint64_t)ROWS_UP(rows) * 128;
 #pragma unroll 1
-    for (int step = 0; step < PADDED(IN) / PASS_ROWS; step++) {
+    for (int step = 0; step < PADDED(in) / PASS_ROWS; step++) {
         uint8_t *stage = ring_stage<BITS>(r);
         uint64_t *full = r->full + r->stage;
         barrier_wait(r->empty + r->stage, r->parity ^ 1);
@@ -171,15 +171,15 @@ DEVICE void stage_release(const Ring *r, int stage)
     if (lane < 2) barrier_arrive(r->empty + stage, lane);
 }
 
-template <int BITS, int A, int B, int C, int IN, int N>
-DEVICE void multiply_rows(Ring *r, int which, float *sums)
+template <int BITS, int A, int B, int C, int N>
+DEVICE void multiply_rows(Ring *r, int which, int in, float *sums)
 {
-    constexpr int STEPS = PADDED(IN) / PASS_ROWS; // even
+    const int steps = PADDED(in) / PASS_ROWS; // even
     uint32_t even[16], odd[16];
     int before = 0;
     stage_decode<BITS, A, B, C>(r, which, even);
 #pragma unroll 1
-    for (int step = 0; step < STEPS; step += 2) {
+    for (int step = 0; step < steps; step += 2) {
         stage_multiply<BITS, N>(r, even, sums);
         wgmma_wait<1>();
         if (step) stage_release(r, before);
@@ -192,7 +192,7 @@ DEVICE void multiply_rows(Ring *r, int which, float *sums)
         stage_release(r, before);
         before = r->stage;
         ring_next<BITS>(r);
-        if (step + 2 < STEPS) stage_decode<BITS, A, B, C>(r, which, even);
+        if (step + 2 < steps) stage_decode<BITS, A, B, C>(r, which, even);
     }
     wgmma_wait<0>();
     wgmma_results<N / 2>(sums);
@@ -202,14 +202,14 @@ DEVICE void multiply_rows(Ring *r, int which, float *sums)
 // The product of a tile of linear layer `which`: this warp's 16 columns by up to 256 rows, as wgmma
 // leaves them.
 template <int BITS, int A, int B, int C, int IN>
-DEVICE void multiply_tile(Ring *r, int which, int rows, float sums[WIDE_ROWS / 2])
+DEVICE void multiply_tile(Ring *r, int which, int rows, float sums[WIDE_ROWS / 2], int in = IN)
 {
 #pragma unroll
     for (int i = 0; i < WIDE_ROWS / 2; i++) sums[i] = 0;
     if (rows > WIDE_ROWS / 2)
-        multiply_rows<BITS, A, B, C, IN, WIDE_ROWS>(r, which, sums);
+        multiply_rows<BITS, A, B, C, WIDE_ROWS>(r, which, in, sums);
     else
-        multiply_rows<BITS, A, B, C, IN, WIDE_ROWS / 2>(r, which, sums);
+        multiply_rows<BITS, A, B, C, WIDE_ROWS / 2>(r, which, in, sums);
 }
 
 // --- finishing -----------------------------------------------------------------------------------

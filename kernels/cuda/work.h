@@ -14,7 +14,7 @@
 
 #define Q_DIM (HEADS * HEAD_DIM)
 #define KV_DIM (KV_HEADS * HEAD_DIM)
-#define GROUP (HEADS / KV_HEADS) // query heads that share a key head
+#define GROUP (HEADS / KV_HEADS) // query heads that share a key head, the fewest of any layer
 #define BLOCKS(n) (PADDED(n) / BLOCK)
 #define PAIRS(n) ((BLOCKS(n) + 1) / 2)
 
@@ -102,6 +102,7 @@ typedef struct {
 #define UP_SUMS /* of a row, in sums_up and sums_down */                                           \
     WORK_MOST(UP_COLUMNS(FFN_DIM), ACTIVE_EXPERTS *UP_COLUMNS(EXPERT_DIM))
 #define DOWN_SUMS (DOWN_WIDTH * PADDED(DIM))
+#define SUM_SETS (SKIPS_PARTS ? 2 : 1) // of these sums (skips.cuh)
 
 // The decode rows a pass can have.
 WORK_INLINE uint64_t work_decode_rows(int max_rows)
@@ -152,8 +153,8 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     w.sums_qkv = w.squares + WORK_UP((uint64_t)max_rows * MOMENTS * 4);
     w.sums_out = w.sums_qkv + WORK_UP(rows * RAW_DIM * 8);
     w.sums_up = w.sums_out + WORK_UP(rows * PADDED(DIM) * 8);
-    w.sums_down = w.sums_up + WORK_UP(rows * UP_SUMS * 8);
-    w.sums_head = w.sums_down + WORK_UP(rows * DOWN_SUMS * 8);
+    w.sums_down = w.sums_up + SUM_SETS * WORK_UP(rows * UP_SUMS * 8);
+    w.sums_head = w.sums_down + SUM_SETS * WORK_UP(rows * DOWN_SUMS * 8);
     w.sums_route = w.sums_head + WORK_UP(outputs * PADDED(VOCAB) * 8);
     w.sums_shared = w.sums_route + (EXPERTS ? WORK_UP(rows * SCORES * 8) : 0);
     w.middle = w.sums_shared + WORK_UP(rows * UP_COLUMNS(SHARED_DIM) * 8);

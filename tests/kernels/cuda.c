@@ -19,6 +19,12 @@
 #ifndef TEST_LAYERS
 #define TEST_LAYERS LAYERS // sets of weights
 #endif
+// Layers of the table of steps that have attention, or a feed-forward. Tests of single steps are of
+// layer 1, which has both.
+#ifndef TEST_ATTENDS
+#define TEST_ATTENDS(l) 1
+#define TEST_FEEDS(l) 1
+#endif
 
 static Gpu *gpu;
 static uint8_t *weights; // the host's copy
@@ -255,6 +261,8 @@ static void set_squares(void)
     free(x), free(squares), free(moments);
 }
 
+static void set_middle(void);
+
 static void set_x(void)
 {
     float *x = random_floats((size_t)b.rows * DIM, 2);
@@ -262,6 +270,7 @@ static void set_x(void)
     put(s.x, x, (size_t)b.rows * DIM * 4);
     free(x);
     set_squares();
+    if (SKIPS_PARTS) set_middle(); // where the head finds it after an odd number of parts
 }
 
 // That the moments beside x belong to it.
@@ -339,13 +348,6 @@ static void set_middle(void)
     free(x);
 }
 
-static double *widen(const float *v, size_t count)
-{
-    double *w = malloc(count * sizeof *w);
-    for (size_t i = 0; i < count; i++) w[i] = v[i];
-    return w;
-}
-
 // --- steps ---------------------------------------------------------------------------------------
 
 #define TURNS (ROPES * ROPE_DIM) // cosines and sines of a row
@@ -388,7 +390,8 @@ static int pool_of(int l)
 static double cache_at(const uint8_t *cache, int l, int row_sequence, int value, int kv, int t,
                        int i)
 {
-    int pool = pool_of(l), layer = WINDOW_LAYERS ? layers[l].kept : l;
+    int pool = pool_of(l);
+    int layer = WINDOW_LAYERS || CACHE_LAYERS != LAYERS ? layers[l].kept : l;
     size_t page = page_table[pool][row_sequence * PER_SEQUENCE + t / PAGE];
     size_t keys = PAGE * ref_row_bytes(HEAD_DIM, s.key_bits);
     size_t values = PAGE * ref_row_bytes(HEAD_DIM, s.value_bits);
@@ -431,7 +434,7 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
     float *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
     for (int which = 0; which < 3; which++) {
         const Linear *w = which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
-        int heads = which == 0 ? HEADS : KV_HEADS, width = heads * HEAD_DIM;
+        int heads = which == 0 ? HEADS : LAYER_KV_HEADS(layer), width = heads * HEAD_DIM;
         uint64_t norm = which == 0 ? layer->q_norm : which == 1 ? layer->k_norm : 0;
         double *y = malloc((size_t)b.rows * width * 8);
         reference_linear(weights, w, which == 0 ? q : which == 1 ? k : v, DIM, width, b.rows, x, y);
@@ -550,7 +553,8 @@ static void check_attend(int l)
     double *expected = calloc((size_t)b.rows * Q_DIM, 8), *p = malloc(MAX_CONTEXT * 8);
     for (int r = 0; r < b.rows; r++)
         for (int h = 0; h < HEADS; h++) {
-            int window = layers[l].window, last = position[r], kv = h / GROUP;
+            int window = layers[l].window, last = position[r];
+            int kv = h * LAYER_KV_HEADS(&layers[l]) / HEADS;
             int first = window > 0 && last >= window ? last - window + 1 : 0;
             double sink = ATTN_SINKS ? ((float *)(weights + layers[l].sinks))[h] : -INFINITY;
             double most = sink, total = 0;
@@ -576,10 +580,13 @@ static void check_attend(int l)
     free(q), free(got), free(cache), free(expected), free(p);
 }
 
-// What out or down multiplies with.
-static double *inputs_of(const float *input, int down)
+// What out or down multiplies with: `in` channels of rows with room for more.
+static double *inputs_of(const float *input, int down, int in)
 {
-    double *x = widen(input, (size_t)b.rows * (down ? FFN_DIM : Q_DIM));
+    int room = down ? FFN_DIM : Q_DIM;
+    double *x = malloc((size_t)b.rows * in * sizeof *x);
+    for (int r = 0; r < b.rows; r++)
+        for (int i = 0; i < in; i++) x[(size_t)r * in + i] = input[(size_t)r * room + i];
     if (!down && s.value_bits < 16 && decode_form(gpu, &s, &b))
         for (int r = 0; r < b.rows; r++) ref_turn(x + (size_t)r * Q_DIM, Q_DIM);
     return x;
@@ -599,7 +606,7 @@ static void check_post_norm(int down, int format, int l, const char *name)
     (down ? launch_down_norm : launch_out_norm)(gpu, &s, &b, format, s.layers + l);
     float *got = get(decode ? work_place(places().middle) : s.x, (size_t)b.rows * DIM * 4),
           product[DIM];
-    double *x = inputs_of(input, down), *y = malloc((size_t)b.rows * DIM * 8);
+    double *x = inputs_of(input, down, in), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, in, DIM, b.rows, x, y);
     for (int r = 0; r < b.rows; r++) {
         for (int i = 0; i < DIM; i++) product[i] = (float)y[r * DIM + i];
@@ -634,8 +641,9 @@ static void check_residual(int down, int format, int l, const char *name)
         launch_down(gpu, &s, &b, format, s.layers + l);
     else
         launch_out(gpu, &s, &b, format, s.layers + l);
-    double *x = inputs_of(input, down), *y = malloc((size_t)b.rows * DIM * 8);
-    reference_linear(weights, w, format, in, DIM, b.rows, x, y);
+    int width = down ? LAYER_FFN_DIM(&layers[l]) : in; // of the input
+    double *x = inputs_of(input, down, width), *y = malloc((size_t)b.rows * DIM * 8);
+    reference_linear(weights, w, format, width, DIM, b.rows, x, y);
     char what[64];
     snprintf(what, sizeof what, "%s(%s)", down ? "down" : "out", name);
     if (decode_form(gpu, &s, &b)) {
@@ -680,8 +688,8 @@ static void check_residual(int down, int format, int l, const char *name)
 // leaves.
 static void check_up(int gate, int up, int down, int l, const char *name)
 {
-    int decode = decode_form(gpu, &s, &b), n = b.rows * FFN_DIM;
     const Layer *layer = &layers[l];
+    int ffn_dim = LAYER_FFN_DIM(layer), decode = decode_form(gpu, &s, &b), n = b.rows * ffn_dim;
     set_x();
     float *before = get(s.x, (size_t)b.rows * DIM * 4);
     if (decode) set_middle();
@@ -691,8 +699,8 @@ static void check_up(int gate, int up, int down, int l, const char *name)
     if (gate) launch_up(gpu, &s, &b, gate, up, s.layers + l);
     double *x = normed_x(layer->ffn_norm, NULL, b.rows);
     double *y = malloc((size_t)n * 8), *z = malloc((size_t)n * 8);
-    if (gate) reference_linear(weights, &layer->gate, gate, DIM, FFN_DIM, b.rows, x, y);
-    reference_linear(weights, &layer->up, up, DIM, FFN_DIM, b.rows, x, z);
+    if (gate) reference_linear(weights, &layer->gate, gate, DIM, ffn_dim, b.rows, x, y);
+    reference_linear(weights, &layer->up, up, DIM, ffn_dim, b.rows, x, z);
     for (int i = 0; i < n; i++)
         y[i] = gate ? reference_activation(y[i]) * reference_lifted(z[i])
                     : reference_activation(z[i]);
@@ -701,7 +709,7 @@ static void check_up(int gate, int up, int down, int l, const char *name)
     if (decode && PARALLEL) { // down is followed by the step that adds it and what `out` left
         double *t = malloc((size_t)b.rows * DIM * 8);
         float *bias = (float *)(weights + layer->o.bias);
-        reference_linear(weights, &layer->down, down, FFN_DIM, DIM, b.rows, y, t);
+        reference_linear(weights, &layer->down, down, ffn_dim, DIM, b.rows, y, t);
         launch_down(gpu, &s, &b, down, s.layers + l);
         float *got = get(s.x, (size_t)b.rows * DIM * 4);
         check_squares();
@@ -714,7 +722,7 @@ static void check_up(int gate, int up, int down, int l, const char *name)
         clear_all_sums();
     } else if (decode) {
         double *t = malloc((size_t)b.rows * DIM * 8);
-        reference_linear(weights, &layer->down, down, FFN_DIM, DIM, b.rows, y, t);
+        reference_linear(weights, &layer->down, down, ffn_dim, DIM, b.rows, y, t);
         // The residual stream plus what `out` left: a bias at least.
         double *pending = finished(places().sums_out, b.rows, PADDED(DIM), 0, &layer->o, DIM, 1);
         float *after = get(s.x, (size_t)b.rows * DIM * 4);
@@ -723,15 +731,18 @@ static void check_up(int gate, int up, int down, int l, const char *name)
         compare("x after out", b.rows, DIM, after, pending, 1e-6);
         check_squares();
         launch_down(gpu, &s, &b, down, s.layers + l);
-        double *sums = finished(places().sums_down, b.rows, PADDED(DIM), 0, &layer->down, DIM, 1);
+        uint64_t at = places().sums_down; // the second set, with an odd number of parts before
+        if (SKIPS_PARTS) at += (places().sums_head - at) / 2;
+        double *sums = finished(at, b.rows, PADDED(DIM), 0, &layer->down, DIM, 1);
         float *got = malloc((size_t)b.rows * DIM * 4);
         for (int i = 0; i < b.rows * DIM; i++) got[i] = sums[i];
         compare(what, b.rows, DIM, got, t, 2e-3);
         free(t), free(pending), free(after), free(sums), free(got);
         clear_all_sums();
     } else {
-        float *got = get(s.h, (size_t)n * 4);
-        compare(what, b.rows, FFN_DIM, got, y, 2e-3);
+        float *got = get(s.h, (size_t)b.rows * FFN_DIM * 4);
+        for (int i = 0; i < n; i++) got[i] = got[i / ffn_dim * FFN_DIM + i % ffn_dim];
+        compare(what, b.rows, ffn_dim, got, y, 2e-3);
         free(got);
     }
     free(before), free(x), free(y), free(z);
@@ -1038,6 +1049,7 @@ static void check_nan(void)
     put((uint8_t *)s.work + work_places(s.max_rows, s.max_outputs).squares +
             (size_t)output[0] * MOMENTS * 4,
         &nan, 4);
+    if (SKIPS_PARTS) set_middle();
     launch_head(gpu, &s, &b, TEST_HEAD_FORMAT);
     Sampling how[TEST_ROWS] = {{0}};
     Sampling *device_how = device(sizeof how);
@@ -1092,13 +1104,16 @@ static void check_together(void)
 #define RANDOM_STEPS(q_, k_, v_, o_, g_, u_, d_, h_)                                               \
     for (int l = 0; l < LAYERS; l++) {                                                             \
         layers[l].q = random_linear(q_, DIM, Q_DIM, 1);                                            \
-        layers[l].k = random_linear(k_, DIM, KV_DIM, 0);                                           \
-        layers[l].v = random_linear(v_, DIM, KV_DIM, 1);                                           \
+        int kv_dim = LAYER_KV_HEADS(&layers[l]) * HEAD_DIM, ffn_dim = LAYER_FFN_DIM(&layers[l]);   \
+        layers[l].k = random_linear(k_, DIM, kv_dim, 0);                                           \
+        layers[l].v = random_linear(v_, DIM, kv_dim, 1);                                           \
         layers[l].o = random_linear(o_, Q_DIM, DIM, 0);                                            \
-        layers[l].gate = g_ ? random_linear(g_, DIM, FFN_DIM, 0) : (Linear){0};                    \
-        layers[l].up = random_linear(u_, DIM, FFN_DIM, 1);                                         \
-        layers[l].down = random_linear(d_, FFN_DIM, DIM, 1);                                       \
+        layers[l].gate = g_ ? random_linear(g_, DIM, ffn_dim, 0) : (Linear){0};                    \
+        layers[l].up = random_linear(u_, DIM, ffn_dim, 1);                                         \
+        layers[l].down = random_linear(d_, ffn_dim, DIM, 1);                                       \
         layers[l].router = 0;                                                                      \
+        if (!TEST_ATTENDS(l)) layers[l].q = layers[l].o = (Linear){0};                             \
+        if (!TEST_FEEDS(l)) layers[l].up = layers[l].down = (Linear){0};                           \
         if (TEST_ROUTED(l)) {                                                                      \
             TEST_RANDOM_EXPERTS(&layers[l]);                                                       \
         }                                                                                          \
@@ -1127,9 +1142,12 @@ static void check_together(void)
     launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
     for (int l = 0; l < LAYERS; l++) {                                                             \
         const Layer *layer = s.layers + l;                                                         \
-        launch_qkv(gpu, &plain, &b, q_, k_, v_, layer);                                            \
-        launch_attend(gpu, &plain, &b, layer);                                                     \
-        OUT_FIRST(layer, o_)                                                                       \
+        if (TEST_ATTENDS(l)) {                                                                     \
+            launch_qkv(gpu, &plain, &b, q_, k_, v_, layer);                                        \
+            launch_attend(gpu, &plain, &b, layer);                                                 \
+            OUT_FIRST(layer, o_)                                                                   \
+        }                                                                                          \
+        if (!TEST_FEEDS(l)) continue;                                                              \
         if (TEST_ROUTED(l)) {                                                                      \
             TEST_LAUNCH_EXPERTS(layer);                                                            \
             continue;                                                                              \
@@ -1167,7 +1185,8 @@ static void check_together(void)
     }
     for (int i = 0; i < 2; i++)
         free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]);
-    layers[0].down = (Linear){0}; // nothing is pending on the second layer in other tests
+    for (int l = 0; l < LAYERS; l++) // nothing is pending in other tests
+        if (l != 1) layers[l].down = (Linear){0};
     layers[0].router = layers[1].router = 0;
     put_weights();
     weights_used = start;
@@ -1186,8 +1205,8 @@ static void check_batch(int segments, const int *rows)
     check_embed();
 #define CHECK_QKV(x, y, z)                                                                         \
     layers[1].q = random_linear(x, DIM, Q_DIM, 1);                                                 \
-    layers[1].k = random_linear(y, DIM, KV_DIM, 0);                                                \
-    layers[1].v = random_linear(z, DIM, KV_DIM, 1);                                                \
+    layers[1].k = random_linear(y, DIM, LAYER_KV_HEADS(&layers[1]) * HEAD_DIM, 0);                 \
+    layers[1].v = random_linear(z, DIM, LAYER_KV_HEADS(&layers[1]) * HEAD_DIM, 1);                 \
     put_weights();                                                                                 \
     check_qkv(x, y, z, 1, #x "," #y "," #z);                                                       \
     weights_used = start;
@@ -1198,24 +1217,24 @@ static void check_batch(int segments, const int *rows)
     weights_used = start;
 #define CHECK_DOWN(f)                                                                              \
     if (!decode_form(gpu, &s, &b)) {                                                               \
-        layers[1].down = random_linear(f, FFN_DIM, DIM, 0);                                        \
+        layers[1].down = random_linear(f, LAYER_FFN_DIM(&layers[1]), DIM, 0);                                        \
         put_weights();                                                                             \
         check_residual(1, f, 1, #f);                                                               \
         weights_used = start;                                                                      \
     }
 #define CHECK_UP(g, u)                                                                             \
-    layers[1].gate = random_linear(g, DIM, FFN_DIM, 0);                                            \
-    layers[1].up = random_linear(u, DIM, FFN_DIM, 1);                                              \
+    layers[1].gate = random_linear(g, DIM, LAYER_FFN_DIM(&layers[1]), 0);                          \
+    layers[1].up = random_linear(u, DIM, LAYER_FFN_DIM(&layers[1]), 1);                            \
     put_weights();                                                                                 \
-    layers[1].down = random_linear(TEST_DOWN_FORMAT, FFN_DIM, DIM, 0);                             \
+    layers[1].down = random_linear(TEST_DOWN_FORMAT, LAYER_FFN_DIM(&layers[1]), DIM, 0);           \
     layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
     put_weights();                                                                                 \
     check_up(g, u, TEST_DOWN_FORMAT, 1, #g "," #u);                                                \
     weights_used = start;
 #define CHECK_UP_ALONE(u)                                                                          \
     layers[1].gate = (Linear){0};                                                                  \
-    layers[1].up = random_linear(u, DIM, FFN_DIM, 1);                                              \
-    layers[1].down = random_linear(TEST_DOWN_FORMAT, FFN_DIM, DIM, 0);                             \
+    layers[1].up = random_linear(u, DIM, LAYER_FFN_DIM(&layers[1]), 1);                            \
+    layers[1].down = random_linear(TEST_DOWN_FORMAT, LAYER_FFN_DIM(&layers[1]), DIM, 0);           \
     layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
     put_weights();                                                                                 \
     check_up(0, u, TEST_DOWN_FORMAT, 1, #u " alone");                                              \
@@ -1409,6 +1428,15 @@ int main(int count, char **arguments)
         layers[l].act[0] = 0.7f, layers[l].act[1] = 1.1f;
     }
     layers[1].window = TEST_WINDOW;
+#ifdef TEST_WIDTHS
+    static const int width[LAYERS][2] = TEST_WIDTHS; // key heads, feed-forward
+    for (int l = 0, parts = 0, before = -1, kept = 0; l < LAYERS; l++) {
+        layers[l].kv_heads = width[l][0], layers[l].ffn_dim = width[l][1];
+        layers[l].parts = parts, layers[l].before = before, layers[l].kept = kept;
+        parts += TEST_ATTENDS(l) + TEST_FEEDS(l), kept += TEST_ATTENDS(l);
+        if (TEST_ATTENDS(l) || TEST_FEEDS(l)) before = l;
+    }
+#endif
     put_weights();
 
     check_batch(1, (int[]){1});

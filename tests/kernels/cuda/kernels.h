@@ -23,10 +23,29 @@ TEST_KERNELS
 #define TEST_ROUTED(l) false
 #define TABLE_EXPERTS(l)
 #endif
+#ifndef TEST_ATTENDS
+#define TEST_ATTENDS(l) true
+#define TEST_FEEDS(l) true
+#endif
+// clang-format off
 #define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
-    TABLE_embed(EMBED_FORMAT) for (int l = 0; l < LAYERS; l++){TABLE_qkv(q, k, v, l) TABLE_attend( \
-        l) if (!PARALLEL) {TABLE_OUT(o, l)} if (TEST_ROUTED(l)) {TABLE_EXPERTS(l)} else {          \
-        TABLE_UP(g, u, l) if (PARALLEL) {TABLE_OUT(o, l)} TABLE_DOWN(d, l)}} TABLE_head(h)
+    TABLE_embed(EMBED_FORMAT)                                                                      \
+    for (int l = 0; l < LAYERS; l++) {                                                             \
+        if (TEST_ATTENDS(l)) {                                                                     \
+            TABLE_qkv(q, k, v, l)                                                                  \
+            TABLE_attend(l)                                                                        \
+            if (!PARALLEL) { TABLE_OUT(o, l) }                                                     \
+        }                                                                                          \
+        if (TEST_ROUTED(l)) {                                                                      \
+            TABLE_EXPERTS(l)                                                                       \
+        } else if (TEST_FEEDS(l)) {                                                                \
+            TABLE_UP(g, u, l)                                                                      \
+            if (PARALLEL) { TABLE_OUT(o, l) }                                                      \
+            TABLE_DOWN(d, l)                                                                       \
+        }                                                                                          \
+    }                                                                                              \
+    TABLE_head(h)
+// clang-format on
 DEVICE constexpr StepTable make_steps(void)
 {
     StepTable t = {};
