@@ -71,10 +71,24 @@ static int is_on_cuda(const char *step)
     return 0;
 }
 
+// Widths of latent attention for which there are no CUDA kernels.
+static const char *missing_of_latents(const Plan *plan)
+{
+    const Facts *f = &plan->graph->facts;
+    if (f->kv_latent % 32 || f->kv_latent > 512 || f->rope_dim % 32 || f->rope_dim > 128)
+        return arena_format("latents of %d and %d channels: on CUDA multiples of 32 up to 512 and "
+                            "128 are expected", f->kv_latent, f->rope_dim);
+    if (f->nope_dim % 16 || f->value_dim % 4 || f->q_latent % 4)
+        return arena_format("heads of %d and %d channels: on CUDA multiples of 16 and of 4",
+                            f->nope_dim, f->value_dim);
+    return NULL;
+}
+
 const char *missing_on_cuda(const Plan *plan)
 {
     const Facts *f = &plan->graph->facts;
-    if (f->head_dim % 16 || f->head_dim > 256)
+    if (f->kv_latent && missing_of_latents(plan)) return missing_of_latents(plan);
+    if (!f->kv_latent && (f->head_dim % 16 || f->head_dim > 256))
         return arena_format("head_dim %d: on CUDA a multiple of 16 up to 256 is expected",
                             f->head_dim);
     if (f->experts > 1024)

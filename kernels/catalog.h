@@ -43,10 +43,10 @@
          "q_a_norm = norm(q_a); q_b = linear(q_a_norm);"                                           \
          "latent_q = latent_q(q_b); latent_k = latent_k(kv_a);"                                    \
          "@q = latent_q; @k = latent_k; @v = latent_k",                                            \
-         ", rope -> q, cache", "cpu", "")                                                          \
+         ", rope -> q, cache", "cpu,cuda", "column blocks; heads; splits of depths")                                                          \
     STEP(latent_out, 1,                                                                            \
          "latent_v = latent_v(@a); o = linear(latent_v); sum = add(@x, o); @x = sum",              \
-         ", + x -> x", "cpu", "")                                                                  \
+         ", + x -> x", "cpu,cuda", "heads, then as out")                                                                  \
     STEP(delta, 2,                                                                                 \
          "attn_norm = norm(@x); delta_in = linear(attn_norm); delta_z = linear(attn_norm);"        \
          "a_log = values(); dt_bias = values(); delta_b = strength(attn_norm);"                    \

@@ -103,6 +103,9 @@ enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #define NOPE_DIM 0  // key channels of a head that are not turned
 #define VALUE_DIM 0 // values of a head
 #endif
+#define EXPANDED (NOPE_DIM + VALUE_DIM)   // rows of kv_b for one head
+#define QUERY_DIM (NOPE_DIM + ROPE_DIM)   // of a head, before it is mapped to latents
+#define LATENT_ROW (KV_LATENT + ROPE_DIM) // of kv_a; HEAD_DIM
 
 #ifndef GATED_ATTENTION
 #define GATED_ATTENTION 0 // 1: with the queries come gates for what attention gives

@@ -174,6 +174,8 @@ static void write_trace(Bench *b, const char *path)
         [STEP_DOWN] = "down",       [STEP_DOWN_POST] = "down_post",
         [STEP_JOIN] = "join",       [STEP_HEAD] = "head",
         [STEP_LOGITS] = "logits",   [STEP_ROUTE] = "route",
+        [STEP_LATENT_QUERIES] = "latent_queries", [STEP_LATENT_HEADS] = "latent_heads",
+        [STEP_LATENT_VALUES] = "latent_values",
         [STEP_COMBINE] = "combine", [STEP_EXPERTS_UP] = "experts_up",
         [STEP_SHARED_DOWN] = "shared_down", [STEP_EXPERTS_DOWN] = "experts_down"};
     static const char *const parts[] = {"waits", "prepares", "works"};

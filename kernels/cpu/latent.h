@@ -8,10 +8,6 @@
 #include "qkv.h"
 
 #if KV_LATENT
-#define EXPANDED (NOPE_DIM + VALUE_DIM)   // rows of kv_b for one head
-#define QUERY_DIM (NOPE_DIM + ROPE_DIM)   // of a head, before it is mapped to latents
-#define LATENT_ROW (KV_LATENT + ROPE_DIM) // of kv_a
-
 // Rows of kv_b: a head's key channels first, then its values.
 ALWAYS const float *expansion_of(const State *s, const Layer *layer, int head)
 {

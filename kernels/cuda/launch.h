@@ -237,13 +237,67 @@ static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, i
                     b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, PREFILL_THREADS, 0);
 }
 
+#if KV_LATENT
+// One of the linear layers of latent attention in the prefill form, its kernels by their ending.
+static void launch_latent_layer(Gpu *gpu, const State *s, const Batch *b, const int f[3],
+                                const char *prepare, const char *kernel, int format, int width,
+                                const Layer *layer)
+{
+    launch_tiles(gpu, step_kernel(gpu, "latent", f[0], f[1], f[2], prepare),
+                 step_kernel(gpu, "latent", f[0], f[1], f[2], kernel), s, b, layer,
+                 needs_of(format, 0, 0), BLOCKS(width), PAIRS(width), b->rows);
+}
+
+// Queries to latents, or latents to values.
+static void launch_map(Gpu *gpu, const char *kernel, const State *s, const Batch *b,
+                       const Layer *layer, int width)
+{
+    launch_step(gpu, step_kernel(gpu, kernel, 0, 0, 0, ""), s, b, layer, 0, (b->rows + 63) / 64,
+                HEADS * BLOCKS(width), 128, 0);
+}
+
+static inline void launch_latent(Gpu *gpu, const State *s, const Batch *b, int q_a, int kv_a,
+                                 int q_b, const Layer *layer)
+{
+    int f[3] = {q_a, kv_a, q_b}, room = activation_room(gpu, b->rows);
+    if (decode_form(gpu, s, b)) {
+        launch_decode(gpu, STEP_QKV, s, b, layer, q_a, kv_a, 0, 0, room);
+        launch_decode(gpu, STEP_LATENT_QUERIES, s, b, layer, q_b, 0, 0, 0, room);
+        launch_decode(gpu, STEP_LATENT_HEADS, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
+        return;
+    }
+    launch_latent_layer(gpu, s, b, f, "_q_a_prepare", "_q_a_prefill", q_a, Q_LATENT, layer);
+    launch_latent_layer(gpu, s, b, f, "_kv_a_prepare", "_kv_a_prefill", kv_a, LATENT_ROW, layer);
+    launch_step(gpu, step_kernel(gpu, "latent_norm_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows,
+                1, PREFILL_THREADS, 0);
+    launch_latent_layer(gpu, s, b, f, "_q_b_prepare", "_q_b_prefill", q_b, HEADS * QUERY_DIM,
+                        layer);
+    launch_map(gpu, "latent_queries_kernel", s, b, layer, KV_LATENT);
+}
+
+static void launch_latent_prefill(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)
+{
+    static const char *const names[2][2] = {
+        {"latent_attend_16_kernel", "latent_attend_32_kernel"},
+        {"latent_quantized_16_kernel", "latent_quantized_32_kernel"}};
+    int wide = LATENT_PREFILL_SHARED_BYTES(32) <= (int)gpu->shared_bytes_per_block;
+    launch_step(gpu, step_kernel(gpu, names[IS_QUANTIZED(s)][wide], 0, 0, 0, ""), s, b, layer, 0,
+                b->rows / QUERY_ROWS + b->segments, HEADS, 256,
+                wide ? LATENT_PREFILL_SHARED_BYTES(32) : LATENT_PREFILL_SHARED_BYTES(16));
+}
+#endif
+
 static inline void launch_attend(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)
 {
     if (decode_form(gpu, s, b)) {
-        if (b->rows != b->segments)
+        if (!KV_LATENT && b->rows != b->segments)
             launch_decode(gpu, STEP_HEADS, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
         launch_decode(gpu, STEP_ATTEND, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
     } else {
+#if KV_LATENT
+        launch_latent_prefill(gpu, s, b, layer);
+        return;
+#endif
         const char *name = IS_QUANTIZED(s) ? "attend_quantized_kernel" : "attend_prefill_kernel";
         launch_step(gpu, step_kernel(gpu, name, 0, 0, 0, ""), s, b, layer, 0,
                     b->rows / QUERY_ROWS + b->segments, HEADS, 128, ATTEND_PREFILL_SHARED_BYTES);
@@ -266,6 +320,18 @@ static inline void launch_out(Gpu *gpu, const State *s, const Batch *b, int form
 {
     launch_layers(gpu, STEP_OUT, "out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM));
 }
+
+#if KV_LATENT
+static inline void launch_latent_out(Gpu *gpu, const State *s, const Batch *b, int format,
+                                     const Layer *layer)
+{
+    if (decode_form(gpu, s, b))
+        launch_decode(gpu, STEP_LATENT_VALUES, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
+    else
+        launch_map(gpu, "latent_values_kernel", s, b, layer, VALUE_DIM);
+    launch_layers(gpu, STEP_OUT, "latent_out", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM));
+}
+#endif
 
 static inline void launch_out_norm(Gpu *gpu, const State *s, const Batch *b, int format,
                                    const Layer *layer)

@@ -3,6 +3,7 @@
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/embed.cuh"
 #include "kernels/cuda/head.cuh"
+#include "kernels/cuda/latent.cuh"
 #include "kernels/cuda/skips.cuh"
 #include "kernels/cuda/up.cuh"
 
@@ -131,6 +132,10 @@ template <bool QUANTIZED> DEVICE void load_attended(const Plan &p, int row, int 
     const State &s = decode_state();
     int position = decode_batch().position[row], channel = block * BLOCK + 4 * (threadIdx.x % WARP);
     int splits = position / SPLIT - first_key(p.layer->window, position) / SPLIT + 1;
+    if (KV_LATENT) {
+        load4_fresh<ATTENDED>(s.y + (uint64_t)row * ATTENDED, channel, v);
+        return;
+    }
     if (splits == 1)
         load4_fresh<Q_DIM>(s.a + (uint64_t)row * Q_DIM, channel, v);
     else
@@ -171,6 +176,10 @@ DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool
         load_activated<FFN_DIM>(p, part,
                                 sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM),
                                 row, block, c, v, LAYER_FFN_DIM(p.layer));
+#if KV_LATENT
+    else if (p.step.kind == STEP_LATENT_QUERIES)
+        load_queries(p, row, block, v);
+#endif
 #if EXPERTS
     else if (p.step.kind > STEP_ROUTE)
         load_expert(p, part, row, block, c, v);
@@ -208,9 +217,13 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     switch (step.kind) {
     case STEP_QKV:
         p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
-        plan_part(p, layer->q, Q_DIM, 0);
-        plan_part(p, layer->k, kv_dim_of(layer), PADDED(Q_DIM));
-        plan_part(p, layer->v, kv_dim_of(layer), PADDED(Q_DIM) + PADDED(KV_DIM));
+        plan_part(p, KV_LATENT ? layer->q_a : layer->q, KV_LATENT ? Q_LATENT : Q_DIM, 0);
+        if (KV_LATENT) {
+            plan_part(p, layer->kv_a, LATENT_ROW, PADDED(Q_LATENT));
+        } else {
+            plan_part(p, layer->k, kv_dim_of(layer), PADDED(Q_DIM));
+            plan_part(p, layer->v, kv_dim_of(layer), PADDED(Q_DIM) + PADDED(KV_DIM));
+        }
         p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, step.layer));
         p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
         if (step.layer > 0 && leaves_down(layer - 1))
@@ -223,8 +236,15 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         if (step.kind == STEP_ATTEND)
             p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, step.layer));
         break;
+#if KV_LATENT
+    case STEP_LATENT_QUERIES:
+        p->in = Q_LATENT, p->sums = w.sums_qkv, p->width = RAW_DIM;
+        plan_part(p, layer->q_b, HEADS * QUERY_DIM, QUERIES_AT);
+        p->started = 1;
+        break;
+#endif
     case STEP_OUT:
-        p->in = Q_DIM, p->sums = w.sums_out, p->width = PADDED(DIM);
+        p->in = ATTENDED, p->sums = w.sums_out, p->width = PADDED(DIM);
         plan_part(p, layer->o, DIM, 0);
         p->old_sums = w.sums_qkv, p->old_count = rows * RAW_DIM;
         break;
@@ -368,13 +388,23 @@ DEVICE void copy_step(Decoder &d, const Step &step)
 #if EXPERTS
     if (step.kind == STEP_ROUTE) expect_router(plan->layer);
 #endif
-    if (step.kind == STEP_ATTEND)
+    if (!KV_LATENT && step.kind == STEP_ATTEND)
         expect_heads(*plan);
     else
         copy_parts(d, *plan);
     d.plans++;
 #if EXPERTS
     if (step.kind > STEP_ROUTE) copy_experts(d, step);
+#endif
+}
+
+// Which items of attention a block of threads has.
+DEVICE void plan_attending(const Layer *layer)
+{
+#if KV_LATENT
+    plan_latents(layer);
+#else
+    plan_attend(layer);
 #endif
 }
 
@@ -385,7 +415,10 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     const Layer *layer = decode_state().layers + step.layer;
     bool more = false; // another plan of the step follows
     plan_wait(d);
-    if (step.kind == STEP_ATTEND && d.together) plan_attend(layer);
+    if (step.kind == STEP_ATTEND && d.together) plan_attending(layer);
+#if KV_LATENT
+    if (step.kind == STEP_LATENT_QUERIES) begin_queries(d, *plan);
+#endif
 #if EXPERTS
     if (step.kind >= STEP_ROUTE) more = begin_routed(d, step, *plan);
 #endif
@@ -403,12 +436,20 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     }
     step_start(d, step.kind);
     if (step.kind == STEP_ATTEND && !d.together) {
-        plan_attend(layer); // the positions may just have come
+        plan_attending(layer); // the positions may just have come
         multipliers_sync();
     }
     clear_sums(plan->old_sums, plan->old_count);
     if (step.kind == STEP_ATTEND) {
+#if KV_LATENT
+        latent_attend<QUANTIZED>(d, *plan);
+    } else if (step.kind == STEP_LATENT_HEADS) {
+        latent_heads<QUANTIZED>(*plan);
+    } else if (step.kind == STEP_LATENT_VALUES) {
+        latent_values<QUANTIZED>(*plan);
+#else
         decode_attend<QUANTIZED>(d, *plan);
+#endif
     } else if (step.kind == STEP_EMBED) {
         for (int row = blockIdx.x; row < decode_batch().rows; row += gridDim.x)
             embed_row<EMBED_FORMAT>(decode_state(), decode_batch(), row, MULTIPLIERS);
@@ -416,8 +457,10 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
         decode_post(*plan);
     } else if (PARALLEL && step.kind == STEP_JOIN) {
         decode_join(*plan);
+#if !KV_LATENT
     } else if (step.kind == STEP_HEADS) {
         decode_heads<QUANTIZED>(*plan);
+#endif
     } else {
         decode_logits();
     }
@@ -450,12 +493,19 @@ DEVICE void run_steps(const State &s, const Batch &b, const Step *steps, int cou
 // The steps of a pass; forward.cu fills it in from forward.inc.
 typedef struct {
     int count;
-    Step step[8 * LAYERS + 4];
+    Step step[(KV_LATENT ? 11 : 8) * LAYERS + 4];
 } StepTable;
 
 #define TABLE_embed(f) t.step[t.count++] = Step{STEP_EMBED, 0, {f}, 0};
 #define TABLE_keep(l)
 #define TABLE_qkv(q, k, v, l) t.step[t.count++] = Step{STEP_QKV, l, {q, k, v}, 0};
+#define TABLE_latent(qa, kv, qb, l)                                                                \
+    t.step[t.count++] = Step{STEP_QKV, l, {qa, kv}, 0};                                            \
+    t.step[t.count++] = Step{STEP_LATENT_QUERIES, l, {qb}, 0};                                     \
+    t.step[t.count++] = Step{STEP_LATENT_HEADS, l, {}, 0};
+#define TABLE_latent_out(f, l)                                                                     \
+    t.step[t.count++] = Step{STEP_LATENT_VALUES, l, {}, 0};                                        \
+    TABLE_out(f, l)
 #define TABLE_attend(l) t.step[t.count++] = Step{STEP_ATTEND, l, {}, 0};
 #define TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT, l, {f}, 0};
 #define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 0};

@@ -8,16 +8,16 @@
 
 #if SKIPS_PARTS
 
-// The part before one: whose products are still to be added to x. layer is null where there is none.
+// The part before one, whose products are still to be added to x.
 typedef struct {
-    const Layer *layer;
-    bool feeds; // its feed-forward, else its attention
-    int odd;    // of the part that follows: whether an odd number come before it
+    const Layer *layer; // null: none
+    bool feeds;         // its feed-forward, else its attention
+    int odd;            // of the part that follows: whether an odd number come before it
 } Before;
 
 DEVICE bool attends(const Layer *layer)
 {
-    return layer->q.weights != 0;
+    return (KV_LATENT ? layer->q_a : layer->q).weights != 0;
 }
 
 DEVICE bool feeds(const Layer *layer)

@@ -2,6 +2,7 @@
 // All but sample and the decode form take the same parameters; `n` is the rows of a tile of the
 // prefill form, or keep's layer.
 #pragma once
+#include "kernels/cuda/absorb.cuh"
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/embed.cuh"
 #include "kernels/cuda/experts.cuh"
@@ -50,6 +51,35 @@
     ENTRY(qkv_##q##_##k##_##v##_prepare, PREFILL_THREADS, 2) { qkv_prepare<q, k, v>(s, b, layer); } \
     PREFILL_ENTRY(qkv_##q##_##k##_##v##_prefill) { qkv_prefill<q, k, v>(s, b, layer, n); }
 
+#if KV_LATENT
+// A linear layer of latent attention, from `from` or the normed x to OUT columns of `to`.
+#define LATENT_ENTRIES(name, f, prepare, IN, OUT, linear, to)                                      \
+    ENTRY(latent_##name##_prepare, PREFILL_THREADS, 2) { prepare; }                                \
+    PREFILL_ENTRY(latent_##name##_prefill) { out_prefill<f, IN, true, OUT>(s, b, linear, to, n); }
+#define LATENT(qa, kv, qb)                                                                         \
+    LATENT_ENTRIES(qa##_##kv##_##qb##_q_a, qa, latent_prepare<qa>(s, b, layer, &layer->q_a), DIM, Q_LATENT, &layer->q_a, s.y) \
+    LATENT_ENTRIES(qa##_##kv##_##qb##_kv_a, kv, latent_prepare<kv>(s, b, layer, &layer->kv_a), DIM, LATENT_ROW, &layer->kv_a, latent_rows(s, b)) \
+    LATENT_ENTRIES(qa##_##kv##_##qb##_q_b, qb, (out_prepare<qb, Q_LATENT>(s, b, &layer->q_b, s.y)), Q_LATENT, HEADS * QUERY_DIM, &layer->q_b, query_rows(s, b))
+#define LATENT_OUT(f)                                                                              \
+    ENTRY(latent_out_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, ATTENDED>(s, b, &layer->o, s.y); } \
+    PREFILL_ENTRY(latent_out_##f##_prefill) { out_prefill<f, ATTENDED, false>(s, b, &layer->o, s.y, n); }
+
+#if QUANTIZED_CACHE
+#define QUANTIZED_ENTRIES                                                                          \
+    ENTRY(latent_quantized_16_kernel, 256, 1) { latent_prefill<true, 16>(s, b, layer); }           \
+    ENTRY(latent_quantized_32_kernel, 256, 1) { latent_prefill<true, 32>(s, b, layer); }
+#else
+#define QUANTIZED_ENTRIES
+#endif
+
+#define ATTEND()                                                                                   \
+    ENTRY(latent_norm_kernel, PREFILL_THREADS, 2) { latent_norm(s, b, layer); }                    \
+    ENTRY(latent_queries_kernel, 128, 3) { map_latents<false>(s, b, layer); }                      \
+    ENTRY(latent_values_kernel, 128, 3) { map_latents<true>(s, b, layer); }                        \
+    ENTRY(latent_attend_16_kernel, 256, 1) { latent_prefill<false, 16>(s, b, layer); }             \
+    ENTRY(latent_attend_32_kernel, 256, 1) { latent_prefill<false, 32>(s, b, layer); }             \
+    QUANTIZED_ENTRIES
+#else
 #if QUANTIZED_CACHE
 #define QUANTIZED_ENTRIES                                                                          \
     ENTRY(attend_quantized_kernel, 128, HEAD_DIM > 128 ? 1 : 3) { attend_prefill<true>(s, b, layer); }
@@ -61,6 +91,7 @@
     ENTRY(attend_prefill_kernel, 128, HEAD_DIM > 128 ? 1 : 3) { attend_prefill<false>(s, b, layer); } \
     QUANTIZED_ENTRIES                                                                              \
     ENTRY(qkv_finish_kernel, PREFILL_THREADS, 2) { qkv_finish(s, b, layer); }
+#endif
 
 #define OUT_ENTRIES(name, f, post)                                                                 \
     ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); } \

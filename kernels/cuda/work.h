@@ -34,14 +34,28 @@
 #define MOST_SPLITS ((MAX_CONTEXT + SPLIT - 1) / SPLIT + 1)
 #define SPLIT_FLOATS (GROUP * (HEAD_DIM + 2)) // sums, then largest and weight of each head
 
+// Latent attention takes the heads of a row by LATENT_HEADS and the keys by LATENT_KEYS, in at most
+// LATENT_SPLITS splits of at least LATENT_SPLIT keys.
+#define LATENT_HEADS (HEADS <= 16 ? 16 : 32)
+#define LATENT_TILES ((HEADS + LATENT_HEADS - 1) / LATENT_HEADS)
+#define LATENT_KEYS 32
+#define LATENT_SPLIT 64
+#ifndef LATENT_SPLITS
+#define LATENT_SPLITS 64
+#endif
+#define LATENT_SPLIT_FLOATS (HEADS * (KV_LATENT + 2))
+#define ATTENDED (KV_LATENT ? HEADS * VALUE_DIM : Q_DIM) // channels that go into o
+
 // A head that a 128-column block does not contain is finished by a kernel of its own, and so are
 // heads of which a norm needs all.
 #define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL)
-#define RAW_DIM (PADDED(Q_DIM) + 2 * PADDED(KV_DIM))
+#define QUERIES_AT (PADDED(Q_LATENT) + PADDED(LATENT_ROW)) // q_b's columns, behind q_a and kv_a
+#define RAW_DIM                                                                                    \
+    (KV_LATENT ? QUERIES_AT + PADDED(HEADS * QUERY_DIM) : PADDED(Q_DIM) + 2 * PADDED(KV_DIM))
 // So are those of prompts where the cache has less than 16 bits; their columns lie in State.h,
 // where that is wide enough.
 #define RAW_IN_H (HEADS_IN_BLOCKS && H_DIM >= RAW_DIM)
-#define NO_RAW (HEADS_IN_BLOCKS && (!QUANTIZED_CACHE || RAW_IN_H))
+#define NO_RAW (KV_LATENT || (HEADS_IN_BLOCKS && (!QUANTIZED_CACHE || RAW_IN_H)))
 #define IS_QUANTIZED(s) (QUANTIZED_CACHE && ((s)->key_bits < 16 || (s)->value_bits < 16))
 
 // Activations of the prefill form are stored in groups of 8 rows.
@@ -129,9 +143,11 @@ WORK_INLINE uint64_t work_wave(int max_rows)
 WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
 {
     uint64_t rows = work_decode_rows(max_rows);
-    uint64_t attend = rows * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
+    uint64_t attend = KV_LATENT ? rows * LATENT_SPLITS * LATENT_SPLIT_FLOATS
+                                : rows * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
     uint64_t most_rows = WORK_MOST(max_rows, max_outputs);
-    uint64_t prepared = WORK_MOST(3 * PADDED(DIM), WORK_MOST(PADDED(Q_DIM), PADDED(FFN_DIM))) *
+    uint64_t prepared = WORK_MOST(WORK_MOST(3 * PADDED(DIM), PADDED(Q_LATENT)),
+                                  WORK_MOST(PADDED(ATTENDED), PADDED(FFN_DIM))) *
                         ROWS_UP(most_rows) * 2;
     uint64_t wave = work_wave(max_rows), scores = most_rows * UNITS(DIM) * SCORES * 4;
     uint64_t experts = WORK_MOST(wave * WORK_MOST(2 * PADDED(DIM), PADDED(EXPERT_DIM)),
@@ -196,7 +212,9 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define MOST_CHUNK_BYTES 65536
 #define RING_CHUNKS 16           // under way at a time
 #define PLANS 4                  // steps planned ahead
-#define DECODE_SHARED_BYTES (4096 + ROUTING_BYTES) // DecodeShared of decode.cuh, Routing of route.cuh
+#define LATENT_BYTES (KV_LATENT ? 8 * DECODE_ROWS : 0)
+// DecodeShared of decode.cuh, factors of latent.cuh, Routing of route.cuh
+#define DECODE_SHARED_BYTES (4096 + LATENT_BYTES + ROUTING_BYTES)
 #define UNITS_ROOM (72 * 1024)   // what activations may take where it is enough for one unit
 // Rows whose activations and a chunk of weights fit.
 WORK_INLINE int decode_rows_that_fit(int shared_bytes)
@@ -259,9 +277,21 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define HEADS_ROOM                                                                                 \
     (COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM) +                                                   \
      (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
-#define ATTEND_SHARED_BYTES                                                                        \
+#define PLAIN_SHARED_BYTES                                                                         \
     ((QUERY_FLOATS + HEADS_ROOM) * 4 + SPLIT * VALUE_STRIDE +                                      \
      HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
+
+// Of latent attention: queries, keys, scores of parts of the channels, weights, factors; or queries
+// of a head and its sums by quarters; or latents of a head.
+#define LATENT_K_PARTS (MULTIPLIERS / 32 / (LATENT_HEADS / 16 * LATENT_KEYS / 8))
+#define LATENT_SCORE_STRIDE (LATENT_KEYS + 4)
+#define LATENT_WEIGHT_STRIDE (LATENT_KEYS + 8)
+#define LATENT_SHARED_BYTES                                                                        \
+    WORK_MOST((LATENT_HEADS + LATENT_KEYS) * VALUE_STRIDE +                                        \
+                  LATENT_HEADS * (4 * LATENT_K_PARTS * LATENT_SCORE_STRIDE +                       \
+                                  2 * LATENT_WEIGHT_STRIDE + 4),                                   \
+              4 * ROW_GROUP * WORK_MOST(COVER(QUERY_DIM) + 4 * BLOCK, PADDED(LATENT_ROW)))
+#define ATTEND_SHARED_BYTES (KV_LATENT ? LATENT_SHARED_BYTES : PLAIN_SHARED_BYTES)
 
 #define ATTEND_ROOM WORK_UP(ATTEND_SHARED_BYTES)
 
@@ -269,3 +299,8 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define QUERY_ROWS 64
 #define KEY_ROWS (HEAD_DIM <= 128 ? 64 : 32)
 #define ATTEND_PREFILL_SHARED_BYTES ((QUERY_ROWS + 4 * KEY_ROWS) * VALUE_STRIDE)
+
+// Of latents: tiles of so many keys, in stages, and their scores.
+#define LATENT_STAGES(keys) ((keys) > 16 ? 2 : 1)
+#define LATENT_PREFILL_SHARED_BYTES(keys)                                                          \
+    ((QUERY_ROWS + LATENT_STAGES(keys) * (keys)) * VALUE_STRIDE + QUERY_ROWS * ((keys) + 4) * 4)

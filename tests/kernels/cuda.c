@@ -419,6 +419,15 @@ static void compare_stored(const char *what, int columns, int bits, const float 
     }
 }
 
+static int split_count(int window, int position)
+{
+    int first = window > 0 && position >= window ? position - window + 1 : 0;
+    return position / SPLIT - first / SPLIT + 1;
+}
+
+#if KV_LATENT
+#include "latents.h"
+#else
 #define EACH_HEAD (HEAD_NORMS == HEAD_NORM_EACH)
 
 static void check_qkv(int q, int k, int v, int l, const char *name)
@@ -475,12 +484,6 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
     free(x), free(rope);
 }
 
-static int split_count(int window, int position)
-{
-    int first = window > 0 && position >= window ? position - window + 1 : 0;
-    return position / SPLIT - first / SPLIT + 1;
-}
-
 // The attention output of rows whose splits the next step would add.
 static void add_partials(int l, float *a)
 {
@@ -505,34 +508,6 @@ static void add_partials(int l, float *a)
                 weight += exp2(((float *)(weights + layers[l].sinks))[head] * M_LOG2E - largest);
             a[(size_t)r * Q_DIM + channel] = sum / weight;
         }
-    free(all);
-}
-
-// Lays an attention output down as splits, all but the first of no weight.
-static void put_partials(int l, const float *a)
-{
-    int window = layers[l].window;
-    size_t a_row = (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
-    float *all = calloc(b.rows * a_row, 4);
-    for (int r = 0; r < b.rows; r++)
-        for (int kv = 0; kv < KV_HEADS; kv++)
-            for (int j = 0; j < split_count(window, position[r]); j++) {
-                float *q = all + r * a_row + ((size_t)kv * MOST_SPLITS + j) * SPLIT_FLOATS;
-                for (int i = 0; j == 0 && i < GROUP * HEAD_DIM; i++) {
-                    // A sink weighs as much as exp2(its score - 3) of the total.
-                    int head = kv * GROUP + i / HEAD_DIM;
-                    double sink =
-                        ATTN_SINKS
-                            ? exp2(((float *)(weights + layers[l].sinks))[head] * M_LOG2E - 3)
-                            : 0;
-                    q[i] = (2 + sink) * a[(size_t)r * Q_DIM + kv * GROUP * HEAD_DIM + i];
-                }
-                for (int h = 0; h < GROUP; h++) {
-                    q[GROUP * HEAD_DIM + h] = j == 0 ? 3 : -INFINITY;
-                    q[GROUP * HEAD_DIM + GROUP + h] = j == 0 ? 2 : 0;
-                }
-            }
-    put(work_place(places().large), all, b.rows * a_row * 4);
     free(all);
 }
 
@@ -578,6 +553,36 @@ static void check_attend(int l)
         for (int r = 0; r < b.rows; r++) ref_turn(expected + (size_t)r * Q_DIM, Q_DIM);
     compare(layers[l].window ? "attend, window" : "attend", b.rows, Q_DIM, got, expected, 2e-3);
     free(q), free(got), free(cache), free(expected), free(p);
+}
+
+#endif
+
+// Lays an attention output down as splits, all but the first of no weight.
+static void put_partials(int l, const float *a)
+{
+    int window = layers[l].window;
+    size_t a_row = (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
+    float *all = calloc(b.rows * a_row, 4);
+    for (int r = 0; r < b.rows; r++)
+        for (int kv = 0; kv < KV_HEADS; kv++)
+            for (int j = 0; j < split_count(window, position[r]); j++) {
+                float *q = all + r * a_row + ((size_t)kv * MOST_SPLITS + j) * SPLIT_FLOATS;
+                for (int i = 0; j == 0 && i < GROUP * HEAD_DIM; i++) {
+                    // A sink weighs as much as exp2(its score - 3) of the total.
+                    int head = kv * GROUP + i / HEAD_DIM;
+                    double sink =
+                        ATTN_SINKS
+                            ? exp2(((float *)(weights + layers[l].sinks))[head] * M_LOG2E - 3)
+                            : 0;
+                    q[i] = (2 + sink) * a[(size_t)r * Q_DIM + kv * GROUP * HEAD_DIM + i];
+                }
+                for (int h = 0; h < GROUP; h++) {
+                    q[GROUP * HEAD_DIM + h] = j == 0 ? 3 : -INFINITY;
+                    q[GROUP * HEAD_DIM + GROUP + h] = j == 0 ? 2 : 0;
+                }
+            }
+    put(work_place(places().large), all, b.rows * a_row * 4);
+    free(all);
 }
 
 // What out or down multiplies with: `in` channels of rows with room for more.
@@ -1067,7 +1072,15 @@ static void check_nan(void)
     free(tokens);
 }
 
-#if POST_NORMS
+#if KV_LATENT
+#define TEST_LAUNCH_QKV launch_latent
+#else
+#define TEST_LAUNCH_QKV launch_qkv
+#endif
+#if KV_LATENT
+#define TEST_LAUNCH_OUT launch_latent_out
+#define TEST_LAUNCH_DOWN launch_down
+#elif POST_NORMS
 #define TEST_LAUNCH_OUT launch_out_norm
 #define TEST_LAUNCH_DOWN launch_down_norm
 #else
@@ -1079,6 +1092,18 @@ static void check_nan(void)
 #else
 #define TEST_LAUNCH_UP(g, u, layer) launch_up(gpu, &plain, &b, g, u, layer)
 #endif
+
+static void random_inputs(Layer *layer, int q, int k, int v)
+{
+#if KV_LATENT
+    random_latents(layer, q, k, v);
+#else
+    int kv_dim = LAYER_KV_HEADS(layer) * HEAD_DIM;
+    layer->q = random_linear(q, DIM, Q_DIM, 1);
+    layer->k = random_linear(k, DIM, kv_dim, 0);
+    layer->v = random_linear(v, DIM, kv_dim, 1);
+#endif
+}
 
 // Routed layers of check_together.
 #if EXPERTS
@@ -1103,11 +1128,9 @@ static void check_together(void)
     plain.hidden = NULL;
 #define RANDOM_STEPS(q_, k_, v_, o_, g_, u_, d_, h_)                                               \
     for (int l = 0; l < LAYERS; l++) {                                                             \
-        layers[l].q = random_linear(q_, DIM, Q_DIM, 1);                                            \
-        int kv_dim = LAYER_KV_HEADS(&layers[l]) * HEAD_DIM, ffn_dim = LAYER_FFN_DIM(&layers[l]);   \
-        layers[l].k = random_linear(k_, DIM, kv_dim, 0);                                           \
-        layers[l].v = random_linear(v_, DIM, kv_dim, 1);                                           \
-        layers[l].o = random_linear(o_, Q_DIM, DIM, 0);                                            \
+        int ffn_dim = LAYER_FFN_DIM(&layers[l]);                                                   \
+        random_inputs(&layers[l], q_, k_, v_);                                                     \
+        layers[l].o = random_linear(o_, ATTENDED, DIM, 0);                                         \
         layers[l].gate = g_ ? random_linear(g_, DIM, ffn_dim, 0) : (Linear){0};                    \
         layers[l].up = random_linear(u_, DIM, ffn_dim, 1);                                         \
         layers[l].down = random_linear(d_, ffn_dim, DIM, 1);                                       \
@@ -1143,7 +1166,7 @@ static void check_together(void)
     for (int l = 0; l < LAYERS; l++) {                                                             \
         const Layer *layer = s.layers + l;                                                         \
         if (TEST_ATTENDS(l)) {                                                                     \
-            launch_qkv(gpu, &plain, &b, q_, k_, v_, layer);                                        \
+            TEST_LAUNCH_QKV(gpu, &plain, &b, q_, k_, v_, layer);                                   \
             launch_attend(gpu, &plain, &b, layer);                                                 \
             OUT_FIRST(layer, o_)                                                                   \
         }                                                                                          \
@@ -1183,6 +1206,17 @@ static void check_together(void)
         printf("%d rows: one launch differs from one a step\n", b.rows);
         failed++;
     }
+    Batch few = b; // a row alone gives the same bits
+    int r = random_bits() % b.rows;
+    few.rows = few.segments = few.outputs = 1;
+    few.token += r, few.position += r, few.sequence += r;
+    launch_together(gpu, &plain, &few);
+    float *alone = get(s.logits, VOCAB * 4);
+    if (memcmp(alone, v + (size_t)r * VOCAB, VOCAB * 4) != 0) {
+        printf("row %d of %d differs when it is alone\n", r, b.rows);
+        failed++;
+    }
+    free(alone);
     for (int i = 0; i < 2; i++)
         free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]);
     for (int l = 0; l < LAYERS; l++) // nothing is pending in other tests
@@ -1203,21 +1237,27 @@ static void check_batch(int segments, const int *rows)
         put_weights();
     }
     check_embed();
+#if KV_LATENT
+#define CHECK_INPUTS check_latent
+#define CHECK_OUTPUT(f) check_latent_out(f, 1, #f)
+#else
+#define CHECK_INPUTS check_qkv
+#define CHECK_OUTPUT(f) check_residual(0, f, 1, #f)
+#endif
 #define CHECK_QKV(x, y, z)                                                                         \
-    layers[1].q = random_linear(x, DIM, Q_DIM, 1);                                                 \
-    layers[1].k = random_linear(y, DIM, LAYER_KV_HEADS(&layers[1]) * HEAD_DIM, 0);                 \
-    layers[1].v = random_linear(z, DIM, LAYER_KV_HEADS(&layers[1]) * HEAD_DIM, 1);                 \
+    random_inputs(&layers[1], x, y, z);                                                            \
     put_weights();                                                                                 \
-    check_qkv(x, y, z, 1, #x "," #y "," #z);                                                       \
+    CHECK_INPUTS(x, y, z, 1, #x "," #y "," #z);                                                    \
     weights_used = start;
 #define CHECK_OUT(f)                                                                               \
-    layers[1].o = random_linear(f, Q_DIM, DIM, 1);                                                 \
+    if (KV_LATENT) random_inputs(&layers[1], f, f, f);                                             \
+    layers[1].o = random_linear(f, ATTENDED, DIM, 1);                                              \
     put_weights();                                                                                 \
-    check_residual(0, f, 1, #f);                                                                   \
+    CHECK_OUTPUT(f);                                                                               \
     weights_used = start;
 #define CHECK_DOWN(f)                                                                              \
     if (!decode_form(gpu, &s, &b)) {                                                               \
-        layers[1].down = random_linear(f, LAYER_FFN_DIM(&layers[1]), DIM, 0);                                        \
+        layers[1].down = random_linear(f, LAYER_FFN_DIM(&layers[1]), DIM, 0);                      \
         put_weights();                                                                             \
         check_residual(1, f, 1, #f);                                                               \
         weights_used = start;                                                                      \
@@ -1342,6 +1382,10 @@ static void use_cache(int key_bits, int value_bits)
     for (int i = 0; i < (PAGES + OWN_PAGES) * LAYERS * 2 * KV_HEADS; i++) {
         int bits = i / KV_HEADS % 2 ? value_bits : key_bits;
         uint8_t *end = p + PAGE * ref_row_bytes(HEAD_DIM, bits);
+        if (KV_LATENT && i % 2 && key_bits == value_bits) { // latents are both
+            memcpy(p, p - (end - p), end - p);
+            p = end;
+        }
         for (; bits < 16 && p < end - PAGE * HEAD_DIM / 32 * 2; p++) *p = random_bits();
         for (; p < end; p += 2)
             *(uint16_t *)p = half_of(bits < 16 ? 1 + fabsf(random_float()) : random_float());
@@ -1393,7 +1437,8 @@ int main(int count, char **arguments)
     s.q = device(TEST_ROWS * Q_DIM * 4);
     s.a = device(TEST_ROWS * Q_DIM * 4);
     s.h = device(TEST_ROWS * H_DIM * 4);
-    s.y = device(TEST_ROWS * DIM * 4);
+    int latent = Q_LATENT + LATENT_ROW + HEADS * QUERY_DIM;
+    s.y = device(TEST_ROWS * WIDER(DIM, WIDER(ATTENDED, latent)) * 4);
     s.rope = device(TEST_ROWS * TURNS * 4);
     s.logits = device((size_t)TEST_ROWS * VOCAB * 4);
     s.hidden = device((size_t)(LAYERS + 1) * TEST_ROWS * DIM * 4);

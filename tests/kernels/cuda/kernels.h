@@ -4,12 +4,19 @@
 
 TEST_KERNELS
 
-#if POST_NORMS
+#if KV_LATENT
+#define TABLE_QKV TABLE_latent
+#define TABLE_OUT TABLE_latent_out
+#define TABLE_DOWN TABLE_down
+#elif POST_NORMS
 #define TABLE_OUT TABLE_out_norm
 #define TABLE_DOWN TABLE_down_norm
 #else
 #define TABLE_OUT TABLE_out
 #define TABLE_DOWN TABLE_down
+#endif
+#ifndef TABLE_QKV
+#define TABLE_QKV TABLE_qkv
 #endif
 #ifdef TEST_UP_ALONE
 #define TABLE_UP(g, u, l) TABLE_up_alone(u, l)
@@ -32,7 +39,7 @@ TEST_KERNELS
     TABLE_embed(EMBED_FORMAT)                                                                      \
     for (int l = 0; l < LAYERS; l++) {                                                             \
         if (TEST_ATTENDS(l)) {                                                                     \
-            TABLE_qkv(q, k, v, l)                                                                  \
+            TABLE_QKV(q, k, v, l)                                                                  \
             TABLE_attend(l)                                                                        \
             if (!PARALLEL) { TABLE_OUT(o, l) }                                                     \
         }                                                                                          \
