@@ -129,12 +129,12 @@ template <bool VALUES> DEVICE void map_latents(const State &s, const Batch &b, c
                     make_float2(sums[j][2 * e], sums[j][2 * e + 1]);
         }
     }
-    if (VALUES || column > 0) return;
-    for (int row = first + warp * 16; row < first + warp * 16 + 16 && row < b.rows; row++) {
-        const float *turned = from + (uint64_t)row * stride + NOPE_DIM;
-        const float *turn = turns_of(s, layer, row);
-        for (int i = lane; i < ROPE_DIM; i += WARP)
-            to[(uint64_t)row * to_stride + KV_LATENT + i] = turned_channel(turned, i, turn);
+    // The turned channels of the queries, a row at a time.
+    for (int i = 0; i < (VALUES || column > 0 ? 0 : 16 * ROPE_DIM); i += WARP) {
+        int row = first + warp * 16 + i / ROPE_DIM, channel = i % ROPE_DIM + lane;
+        if (row < b.rows)
+            to[(uint64_t)row * to_stride + KV_LATENT + channel] = turned_channel(
+                from + (uint64_t)row * stride + NOPE_DIM, channel, turns_of(s, layer, row));
     }
 }
 

@@ -14,6 +14,8 @@
 #include "kernels/cuda/attend.cuh"
 
 #if KV_LATENT
+#define VALUES_AT_ONCE 32         // of an item of latent_values
+#define EXPECTED_BYTES (16 << 20) // of kv_b that are read ahead of their step
 static_assert(LATENT_ROW == HEAD_DIM, "a latent is cached as a head");
 
 // Rows of kv_b of one head: (EXPANDED, KV_LATENT), its key channels first.
@@ -255,6 +257,27 @@ template <bool QUANTIZED> DEVICE void latent_heads(const Plan &p)
     }
 }
 
+// By the copying warp, ahead of the others: has rows of kv_b that this block's items need come
+// nearer, the key rows or the value rows, unless they are too many to stay there.
+DEVICE void expect_expansion(const Layer *layer, bool values)
+{
+    constexpr int ROWS = NOPE_DIM, PARTS = BLOCKS(KV_LATENT);
+    constexpr int VALUE_PARTS = (VALUE_DIM + VALUES_AT_ONCE - 1) / VALUES_AT_ONCE;
+    if ((uint64_t)HEADS * EXPANDED * KV_LATENT * 4 > EXPECTED_BYTES) return;
+    int parts = values ? VALUE_PARTS : PARTS, lane = threadIdx.x % WARP;
+    int rows = values ? VALUES_AT_ONCE : ROWS, width = values ? KV_LATENT : BLOCK;
+    for (int item = HEADS * parts * blockIdx.x / gridDim.x;
+         item < HEADS * parts * (blockIdx.x + 1) / gridDim.x; item++) {
+        const float *from = expansion_of(decode_state(), layer, item / parts);
+        int row = values ? NOPE_DIM + item % parts * rows : 0,
+            column = values ? 0 : item % parts * width;
+        for (int i = lane; i < rows * (width / 32); i += WARP) {
+            int r = row + i / (width / 32), at = column + i % (width / 32) * 32;
+            if (r < EXPANDED && at < KV_LATENT) prefetch(from + r * KV_LATENT + at);
+        }
+    }
+}
+
 // --- attend --------------------------------------------------------------------------------------
 
 // Keys of a split.
@@ -444,8 +467,6 @@ template <bool QUANTIZED> DEVICE void latent_attend(const Decoder &d, const Plan
 
 // --- latent_values -------------------------------------------------------------------------------
 // An item is a head and 32 of its values, two a warp.
-
-#define VALUES_AT_ONCE 32
 
 // The latents that attention gives for a head: (rows, KV_LATENT).
 template <bool QUANTIZED>

@@ -392,6 +392,10 @@ DEVICE void copy_step(Decoder &d, const Step &step)
         expect_heads(*plan);
     else
         copy_parts(d, *plan);
+#if KV_LATENT
+    if (step.kind == STEP_LATENT_HEADS || step.kind == STEP_LATENT_VALUES)
+        expect_expansion(plan->layer, step.kind == STEP_LATENT_VALUES);
+#endif
     d.plans++;
 #if EXPERTS
     if (step.kind > STEP_ROUTE) copy_experts(d, step);

@@ -524,8 +524,46 @@ static void check_delta_nets(void)
             "expected \"full_attention\" or \"sliding_attention\"");
 }
 
+// Attention of layers 0 and 3, feed-forwards of layers 0, 1 and 3; layer 2 has neither.
+#define BLOCK_CONFIG(group, mult)                                                                  \
+    "{\"attention\": {\"n_heads_in_group\": " group "}, \"ffn\": {\"ffn_mult\": " mult "}}"
+#define NO_OP "null, \"no_op\": true"
+#define DECILM                                                                                     \
+    "\"num_key_value_heads\": null, \"intermediate_size\": null, \"block_configs\": ["             \
+    BLOCK_CONFIG("2", "1.5") ", " BLOCK_CONFIG(NO_OP, "2.625") ", " BLOCK_CONFIG(NO_OP, NO_OP)      \
+    ", " BLOCK_CONFIG("4", "0.5") "]"
+#define LATENTS(width)                                                                             \
+    "\"q_lora_rank\": 64, \"kv_lora_rank\": " width ", \"qk_nope_head_dim\": 32, "                 \
+    "\"qk_rope_head_dim\": 32, \"v_head_dim\": 32, \"n_routed_experts\": 8, "                      \
+    "\"num_experts_per_tok\": 2, \"n_shared_experts\": 1, \"moe_intermediate_size\": 128, "         \
+    "\"n_group\": 2, \"topk_group\": 1, \"first_k_dense_replace\": 1"
+
+static void missing(const char *architecture, const char *members, const char *words)
+{
+    const char *found = missing_on_cuda(plan_of(architecture, members));
+    CHECK_MSG(words ? found && strstr(found, words) : !found, "%s: %s", members,
+              found ? found : "nothing is missing");
+}
+
+// What there are CUDA kernels for, and what they need to know of layers that lack a part.
+static void check_cuda(void)
+{
+    missing(LLAMA, "", NULL);
+    missing(LLAMA, "\"head_dim\": 288", "head_dim 288");
+    missing("DeciLMForCausalLM", DECILM, NULL);
+    missing("DeepseekV3ForCausalLM", LATENTS("64"), NULL);
+    missing("DeepseekV3ForCausalLM", LATENTS("48"), "latents of 48 and 32 channels");
+    Plan *plan = plan_of("DeciLMForCausalLM", DECILM);
+    static const int parts[] = {0, 2, 3, 3}, before[] = {-1, 0, 1, 1};
+    CHECK(plan->skips_parts && !plan->parallel);
+    for (int l = 0; l < 4; l++)
+        CHECK(plan->layers[l].parts == parts[l] && plan->layers[l].before == before[l]);
+    CHECK(!plan_of(LLAMA, "")->skips_parts);
+}
+
 int main(void)
 {
+    check_cuda();
     check_delta_nets();
     check_facts();
     check_rope();
