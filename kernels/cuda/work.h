@@ -43,7 +43,7 @@
 #ifndef LATENT_SPLITS
 #define LATENT_SPLITS 64
 #endif
-#define LATENT_SPLIT_FLOATS (HEADS * (KV_LATENT + 2))
+#define LATENT_SPLIT_FLOATS ((HEADS * (KV_LATENT + 2) + 3) / 4 * 4) // sums, then as SPLIT_FLOATS
 #define ATTENDED (KV_LATENT ? HEADS * VALUE_DIM : Q_DIM) // channels that go into o
 
 // A head that a 128-column block does not contain is finished by a kernel of its own, and so are

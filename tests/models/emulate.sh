@@ -18,16 +18,17 @@ shift $((OPTIND - 1))
 work=$build/tests/models
 wgmma=$([ "$sm" = 90 ] && echo 1 || echo 0)
 mkdir -p "$work"
+alignment="-fsanitize=alignment -fno-sanitize-recover=alignment" # of vectors, as on a GPU
 for case; do
     dir=$work/$case.emitted
     rm -rf "$work/$case" "$dir"
     "$build/make_checkpoint" -c tests/models/cases.txt "$case" "$work/$case"
     EXLC_OPTIMIZE=-O1 "$build/exlc" build "$work/$case" --target cuda --sm "$sm" --emit "$dir"
-    c++ -w -O1 -std=c++17 -fno-strict-aliasing -ffp-contract=off -Itests/kernels/cuda/emulated -I"$dir" -I. \
+    c++ -w -O1 -std=c++17 -fno-strict-aliasing -ffp-contract=off $alignment -Itests/kernels/cuda/emulated -I"$dir" -I. \
         -DEMULATED_WGMMA=$wgmma -DEMULATED_MODEL='"forward.cu"' -c tests/kernels/cuda/emulate.cc \
         -o "$dir/emulate.o"
     program=$work/$case.program
-    c++ -rdynamic -o "$program" "$dir/model.o" "$dir/forward.o" "$dir/emulate.o" "$dir/libruntime.a" \
+    c++ -rdynamic $alignment -o "$program" "$dir/model.o" "$dir/forward.o" "$dir/emulate.o" "$dir/libruntime.a" \
         -ldl -lm -lpthread
     truncate -s %4096 "$program"
     cat "$dir/weights.bin" "$dir/trailer.bin" >>"$program"
