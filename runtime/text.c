@@ -10,14 +10,20 @@
 #include <time.h>
 #include <unistd.h>
 
-Tokens *open_tokens(void)
+// Without tokens where the model came without a tokenizer.
+static Tokens *open_any_tokens(void)
 {
     Tokens *t;
     Error err;
-    if (!model_info.tokenizer) fail("the model directory had no tokenizer.json");
     if (tokens_open(&t, model_info.tokenizer, model_info.tokenizer_bytes, &err) != 0)
         fail("%s", err.text);
     return t;
+}
+
+Tokens *open_tokens(void)
+{
+    if (!model_info.tokenizer) fail("the model directory had no tokenizer.json");
+    return open_any_tokens();
 }
 
 void check_ids(const int32_t *ids, size_t count)
@@ -231,7 +237,7 @@ int command_run(const Options *o)
 int command_serve(const Options *o)
 {
     if (o->print_config) return print_config(o), 0;
-    Tokens *t = open_tokens();
+    Tokens *t = open_any_tokens();
     Options sized = *o;
     if (!sized.max_batch) sized.max_batch = model_info.max_batch;
     if (!sized.cache_tokens) {
