@@ -17,6 +17,10 @@ struct Gpu {
     size_t memory_bytes, shared_bytes_per_block, shared_bytes_per_sm, l2_bytes;
     int cooperative; // cooperative launch works
     int image_sm;    // compute capability the loaded image was built for; 0: PTX
+    // For whoever launches a part of a pass: says of each step, as "up, m4, m4, LAYER(l)", whether it
+    // goes. NULL: all do.
+    int (*takes)(void *taker, const char *step);
+    void *taker;
     // private
     int device, overlap, capturing; // overlap: kernels can wait for their predecessors themselves
     void *context, *module, *stream, *copy_stream;
@@ -26,6 +30,11 @@ struct Gpu {
     const char *last_kernel; // launched, for the line of a failed call
     void *ring;              // page-locked staging of gpu_upload
 };
+
+static inline int gpu_takes(const Gpu *gpu, const char *step)
+{
+    return !gpu->takes || gpu->takes(gpu->taker, step);
+}
 
 // Number of GPUs (1 or more), or -1 with a line that says why none can be used (no driver, driver
 // too old ...).

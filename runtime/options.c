@@ -215,6 +215,8 @@ static const struct {
     {"--prompt", "LIST", BENCH, OTHER, 0, 0, 0, parse_prompts, "prompt lengths; default 512"},
     {"--batch", "LIST", BENCH, OTHER, 0, 0, 0, parse_batches, "sequences at once; default 1"},
     {"--gen", "N", BENCH, WHOLE, AT(gen), 1, 1 << 20, 0, "tokens drawn per row; default 64"},
+    {"--steps", 0, BENCH, FLAG, AT(steps), 0, 0, 0,
+     "then the steps of such a pass, each alone, on CUDA"},
     {"--trace", "FILE", BENCH, TEXT, AT(trace), 0, 0, 0,
      "timeline of the last decode pass, in the Chrome trace format"},
 

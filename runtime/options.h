@@ -39,7 +39,7 @@ typedef struct {
     const char *config, *host, *api_key, *admin_key, *cors, *name;
     int port, drain, max_body, max_queue, print_config, log_requests;
     // bench
-    int prompts[32], prompt_count, batches[32], batch_count, contexts[32], context_count, gen;
+    int prompts[32], prompt_count, batches[32], batch_count, contexts[32], context_count, gen, steps;
     const char *arguments[8];
     int argument_count;
 } Options;

@@ -37,6 +37,9 @@ refuses 2 "needs -o FILE" $build/exlc build x
 refuses 2 "expected a whole number" $build/exlc build x -o y --max-batch 0
 refuses 1 "No such" $build/exlc build "$work/nowhere" -o "$work/p" --target cpu
 refuses 1 "not there yet" $build/exlc quantize
+refuses 2 "multiple of 128" $build/exlc bench-kernels --shape 100x300
+refuses 2 "goes without a directory" $build/exlc bench-kernels tests/server/bare --shape 128x128
+refuses 1 "NVIDIA driver" env CUDA_VISIBLE_DEVICES= $build/exlc bench-kernels tests/server/bare
 
 model() { # a copy of the bundled model's small files with its weights linked
     rm -rf "$work/model"

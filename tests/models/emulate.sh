@@ -32,5 +32,9 @@ for case; do
     truncate -s %4096 "$program"
     cat "$dir/weights.bin" "$dir/trailer.bin" >>"$program"
     rm -rf "$dir"
+    # Each step alone, in a decode pass and in one that reads a prompt; the passes between stay sound.
+    "$program" bench --device cuda --mode steps --steps --prompt 20 --context 4 --gen 1 >"$program.bench"
+    grep -q '^    sample ' "$program.bench" && grep -q '^decode ' "$program.bench"
+    rm "$program.bench"
     PREBUILT=1 tests/models/run.sh "$build" -d cuda -m "$mode" "$case"
 done
