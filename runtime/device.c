@@ -3,6 +3,7 @@
 #include "gpu.h"
 #include "pools.h"
 #include "sample.h"
+#include "start.h"
 #include "threads.h"
 #include <assert.h>
 #include <math.h>
@@ -138,7 +139,10 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         uint8_t *weights = get(d, m->weights_bytes, err);
         Layer *layers = weights ? get(d, sizeof(Layer) * (size_t)m->layers, err) : NULL;
         if (!layers) return -1;
-        gpu_upload(d->gpu, (GpuPointer)weights, w->data, m->weights_bytes);
+        start_part("memory");
+        gpu_upload(d->gpu, (GpuPointer)weights,
+                   (GpuSource){w->fd < 0 ? w->data : NULL, w->fd, w->offset}, m->weights_bytes);
+        start_part("weights");
         gpu_write(d->gpu, (GpuPointer)layers, m->layer_table, sizeof(Layer) * (size_t)m->layers);
         s->weights = weights;
         s->layers = layers;

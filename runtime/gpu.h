@@ -68,9 +68,14 @@ void gpu_copy_async(Gpu *gpu, GpuPointer to, GpuPointer from, size_t bytes);
 void gpu_clear_async(Gpu *gpu, GpuPointer to, size_t bytes);
 void gpu_wait(Gpu *gpu); // until the stream is empty
 
-// Copies a large mapped file region to the device through a page-locked ring that several threads
-// fill; starts after what is in the stream and waits until the bytes are there.
-void gpu_upload(Gpu *gpu, GpuPointer to, const void *from, size_t bytes);
+// Copies much memory or a part of a file to the device through a page-locked ring that several
+// threads fill; starts after what is in the stream and waits until the bytes are there.
+typedef struct {
+    const void *memory; // or NULL:
+    int fd;
+    uint64_t offset;
+} GpuSource;
+void gpu_upload(Gpu *gpu, GpuPointer to, GpuSource from, size_t bytes);
 
 // Kernel of the loaded image by name; -1 when the image has none of that name.
 int gpu_kernel(Gpu *gpu, const char *name);

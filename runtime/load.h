@@ -6,6 +6,8 @@
 typedef struct {
     const uint8_t *data; // model_info.weights_bytes bytes, at a multiple of 4096
     char path[4096];     // the file they come from; empty for random weights
+    int fd;              // of it, or -1
+    uint64_t offset;     // of data in it
     // private
     void *map;
     size_t map_bytes;

@@ -2,6 +2,7 @@
 // the memory can give.
 #include "batch.h"
 #include "options.h"
+#include "start.h"
 #include "steps.h"
 #include <errno.h>
 #include <math.h>
@@ -232,16 +233,20 @@ int command_bench(const Options *o)
     Bench b = {.json = s.json, .steps = s.steps};
     Error err;
     b.model = open_model(&s, 0, 0, 0);
+    start_part("memory");
     if (s.steps && !b.model.options.cuda) usage_error("--steps goes with --device cuda");
     if (batch_open(&b.batcher, b.model.device, &b.model.options, &err) != 0) fail("%s", err.text);
     b.batcher.reuse = 0; // every prompt is read
     b.rate = device_read_rate(b.model.device);
-    if (s.json)
-        printf("{\"device\": \"%s\", \"model\": \"%s\", \"read_rate\": %.4g, \"rows\": [",
+    if (s.json) {
+        printf("{\"device\": \"%s\", \"model\": \"%s\", \"read_rate\": %.4g, \"start\": ",
                device_name(b.model.device), model_info.name, b.rate);
-    else
+        start_print(0);
+        printf(", \"rows\": [");
+    } else {
         printf("%s on %s, memory reads %.1f GB/s\n", model_info.name, device_name(b.model.device),
                b.rate / 1e9);
+    }
     for (int i = 0; i < s.prompt_count; i++) bench_prompt(&b, s.prompts[i]);
     for (int i = 0; i < s.batch_count; i++)
         for (int j = 0; j < s.context_count; j++)

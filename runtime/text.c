@@ -1,6 +1,7 @@
 // The commands that make text: run, serve, tokenize, template.
 #include "render.h"
 #include "server.h"
+#include "start.h"
 #include "writer.h"
 #include "tokenize.h"
 #include "tokens.h"
@@ -193,6 +194,7 @@ int command_run(const Options *o)
     if (!sized.max_context) sized.max_context = (int)ids.count + n;
     Writer w;
     open_writer(&w, &sized, t);
+    start_part("memory");
     if (((int)ids.count + n + PAGE - 1) / PAGE > w.model.options.pages[POOL_ALL])
         fail("%zu prompt tokens and %d new ones do not fit %d tokens of cache", ids.count, n,
              w.model.options.pages[POOL_ALL] * PAGE);
@@ -219,9 +221,11 @@ int command_run(const Options *o)
         printf(", \"ids\": [");
         for (int i = 0; i < job.token_count; i++) printf("%s%d", i ? ", " : "", job.token[i].id);
         printf("], \"prompt_tokens\": %zu, \"tokens\": %d, \"stop_reason\": \"%s\", "
-               "\"prompt_seconds\": %.6f, \"seconds\": %.6f}\n",
+               "\"prompt_seconds\": %.6f, \"seconds\": %.6f, \"start\": ",
                ids.count, job.token_count, reasons[job.reason], first - job.started,
                job.ended - first);
+        start_print(job.first);
+        printf("}\n");
     } else {
         putchar('\n');
     }

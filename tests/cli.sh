@@ -204,6 +204,11 @@ check "an unknown host" sh -c "! $program serve --host no.host.invalid --device 
 refuses 2 "--batch 1000: this program was built for at most 16" $program bench --batch 1000
 refuses 2 "--batch 4 is more than --max-batch 2" $program bench --batch 4 --max-batch 2
 refuses 2 "run takes no --context" $program run --context 5
+check "run --json says where the start's time went" sh -c "$program run -p x -n 1 --json --device cpu |
+    sed 's/.*\"start\": {//' | tr -d '\"{}: ' | tr , '\n' | sed 's/[a-z_]*/& /' |
+    awk '\$1 == \"total\" { total = \$2; next } { sum += \$2 } \$1 == \"first_token\" { seen = 1 }
+         END { exit !(seen && total > 0 && sum - total < 1e-3 && total - sum < 1e-3) }'"
+
 # eval kl against recorded logits and against another program, whose figures awk has worked out too.
 numbers() { # FILE ROWS: the logits, a value a line
     skip=$((8 + $(od -An -tu8 -N8 "$1")))

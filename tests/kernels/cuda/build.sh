@@ -22,7 +22,7 @@ for c in $configs; do
         c++ -rdynamic -o "$out/$c" "$out/$c.test.o" "$out/$c.sample.o" "$out/$c.o" -ldl -lm
     else
         "$out/compile" $sm $here/$c "$out/$c.cubin"
-        cc $flags -o "$out/$c" tests/kernels/cuda.c runtime/sample.c runtime/gpu.c -ldl -lpthread -lm
+        cc $flags -o "$out/$c" tests/kernels/cuda.c runtime/sample.c runtime/gpu.c runtime/start.c -ldl -lpthread -lm
     fi
 done
 cat > "$out/run" <<END

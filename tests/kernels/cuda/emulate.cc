@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <vector>
 extern "C" {
 #include "runtime/gpu.h"
@@ -473,9 +474,17 @@ void gpu_clear_async(Gpu *, GpuPointer to, size_t bytes)
 {
     memset((void *)to, 0, bytes);
 }
-void gpu_upload(Gpu *, GpuPointer to, const void *from, size_t bytes)
+void gpu_upload(Gpu *, GpuPointer to, GpuSource from, size_t bytes)
 {
-    memcpy((void *)to, from, bytes);
+    if (from.memory) {
+        memcpy((void *)to, from.memory, bytes);
+        return;
+    }
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pread(from.fd, (char *)to + done, bytes - done, from.offset + done);
+        if (n <= 0) abort();
+        done += n;
+    }
 }
 void gpu_capture_begin(Gpu *)
 {
