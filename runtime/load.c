@@ -247,6 +247,30 @@ int weights_open(Weights *w, int threads, Error *err)
     return -1;
 }
 
+static void *read_ahead(void *argument)
+{
+    Weights *w = argument;
+    const uint64_t step = 8 << 20; // a larger request would be cut short
+    for (uint64_t at = 0; at < w->map_bytes; at += step) {
+        if (__atomic_load_n(&w->enough, __ATOMIC_RELAXED)) break;
+        posix_fadvise(w->fd, (off_t)(w->offset + at), (off_t)step, POSIX_FADV_WILLNEED);
+    }
+    return NULL;
+}
+
+void weights_read_ahead(Weights *w)
+{
+    w->enough = 0;
+    w->reading = w->fd >= 0 && pthread_create(&w->ahead, NULL, read_ahead, w) == 0;
+}
+
+void weights_read_on(Weights *w)
+{
+    __atomic_store_n(&w->enough, 1, __ATOMIC_RELAXED);
+    if (w->reading) pthread_join(w->ahead, NULL);
+    w->reading = 0;
+}
+
 void weights_close(Weights *w)
 {
     if (w->map) munmap(w->map, w->map_bytes);

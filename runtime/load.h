@@ -2,6 +2,7 @@
 #pragma once
 #include "error.h"
 #include "program.h"
+#include <pthread.h>
 
 typedef struct {
     const uint8_t *data; // model_info.weights_bytes bytes, at a multiple of 4096
@@ -11,10 +12,15 @@ typedef struct {
     // private
     void *map;
     size_t map_bytes;
+    pthread_t ahead;
+    int reading, enough;
 } Weights;
 
 // Finds, checks (size and build id) and maps them; random weights are made by `threads` threads.
 int weights_open(Weights *w, int threads, Error *err);
 void weights_close(Weights *w);
+// Has the system read the file ahead, asked by a thread of its own, until weights_read_on.
+void weights_read_ahead(Weights *w);
+void weights_read_on(Weights *w);
 // Reads everything and compares the hash; random weights pass.
 int weights_verify(const Weights *w, Error *err);
