@@ -15,6 +15,12 @@ $(B)/make_checkpoint $(B)/compare: $(B)/%: tests/models/%.c
 	$(CC) $(CFLAGS) -o $@ $< -lm
 .PRECIOUS: $(B)/tests/%.o
 
+# A driver without a GPU.
+$(B)/tests/unit/driver: $(B)/tests/libcuda.so.1
+$(B)/tests/libcuda.so.1: tests/fake_driver.c
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -shared -Wl,-soname,libcuda.so.1 -o $@ $<
+
 # Fuzzers need clang and its runtime; without them the test says so.
 FUZZ = safetensors config tokenizer template
 FUZZ_safetensors = compiler/checkpoint.c compiler/json.c compiler/util.c
