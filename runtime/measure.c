@@ -173,7 +173,9 @@ static void write_trace(Bench *b, const char *path)
         [STEP_UP] = "up",           [STEP_UP_ALONE] = "up_alone",
         [STEP_DOWN] = "down",       [STEP_DOWN_POST] = "down_post",
         [STEP_JOIN] = "join",       [STEP_HEAD] = "head",
-        [STEP_LOGITS] = "logits",   [STEP_ROUTE] = "route",
+        [STEP_LOGITS] = "logits",   [STEP_DELTA_IN] = "delta_in",
+        [STEP_DELTA] = "delta",     [STEP_DELTA_OUT] = "delta_out",
+        [STEP_ROUTE] = "route",
         [STEP_COMBINE] = "combine", [STEP_EXPERTS_UP] = "experts_up",
         [STEP_SHARED_DOWN] = "shared_down", [STEP_EXPERTS_DOWN] = "experts_down"};
     static const char *const parts[] = {"waits", "prepares", "works"};

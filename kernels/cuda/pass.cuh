@@ -15,7 +15,8 @@
 DEVICE bool reads_stream(const Plan &p)
 {
     return p.step.kind == STEP_QKV || p.step.kind == STEP_UP || p.step.kind == STEP_UP_ALONE ||
-           p.step.kind == STEP_HEAD || p.step.kind == STEP_ROUTE || p.step.kind == STEP_EXPERTS_UP;
+           p.step.kind == STEP_HEAD || p.step.kind == STEP_ROUTE ||
+           p.step.kind == STEP_EXPERTS_UP || (DELTA_HEADS && p.step.kind == STEP_DELTA_IN);
 }
 
 // The columns of a row of the sums that a layer adds to in `up` and in `down`.
@@ -45,6 +46,24 @@ DEVICE void expect_router(const Layer *layer);
 DEVICE void copy_experts(Decoder &d, const Step &step);
 DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan);
 #endif
+
+// Gated delta nets (delta.cuh).
+#if DELTA_HEADS
+DEVICE void expect_gates(const Layer *layer);
+DEVICE void expect_delta(const Layer *layer);
+DEVICE void score_gates(const Plan &p);
+DEVICE void keep_tokens(const Plan &p);
+DEVICE void load_delta(const Plan &p, int row, int block, float v[4]);
+DEVICE void decode_delta(const Decoder &d, const Plan &p);
+#endif
+
+DEVICE void step_begun(const Plan &p)
+{
+#if DELTA_HEADS
+    if (p.step.kind == STEP_DELTA_IN) score_gates(p);
+    if (p.step.kind == STEP_DELTA_OUT) keep_tokens(p);
+#endif
+}
 
 DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
 {
@@ -135,6 +154,12 @@ template <bool QUANTIZED> DEVICE void load_attended(const Plan &p, int row, int 
     else
         add_splits(s, p.layer, row, channel, splits, v);
     if (QUANTIZED && VALUE_BITS(&s) < 16) turn_channels(v);
+    if (GATED_ATTENTION) {
+        float gate[4];
+        load4_fresh<Q_DIM>(s.y + (uint64_t)row * Q_DIM, channel, gate);
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] *= gate[i];
+    }
 }
 
 // What gate and up of WIDTH channels left as sums of a row: act(gate) * up, or without a gate
@@ -170,6 +195,10 @@ DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool
         load_activated<FFN_DIM>(p, part,
                                 sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM),
                                 row, block, c, v);
+#if DELTA_HEADS
+    else if (p.step.kind == STEP_DELTA_OUT)
+        load_delta(p, row, block, v);
+#endif
 #if EXPERTS
     else if (p.step.kind > STEP_ROUTE)
         load_expert(p, part, row, block, c, v);
@@ -189,6 +218,18 @@ DEVICE void expect_block(const Plan &p, const Part &part, int block)
 
 // --- steps ---------------------------------------------------------------------------------------
 
+// What a step that begins a layer reads.
+DEVICE void plan_stream(const State &s, const Step &step, Plan *p)
+{
+    const Work &w = work_of(s);
+    p->old_sums = w.sums_up;
+    p->old_count = (uint64_t)p->rows * up_sums(layer_before(s, step.layer));
+    p->x = s.x, p->new_x = work_at<float>(s, w.middle), p->norm = p->layer->attn_norm;
+    if (step.layer > 0 && leaves_down(p->layer - 1))
+        p->pending[p->pending_count++] = p->layer[-1].down;
+    p->pending_sums = w.sums_down;
+}
+
 // By one thread.
 DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
 {
@@ -207,15 +248,27 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     switch (step.kind) {
     case STEP_QKV:
         p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
-        plan_part(p, layer->q, Q_DIM, 0);
-        plan_part(p, layer->k, KV_DIM, PADDED(Q_DIM));
-        plan_part(p, layer->v, KV_DIM, PADDED(Q_DIM) + PADDED(KV_DIM));
-        p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, step.layer));
-        p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
-        if (step.layer > 0 && leaves_down(layer - 1))
-            p->pending[p->pending_count++] = layer[-1].down;
-        p->pending_sums = w.sums_down;
+        plan_part(p, layer->q, Q_WIDE, 0);
+        plan_part(p, layer->k, KV_DIM, PADDED(Q_WIDE));
+        plan_part(p, layer->v, KV_DIM, PADDED(Q_WIDE) + PADDED(KV_DIM));
+        plan_stream(s, step, p);
         break;
+#if DELTA_HEADS
+    case STEP_DELTA_IN:
+        p->in = DIM, p->sums = w.sums_qkv, p->width = DELTA_SUMS;
+        plan_part(p, layer->delta_in, DELTA_IN, 0);
+        if (!DELTA_BY_KEYS) plan_part(p, layer->delta_z, DELTA_VALUES, DELTA_Z_AT);
+        plan_stream(s, step, p);
+        break;
+    case STEP_DELTA:
+        p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, step.layer));
+        break;
+    case STEP_DELTA_OUT:
+        p->in = DELTA_VALUES, p->sums = w.sums_out, p->width = PADDED(DIM);
+        plan_part(p, layer->o, DIM, 0);
+        p->old_sums = w.sums_qkv, p->old_count = rows * DELTA_SUMS;
+        break;
+#endif
     case STEP_HEADS:
     case STEP_ATTEND: // nothing to multiply, but the layers that are finished
         p->part[0].linear = layer->q, p->part[1].linear = layer->k, p->part[2].linear = layer->v;
@@ -279,7 +332,7 @@ DEVICE void expect_heads(const Plan &p)
 {
     const State &s = decode_state();
     for (int block = blockIdx.x; block < RAW_DIM / BLOCK; block += gridDim.x) {
-        int k = block - BLOCKS(Q_DIM), v = k - BLOCKS(KV_DIM);
+        int k = block - BLOCKS(Q_WIDE), v = k - BLOCKS(KV_DIM);
         expect_halves(s,
                       p.part[k < 0   ? 0
                              : v < 0 ? 1
@@ -363,6 +416,10 @@ DEVICE void copy_step(Decoder &d, const Step &step)
 #if EXPERTS
     if (step.kind == STEP_ROUTE) expect_router(plan->layer);
 #endif
+#if DELTA_HEADS
+    if (step.kind == STEP_DELTA_IN) expect_gates(plan->layer);
+    if (step.kind == STEP_DELTA) expect_delta(plan->layer);
+#endif
     if (step.kind == STEP_ATTEND)
         expect_heads(*plan);
     else
@@ -396,6 +453,13 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
         step_end(d);
         return;
     }
+#if DELTA_HEADS
+    if (step.kind == STEP_DELTA) {
+        decode_delta(d, *plan);
+        step_end(d);
+        return;
+    }
+#endif
     step_start(d, step.kind);
     if (step.kind == STEP_ATTEND && !d.together) {
         plan_attend(layer); // the positions may just have come
@@ -451,9 +515,16 @@ typedef struct {
 #define TABLE_embed(f) t.step[t.count++] = Step{STEP_EMBED, 0, {f}, 0};
 #define TABLE_keep(l)
 #define TABLE_qkv(q, k, v, l) t.step[t.count++] = Step{STEP_QKV, l, {q, k, v}, 0};
+#define TABLE_qkv_gated(q, k, v, l) TABLE_qkv(q, k, v, l)
 #define TABLE_attend(l) t.step[t.count++] = Step{STEP_ATTEND, l, {}, 0};
 #define TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT, l, {f}, 0};
+#define TABLE_out_gated(f, l) TABLE_out(f, l)
 #define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 0};
+#define TABLE_delta(f, z, l)                                                                       \
+    t.step[t.count++] = Step{STEP_DELTA_IN, l, {f, z}, 0};                                         \
+    t.step[t.count++] = Step{STEP_DELTA, l, {}, 0};
+#define TABLE_delta_grouped(f, l) TABLE_delta(f, 0, l)
+#define TABLE_delta_out(f, l) t.step[t.count++] = Step{STEP_DELTA_OUT, l, {f}, 0};
 #define TABLE_out_norm(f, l) TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT_POST, l, {}, 0};
 #define TABLE_up_alone(u, l) t.step[t.count++] = Step{STEP_UP_ALONE, l, {u}, 0};
 #define TABLE_down(f, l)                                                                           \
