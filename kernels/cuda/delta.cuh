@@ -465,9 +465,12 @@ DEVICE void delta_row(const Plan &p, const DeltaItem &item, const DeltaRoom &r, 
                      item.part * (DELTA_PART / 8) + warp] = square;
 }
 
-// By the multiplying warps. States are those that an earlier launch left.
-DEVICE void decode_delta(const Decoder &d, const Plan &p)
+// By the multiplying warps; the numbers are the decoder's. States are those that an earlier launch
+// left. With registers of its own: a matrix takes 32 that other steps would miss.
+FUNCTION void decode_delta(int together, int steps, const Plan &p)
 {
+    Decoder d = {};
+    d.together = together, d.steps = steps;
     const Batch &b = decode_batch();
     int items = b.segments * DELTA_HEADS * DELTA_PARTS, fours = MULTIPLIERS / 128 * gridDim.x;
     int number = threadIdx.x / 128 * gridDim.x + blockIdx.x;

@@ -54,7 +54,7 @@ DEVICE void expect_delta(const Layer *layer);
 DEVICE void score_gates(const Plan &p);
 DEVICE void keep_tokens(const Plan &p);
 DEVICE void load_delta(const Plan &p, int row, int block, float v[4]);
-DEVICE void decode_delta(const Decoder &d, const Plan &p);
+FUNCTION void decode_delta(int together, int steps, const Plan &p);
 #endif
 
 DEVICE void step_begun(const Plan &p)
@@ -455,7 +455,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     }
 #if DELTA_HEADS
     if (step.kind == STEP_DELTA) {
-        decode_delta(d, *plan);
+        decode_delta(d.together, d.steps, *plan);
         step_end(d);
         return;
     }

@@ -61,9 +61,9 @@
 #define PROJECTION(name, linear, f, out, place)                                                    \
     ENTRY(name##_prepare, PREFILL_THREADS, 2) { delta_prepare<f>(s, b, layer, &layer->linear); }   \
     PREFILL_ENTRY(name##_prefill) { out_prefill<f, DIM, true, out>(s, b, &layer->linear, delta_rows(s, b.rows).place, n); }
-#define DELTA(f, z)                                                                                \
-    PROJECTION(delta_##f##_##z##_in, delta_in, f, DELTA_IN, in)                                    \
-    PROJECTION(delta_##f##_##z##_z, delta_z, z, DELTA_VALUES, z)
+#define DELTA(f, g)                                                                                \
+    PROJECTION(delta_##f##_##g##_in, delta_in, f, DELTA_IN, in)                                    \
+    PROJECTION(delta_##f##_##g##_z, delta_z, g, DELTA_VALUES, z)
 #define DELTA_GROUPED(f) PROJECTION(delta_##f##_in, delta_in, f, DELTA_IN, in)
 #define DELTA_OUT(f)                                                                               \
     ENTRY(delta_out_##f##_prepare, PREFILL_THREADS, 2) { delta_out_prepare<f>(s, b, layer); }      \
