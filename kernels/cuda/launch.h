@@ -73,11 +73,14 @@ static int decode_shared_bytes(const Gpu *gpu)
     return (int)gpu->shared_bytes_per_block - 2048;
 }
 
-// The rows of the decode form for which this GPU has room, 0 where attention has none.
+// The rows of the decode form for which this GPU has room, 0 where attention or a delta net has
+// none.
 static int decode_rows_here(const Gpu *gpu)
 {
     int bytes = decode_shared_bytes(gpu);
-    return DECODE_SHARED_BYTES + ATTEND_ROOM > bytes ? 0 : decode_rows_that_fit(bytes);
+    return DECODE_SHARED_BYTES + WORK_MOST(ATTEND_ROOM, DELTA_ROOM) > bytes
+               ? 0
+               : decode_rows_that_fit(bytes);
 }
 
 // Few rows, or one row a sequence: the decode form. Its rows come out the same in any batch.

@@ -57,6 +57,12 @@ DEVICE void load_delta(const Plan &p, int row, int block, float v[4]);
 FUNCTION void decode_delta(int together, int steps, const Plan &p);
 #endif
 
+// Whether a step after STEP_ROUTE, or that one, is of a routed layer.
+DEVICE bool is_routed(const Step &step)
+{
+    return !DELTA_HEADS || step.kind < STEP_DELTA_IN;
+}
+
 DEVICE void step_begun(const Plan &p)
 {
 #if DELTA_HEADS
@@ -218,18 +224,6 @@ DEVICE void expect_block(const Plan &p, const Part &part, int block)
 
 // --- steps ---------------------------------------------------------------------------------------
 
-// What a step that begins a layer reads.
-DEVICE void plan_stream(const State &s, const Step &step, Plan *p)
-{
-    const Work &w = work_of(s);
-    p->old_sums = w.sums_up;
-    p->old_count = (uint64_t)p->rows * up_sums(layer_before(s, step.layer));
-    p->x = s.x, p->new_x = work_at<float>(s, w.middle), p->norm = p->layer->attn_norm;
-    if (step.layer > 0 && leaves_down(p->layer - 1))
-        p->pending[p->pending_count++] = p->layer[-1].down;
-    p->pending_sums = w.sums_down;
-}
-
 // By one thread.
 DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
 {
@@ -246,20 +240,27 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     p->started = 0;
     plan_held(d, p);
     switch (step.kind) {
-    case STEP_QKV:
-        p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
-        plan_part(p, layer->q, Q_WIDE, 0);
-        plan_part(p, layer->k, KV_DIM, PADDED(Q_WIDE));
-        plan_part(p, layer->v, KV_DIM, PADDED(Q_WIDE) + PADDED(KV_DIM));
-        plan_stream(s, step, p);
-        break;
 #if DELTA_HEADS
     case STEP_DELTA_IN:
-        p->in = DIM, p->sums = w.sums_qkv, p->width = DELTA_SUMS;
-        plan_part(p, layer->delta_in, DELTA_IN, 0);
-        if (!DELTA_BY_KEYS) plan_part(p, layer->delta_z, DELTA_VALUES, DELTA_Z_AT);
-        plan_stream(s, step, p);
+#endif
+    case STEP_QKV:
+        p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
+        if (DELTA_HEADS && step.kind == STEP_DELTA_IN) {
+            p->width = DELTA_SUMS;
+            plan_part(p, layer->delta_in, DELTA_IN, 0);
+            if (!DELTA_BY_KEYS) plan_part(p, layer->delta_z, DELTA_VALUES, DELTA_Z_AT);
+        } else {
+            plan_part(p, layer->q, Q_WIDE, 0);
+            plan_part(p, layer->k, KV_DIM, PADDED(Q_WIDE));
+            plan_part(p, layer->v, KV_DIM, PADDED(Q_WIDE) + PADDED(KV_DIM));
+        }
+        p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, step.layer));
+        p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
+        if (step.layer > 0 && leaves_down(layer - 1))
+            p->pending[p->pending_count++] = layer[-1].down;
+        p->pending_sums = w.sums_down;
         break;
+#if DELTA_HEADS
     case STEP_DELTA:
         p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, step.layer));
         break;
@@ -426,7 +427,7 @@ DEVICE void copy_step(Decoder &d, const Step &step)
         copy_parts(d, *plan);
     d.plans++;
 #if EXPERTS
-    if (step.kind > STEP_ROUTE) copy_experts(d, step);
+    if (step.kind > STEP_ROUTE && is_routed(step)) copy_experts(d, step);
 #endif
 }
 
@@ -439,7 +440,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     plan_wait(d);
     if (step.kind == STEP_ATTEND && d.together) plan_attend(layer);
 #if EXPERTS
-    if (step.kind >= STEP_ROUTE) more = begin_routed(d, step, *plan);
+    if (step.kind >= STEP_ROUTE && is_routed(step)) more = begin_routed(d, step, *plan);
 #endif
     while (plan->count || more) {
         if (plan->count) multiply_step<WIDE, QUANTIZED>(d, *plan);
@@ -449,17 +450,13 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
         plan_wait(d);
         more = plan->more;
     }
+#if DELTA_HEADS
+    if (step.kind == STEP_DELTA) decode_delta(d.together, d.steps, *plan);
+#endif
     if (plan->count || step.kind >= STEP_ROUTE) {
         step_end(d);
         return;
     }
-#if DELTA_HEADS
-    if (step.kind == STEP_DELTA) {
-        decode_delta(d.together, d.steps, *plan);
-        step_end(d);
-        return;
-    }
-#endif
     step_start(d, step.kind);
     if (step.kind == STEP_ATTEND && !d.together) {
         plan_attend(layer); // the positions may just have come

@@ -275,9 +275,13 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define HEADS_ROOM                                                                                 \
     (COVER(Q_PARTS * QUERY_FLOATS) + 2 * COVER(HEAD_DIM) +                                         \
      (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
+// Heads are finished beside the place of the values, or, where gates make them many, in it.
+#define HEADS_BESIDE (GATED_ATTENTION ? 0 : HEADS_ROOM)
+#define VALUES_ROOM                                                                                \
+    (SPLIT * VALUE_STRIDE + HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
 #define ATTEND_SHARED_BYTES                                                                        \
-    ((QUERY_FLOATS + HEADS_ROOM) * 4 + SPLIT * VALUE_STRIDE +                                      \
-     HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
+    ((QUERY_FLOATS + HEADS_BESIDE) * 4 +                                                           \
+     WORK_MOST(VALUES_ROOM, (HEADS_ROOM - HEADS_BESIDE) * 4))
 
 #define ATTEND_ROOM WORK_UP(ATTEND_SHARED_BYTES)
 
