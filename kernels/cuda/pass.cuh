@@ -206,7 +206,7 @@ DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool
         load_delta(p, row, block, v);
 #endif
 #if EXPERTS
-    else if (p.step.kind > STEP_ROUTE)
+    else if (p.step.kind > STEP_ROUTE && is_routed(p.step))
         load_expert(p, part, row, block, c, v);
 #endif
     else
