@@ -95,25 +95,25 @@ DEVICE Gates gates_of(const State &s, const Layer *layer, int head, float streng
 // --- the rule ------------------------------------------------------------------------------------
 // Lane 4 g + c has of its warp's columns 2 c and 2 c + 1, rows 4 (g + 8 j) + i in m[4 j + i].
 
-#define DELTA_ROWS (DELTA_KEY_UP / 8)
+#define MATRIX_ROWS (DELTA_KEY_UP / 8)
 
 // `matrix` is that of a head from the warp's columns on.
-DEVICE void load_matrix(const float *matrix, bool empty, float2 m[DELTA_ROWS])
+DEVICE void load_matrix(const float *matrix, bool empty, float2 m[MATRIX_ROWS])
 {
     int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
 #pragma unroll
-    for (int i = 0; i < DELTA_ROWS; i++) {
+    for (int i = 0; i < MATRIX_ROWS; i++) {
         int row = 4 * (g + 8 * (i / 4)) + i % 4;
         m[i] = make_float2(0, 0);
         if (!empty && row < DELTA_KEY_DIM) m[i] = load_fresh2(matrix + row * DELTA_COLUMNS + 2 * c);
     }
 }
 
-DEVICE void store_matrix(float *matrix, const float2 m[DELTA_ROWS])
+DEVICE void store_matrix(float *matrix, const float2 m[MATRIX_ROWS])
 {
     int g = threadIdx.x % WARP / 4, c = threadIdx.x % 4;
 #pragma unroll
-    for (int i = 0; i < DELTA_ROWS; i++) {
+    for (int i = 0; i < MATRIX_ROWS; i++) {
         int row = 4 * (g + 8 * (i / 4)) + i % 4;
         if (row < DELTA_KEY_DIM) *(float2 *)(matrix + row * DELTA_COLUMNS + 2 * c) = m[i];
     }
@@ -136,12 +136,12 @@ DEVICE float4 load_rows(const float *from, int j, float scale)
 
 // One token, by a whole warp; what it reads in the lane's columns. q and k (DELTA_KEY_UP), zeros
 // beyond KEY_DIM, are in shared memory and multiplied with their scales.
-DEVICE float2 delta_token(float2 m[DELTA_ROWS], const float *q, float q_scale, const float *k,
+DEVICE float2 delta_token(float2 m[MATRIX_ROWS], const float *q, float q_scale, const float *k,
                           float k_scale, float2 v, Gates gates)
 {
     float2 even = make_float2(0, 0), odd = even, y = even;
 #pragma unroll
-    for (int j = 0; j < DELTA_ROWS / 4; j++) {
+    for (int j = 0; j < MATRIX_ROWS / 4; j++) {
         float4 key = load_rows(k, j, k_scale);
         const float2 *own = m + 4 * j;
         even.x = fmaf(key.x, own[0].x, even.x), even.y = fmaf(key.x, own[0].y, even.y);
@@ -153,7 +153,7 @@ DEVICE float2 delta_token(float2 m[DELTA_ROWS], const float *q, float q_scale, c
     float2 change = make_float2(gates.strength * (v.x - gates.decay * found.x),
                                 gates.strength * (v.y - gates.decay * found.y));
 #pragma unroll
-    for (int j = 0; j < DELTA_ROWS / 4; j++) {
+    for (int j = 0; j < MATRIX_ROWS / 4; j++) {
         float4 key = load_rows(k, j, k_scale), query = load_rows(q, j, q_scale);
         float keys[4] = {key.x, key.y, key.z, key.w};
         float queries[4] = {query.x, query.y, query.z, query.w};
@@ -168,7 +168,7 @@ DEVICE float2 delta_token(float2 m[DELTA_ROWS], const float *q, float q_scale, c
     return sum_rows(y);
 }
 
-// What makes `count` channels of a lane's warp of length one.
+// What makes channels of q or k of length one, from the sum of their squares.
 DEVICE float length_factor(float square, int part)
 {
     return 1 / sqrtf(square + 1e-6f) / (part == DELTA_Q ? sqrtf(DELTA_KEY_DIM) : 1);
@@ -311,7 +311,6 @@ DEVICE DeltaItem delta_item(const Layer *layer, int number)
 // Where four warps have the columns of a row, in shared memory.
 typedef struct {
     float *part[4]; // q, k, v, z: finished
-    float *before;  // (DELTA_TAPS - 1, DELTA_MIXED) channels of the tokens before
     float *mixed;   // (DELTA_MIXED) q, k, v after the convolution, without lengths
     float *open;    // (DELTA_PART) norm times silu(z)
 } DeltaRoom;
@@ -338,8 +337,7 @@ DEVICE DeltaRoom delta_room(const DeltaItem &item)
         r.part[part] = at + item_column(item, part) % BLOCK;
         at += part < DELTA_V ? COVER(DELTA_KEY_DIM) : COVER(DELTA_PART);
     }
-    r.before = at;
-    r.mixed = r.before + (DELTA_TAPS - 1) * DELTA_MIXED;
+    r.mixed = at;
     r.open = r.mixed + DELTA_MIXED;
     return r;
 }
@@ -377,48 +375,57 @@ DEVICE int item_channel(const DeltaItem &item, int i, int *part, int *within)
            (*part == DELTA_V ? item.part * DELTA_PART : 0) + *within;
 }
 
-// The tokens before an item's first row. Every channel has its thread here and in convolve.
-DEVICE void begin_item(const DeltaItem &item, const DeltaRoom &r)
-{
-#pragma unroll 1
-    for (int i = threadIdx.x % 128; i < DELTA_MIXED; i += 128) {
-        int part, within, channel = item_channel(item, i, &part, &within);
-#pragma unroll
-        for (int t = 0; t < DELTA_TAPS - 1; t++)
-            r.before[t * DELTA_MIXED + i] =
-                channel < 0 ? 0
-                            : token_before(item.state, item.segment->position, channel,
-                                           DELTA_TAPS - 1 - t);
-    }
-}
+// A thread's channels of an item, i = thread % 128, + 128, ... of DELTA_MIXED: their taps, what the
+// tokens before left of them, and of channel i of z the norm's weight.
+#define DELTA_EACH ((DELTA_MIXED + 127) / 128)
+typedef struct {
+    float taps[DELTA_EACH][DELTA_TAPS], before[DELTA_EACH][DELTA_TAPS - 1], norm;
+} DeltaChannels;
 
-DEVICE void convolve(const Plan &p, const DeltaItem &item, const DeltaRoom &r, int row)
+DEVICE void load_channels(const Layer *layer, const DeltaItem &item, DeltaChannels *own)
 {
     const State &s = decode_state();
-    float *raw = delta_left(s, p.rows).raw + (uint64_t)row * CONV_DIM;
-    bool keeps_keys = item.part == 0 && item.head % SHARING == 0;
-#pragma unroll 1
-    for (int i = threadIdx.x % 128; i < DELTA_MIXED; i += 128) {
-        int part, within, channel = item_channel(item, i, &part, &within);
-        float sum = 0;
-        if (channel >= 0) {
-            const float *taps = weights_at<float>(s, p.layer->conv) + channel;
-            float x = r.part[part][within], *before = r.before + i;
-            if (part == DELTA_V || keeps_keys) raw[channel] = x;
+    int z = threadIdx.x % 128;
 #pragma unroll
-            for (int t = 0; t < DELTA_TAPS - 1; t++) {
-                sum += before[t * DELTA_MIXED] * taps[t * CONV_DIM];
-                before[t * DELTA_MIXED] =
-                    t + 1 < DELTA_TAPS - 1 ? before[(t + 1) * DELTA_MIXED] : x;
-            }
-            sum += x * taps[(DELTA_TAPS - 1) * CONV_DIM];
+    for (int j = 0; j < DELTA_EACH; j++) {
+        int part, within, channel = item_channel(item, j * 128 + z, &part, &within);
+        const float *taps = weights_at<float>(s, layer->conv) + channel;
+#pragma unroll
+        for (int t = 0; t < DELTA_TAPS; t++) {
+            own->taps[j][t] = channel < 0 ? 0 : taps[t * CONV_DIM];
+            if (t < DELTA_TAPS - 1)
+                own->before[j][t] = channel < 0
+                                        ? 0
+                                        : token_before(item.state, item.segment->position, channel,
+                                                       DELTA_TAPS - 1 - t);
         }
-        r.mixed[i] = silu(sum);
     }
-    int i = threadIdx.x % 128;
-    if (i < item_width(item, DELTA_Z))
-        r.open[i] = weights_at<float>(s, p.layer->delta_norm)[item.part * DELTA_PART + i] *
-                    silu(r.part[DELTA_Z][i]);
+    own->norm = 0;
+    if (z < item_width(item, DELTA_Z))
+        own->norm = weights_at<float>(s, layer->delta_norm)[item.part * DELTA_PART + z];
+}
+
+// From the finished columns of a row to r.mixed and r.open.
+DEVICE void convolve(const Plan &p, const DeltaItem &item, const DeltaRoom &r, int row,
+                     DeltaChannels *own)
+{
+    float *raw = delta_left(decode_state(), p.rows).raw + (uint64_t)row * CONV_DIM;
+    bool keeps_keys = item.part == 0 && item.head % SHARING == 0;
+    int z = threadIdx.x % 128;
+#pragma unroll
+    for (int j = 0; j < DELTA_EACH; j++) {
+        int part, within, channel = item_channel(item, j * 128 + z, &part, &within);
+        float x = channel < 0 ? 0 : r.part[part][within], sum = 0;
+        if (channel >= 0 && (part == DELTA_V || keeps_keys)) raw[channel] = x;
+#pragma unroll
+        for (int t = 0; t < DELTA_TAPS - 1; t++) {
+            sum += own->before[j][t] * own->taps[j][t];
+            own->before[j][t] = t + 2 < DELTA_TAPS ? own->before[j][(t + 1) % (DELTA_TAPS - 1)] : x;
+        }
+        sum += x * own->taps[j][DELTA_TAPS - 1];
+        if (j * 128 + z < DELTA_MIXED) r.mixed[j * 128 + z] = silu(sum);
+    }
+    if (z < item_width(item, DELTA_Z)) r.open[z] = own->norm * silu(r.part[DELTA_Z][z]);
 }
 
 // Of the part that this warp finds in r.mixed.
@@ -435,7 +442,7 @@ DEVICE float item_length(const DeltaRoom &r, int part)
 
 // One row of an item, by four warps.
 DEVICE void delta_row(const Plan &p, const DeltaItem &item, const DeltaRoom &r, int row,
-                      float2 m[DELTA_ROWS])
+                      DeltaChannels *own, float2 m[MATRIX_ROWS])
 {
     const State &s = decode_state();
     const uint64_t *scores =
@@ -446,7 +453,7 @@ DEVICE void delta_row(const Plan &p, const DeltaItem &item, const DeltaRoom &r, 
                            score_from_fixed(load_fresh64(scores + DELTA_HEADS)) * factor);
     finish_parts(p, item, r, row, factor);
     four_warps_sync(four);
-    convolve(p, item, r, row);
+    convolve(p, item, r, row, own);
     four_warps_sync(four);
     if (!item.own) return;
     int column = 8 * warp + 2 * (lane % 4), value = item.part * DELTA_PART + column; // of the head
@@ -465,35 +472,38 @@ DEVICE void delta_row(const Plan &p, const DeltaItem &item, const DeltaRoom &r, 
                      item.part * (DELTA_PART / 8) + warp] = square;
 }
 
-// By the multiplying warps; the numbers are the decoder's. States are those that an earlier launch
-// left. With registers of its own: a matrix takes 32 that other steps would miss.
+// What an item needs that earlier launches left, all on its way at once.
+DEVICE DeltaItem load_item(const Layer *layer, int number, DeltaChannels *own,
+                           float2 m[MATRIX_ROWS])
+{
+    DeltaItem item = delta_item(layer, number);
+    if (item.own) load_matrix(item.matrix, item.segment->position == 0, m);
+    load_channels(layer, item, own);
+    return item;
+}
+
+// By the multiplying warps; the numbers are the decoder's. With registers of its own: a matrix
+// takes 32 that other steps would miss.
 FUNCTION void decode_delta(int together, int steps, const Plan &p)
 {
     Decoder d = {};
     d.together = together, d.steps = steps;
-    const Batch &b = decode_batch();
-    int items = b.segments * DELTA_HEADS * DELTA_PARTS, fours = MULTIPLIERS / 128 * gridDim.x;
+    int items = decode_batch().segments * DELTA_HEADS * DELTA_PARTS;
     int number = threadIdx.x / 128 * gridDim.x + blockIdx.x;
+    bool loaded = together && number < items; // before the inputs are there
     DeltaItem item;
-    float2 m[DELTA_ROWS];
-    if (d.together && number < items) {
-        item = delta_item(p.layer, number);
-        if (item.own) load_matrix(item.matrix, item.segment->position == 0, m);
-    }
+    DeltaChannels own;
+    float2 m[MATRIX_ROWS];
+    if (loaded) item = load_item(p.layer, number, &own, m);
     step_start(d, STEP_DELTA);
     clear_sums(p.old_sums, p.old_count);
-    bool loaded = d.together;
 #pragma unroll 1
-    for (; number < items; number += fours, loaded = false) {
-        if (!loaded) {
-            item = delta_item(p.layer, number);
-            if (item.own) load_matrix(item.matrix, item.segment->position == 0, m);
-        }
+    for (; number < items; number += MULTIPLIERS / 128 * gridDim.x, loaded = false) {
+        if (!loaded) item = load_item(p.layer, number, &own, m);
         DeltaRoom r = delta_room(item);
-        begin_item(item, r);
 #pragma unroll 1
         for (int i = 0; i < item.segment->rows; i++)
-            delta_row(p, item, r, item.segment->row + i, m);
+            delta_row(p, item, r, item.segment->row + i, &own, m);
         if (item.own) store_matrix(item.matrix, m);
     }
 }
@@ -666,7 +676,7 @@ DEVICE void delta_rule_prefill(const State &s, const Batch &b, const Layer *laye
     float *state = state_of(s, layer, segment.sequence);
     float *matrix = state + head * DELTA_KEY_DIM * DELTA_COLUMNS + part * DELTA_PART +
                     threadIdx.x / WARP * 8;
-    float2 m[DELTA_ROWS];
+    float2 m[MATRIX_ROWS];
     float next[EACH];
     keep_segment(d, state, segment, head, part);
     load_matrix(matrix, segment.position == 0, m);

@@ -285,11 +285,11 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 
 #define ATTEND_ROOM WORK_UP(ATTEND_SHARED_BYTES)
 
-// A delta net in the decode form: of four warps the finished columns of q, k, v and z, the channels
-// of tokens before, and what the convolution makes of them.
+// A delta net in the decode form: of four warps the finished columns of q, k, v and z, and what the
+// convolution makes of them.
 #define DELTA_MIXED (2 * DELTA_KEY_UP + DELTA_PART) // q, k, v of a part
 #define DELTA_RAW (2 * COVER(DELTA_KEY_DIM) + 2 * COVER(DELTA_PART))
-#define DELTA_FOUR (DELTA_RAW + DELTA_TAPS * DELTA_MIXED + DELTA_PART) // floats
+#define DELTA_FOUR (DELTA_RAW + DELTA_MIXED + DELTA_PART) // floats
 #define DELTA_ROOM (DELTA_HEADS ? WORK_UP(MULTIPLIERS / 128 * DELTA_FOUR * 4) : 0)
 // In the prefill form: tiles of tokens, of which each has q, k, v of a part, and its gates.
 #define DELTA_TILE 8
