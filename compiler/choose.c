@@ -88,7 +88,7 @@ const char *missing_on_cuda(const Plan *plan)
     if (f->state_layers && plan->parallel)
         return "delta nets in parallel layers have no CUDA kernels";
     if (f->delta_key_heads * f->delta_key_dim % 2)
-        return arena_format("%d key heads of %d channels: on CUDA an even number of them is expected",
+        return arena_format("%d key heads of %d channels: on CUDA those are even in number",
                             f->delta_key_heads, f->delta_key_dim);
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)

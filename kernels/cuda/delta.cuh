@@ -44,7 +44,9 @@ DEVICE int delta_width(int part)
 DEVICE int delta_column(int part, int head)
 {
     if (!DELTA_BY_KEYS)
-        return (part == DELTA_K ? DELTA_KEYS : part == DELTA_V ? 2 * DELTA_KEYS : 0) +
+        return (part == DELTA_K   ? DELTA_KEYS
+                : part == DELTA_V ? 2 * DELTA_KEYS
+                                  : 0) +
                head * delta_width(part);
     if (part < DELTA_V) return head * GROUP_IN + (part == DELTA_K ? DELTA_KEY_DIM : 0);
     return head / SHARING * GROUP_IN + 2 * DELTA_KEY_DIM +
@@ -123,7 +125,8 @@ DEVICE void store_matrix(float *matrix, const float2 m[MATRIX_ROWS])
 DEVICE float2 sum_rows(float2 v)
 {
 #pragma unroll
-    for (int bit = 4; bit < WARP; bit *= 2) v.x += shuffle_xor(v.x, bit), v.y += shuffle_xor(v.y, bit);
+    for (int bit = 4; bit < WARP; bit *= 2)
+        v.x += shuffle_xor(v.x, bit), v.y += shuffle_xor(v.y, bit);
     return v;
 }
 
@@ -302,8 +305,8 @@ DEVICE DeltaItem delta_item(const Layer *layer, int number)
     item.head = number / DELTA_PARTS % DELTA_HEADS;
     item.segment = decode_batch().segment + number / (DELTA_PARTS * DELTA_HEADS);
     item.state = state_of(s, layer, item.segment->sequence);
-    item.matrix = item.state + item.head * DELTA_KEY_DIM * DELTA_COLUMNS + item.part * DELTA_PART +
-                  8 * warp;
+    item.matrix =
+        item.state + item.head * DELTA_KEY_DIM * DELTA_COLUMNS + item.part * DELTA_PART + 8 * warp;
     item.own = 8 * warp < DELTA_PART;
     return item;
 }
@@ -394,10 +397,9 @@ DEVICE void load_channels(const Layer *layer, const DeltaItem &item, DeltaChanne
         for (int t = 0; t < DELTA_TAPS; t++) {
             own->taps[j][t] = channel < 0 ? 0 : taps[t * CONV_DIM];
             if (t < DELTA_TAPS - 1)
-                own->before[j][t] = channel < 0
-                                        ? 0
-                                        : token_before(item.state, item.segment->position, channel,
-                                                       DELTA_TAPS - 1 - t);
+                own->before[j][t] = channel < 0 ? 0
+                                                : token_before(item.state, item.segment->position,
+                                                               channel, DELTA_TAPS - 1 - t);
         }
     }
     own->norm = 0;
@@ -538,15 +540,16 @@ DEVICE void delta_score_prefill(const State &s, const Batch &b, const Layer *lay
 // Grid: threads for rows by heads.
 DEVICE void delta_gates_prefill(const State &s, const Batch &b, const Layer *layer)
 {
-    int i = blockIdx.x * PREFILL_THREADS + threadIdx.x, row = i / DELTA_HEADS, head = i % DELTA_HEADS;
+    int i = blockIdx.x * PREFILL_THREADS + threadIdx.x, row = i / DELTA_HEADS,
+        head = i % DELTA_HEADS;
     grid_release();
     grid_wait();
     if (row >= b.rows) return;
     float score[2] = {0, 0};
     for (int unit = 0; unit < UNITS(DIM); unit++)
         for (int j = 0; j < 2; j++)
-            score[j] += score_parts(s)[((uint64_t)unit * b.rows + row) * DELTA_GATES +
-                                       j * DELTA_HEADS + head];
+            score[j] += score_parts(
+                s)[((uint64_t)unit * b.rows + row) * DELTA_GATES + j * DELTA_HEADS + head];
     Gates g = gates_of(s, layer, head, score[0], score[1]);
     float *gates = delta_rows(s, b.rows).gates + (uint64_t)row * DELTA_GATES;
     gates[head] = g.strength, gates[DELTA_HEADS + head] = g.decay;
@@ -578,7 +581,8 @@ DEVICE int rows_before(const Batch &b, int row)
 DEVICE void delta_mix_prefill(const State &s, const Batch &b, const Layer *layer)
 {
     const DeltaRows d = delta_rows(s, b.rows);
-    int lane = threadIdx.x % WARP, head = blockIdx.y * (PREFILL_THREADS / WARP) + threadIdx.x / WARP;
+    int lane = threadIdx.x % WARP,
+        head = blockIdx.y * (PREFILL_THREADS / WARP) + threadIdx.x / WARP;
     int first = blockIdx.x * DELTA_MIX_ROWS, end = first + DELTA_MIX_ROWS;
     if (end > b.rows) end = b.rows;
     grid_release();
@@ -648,7 +652,8 @@ DEVICE float token_value(const DeltaRows &d, int row, int head, int part, int i)
 }
 
 // Keeps the tokens that the next segment needs: each channel by one of the blocks of a segment.
-DEVICE void keep_segment(const DeltaRows &d, float *state, const Segment &segment, int head, int part)
+DEVICE void keep_segment(const DeltaRows &d, float *state, const Segment &segment, int head,
+                         int part)
 {
     for (int which = part || head % SHARING ? DELTA_V : DELTA_Q; which <= DELTA_V; which++) {
         int own = delta_head(which, head), first = which == DELTA_V ? part * DELTA_PART : 0;
@@ -674,8 +679,8 @@ DEVICE void delta_rule_prefill(const State &s, const Batch &b, const Layer *laye
     grid_wait();
     const Segment segment = b.segment[blockIdx.y];
     float *state = state_of(s, layer, segment.sequence);
-    float *matrix = state + head * DELTA_KEY_DIM * DELTA_COLUMNS + part * DELTA_PART +
-                    threadIdx.x / WARP * 8;
+    float *matrix =
+        state + head * DELTA_KEY_DIM * DELTA_COLUMNS + part * DELTA_PART + threadIdx.x / WARP * 8;
     float2 m[MATRIX_ROWS];
     float next[EACH];
     keep_segment(d, state, segment, head, part);
@@ -724,9 +729,9 @@ DEVICE void delta_out_prepare(const State &s, const Batch &b, const Layer *layer
     grid_wait();
     for (int head = threadIdx.x / WARP; head < DELTA_HEADS; head += PREFILL_THREADS / WARP) {
         float *y = values + head * DELTA_VALUE_DIM, sum = 0;
-        const float *z = (DELTA_BY_KEYS ? d.in + (uint64_t)row * DELTA_IN
-                                        : d.z + (uint64_t)row * DELTA_VALUES) +
-                         delta_column(DELTA_Z, head);
+        const float *z =
+            (DELTA_BY_KEYS ? d.in + (uint64_t)row * DELTA_IN : d.z + (uint64_t)row * DELTA_VALUES) +
+            delta_column(DELTA_Z, head);
         for (int i = lane; i < DELTA_VALUE_DIM; i += WARP) sum += y[i] * y[i];
         float factor = 1 / sqrtf(warp_sum(sum) / DELTA_VALUE_DIM + NORM_EPS);
         for (int i = lane; i < DELTA_VALUE_DIM; i += WARP) y[i] *= factor * norm[i] * silu(z[i]);

@@ -123,8 +123,8 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     }
 }
 
-// The gates of a query head of a row, which follow its channels in `c`, by a whole warp: to what the
-// head's values are multiplied with, in s.y (rows, Q_DIM).
+// The gates of a query head of a row, which follow its channels in `c`, by a whole warp: to what
+// the head's values are multiplied with, in s.y (rows, Q_DIM).
 DEVICE void finish_gates(const State &s, int row, int head, const float *c)
 {
     if (!GATED_ATTENTION) return;

@@ -102,7 +102,7 @@ typedef struct {
 // Of a row of x, by 128-column blocks: sums of squares, with LAYER_NORM of deviations from the
 // block's mean, and then sums.
 #define MOMENTS ((LAYER_NORM ? 2 : 1) * BLOCKS(DIM))
-// A gated delta net. Columns of a head's matrix go by parts of DELTA_PART, of which a warp has eight.
+// A gated delta net. Columns of a head's matrix go by parts of DELTA_PART; a warp has eight.
 #define DELTA_PART (DELTA_COLUMNS % 32 ? 16 : 32)
 #define DELTA_PARTS (DELTA_COLUMNS / DELTA_PART)
 #define DELTA_EIGHTHS (DELTA_COLUMNS / 8) // of a head: groups of eight columns

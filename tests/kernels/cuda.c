@@ -457,7 +457,8 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         uint64_t norm = which == 0 ? layer->q_norm : which == 1 ? layer->k_norm : 0;
         int product = which == 0 ? Q_WIDE : width;
         double *y = malloc((size_t)b.rows * product * 8);
-        reference_linear(weights, w, which == 0 ? q : which == 1 ? k : v, DIM, product, b.rows, x, y);
+        int format = which == 0 ? q : which == 1 ? k : v;
+        reference_linear(weights, w, format, DIM, product, b.rows, x, y);
         if (GATED_ATTENTION && which == 0) take_queries(y, name);
         float *got = malloc((size_t)b.rows * width * 4);
         uint8_t *cache = which ? get(s.cache[pool_of(l)], CACHE_BYTES) : NULL;

@@ -21,8 +21,8 @@ static void random_delta(Layer *layer, int in, int z, int o)
     layer->delta_in = random_linear(in, DIM, DELTA_IN, 0);
     layer->delta_z = DELTA_BY_KEYS ? (Linear){0} : random_linear(z, DIM, DELTA_VALUES, 0);
     layer->delta_b = random_vector((DELTA_BY_KEYS ? 2 : 1) * DELTA_HEADS * DIM, 0, 1 / sqrtf(DIM));
-    layer->delta_a = DELTA_BY_KEYS ? layer->delta_b
-                                   : random_vector(DELTA_HEADS * DIM, 0, 1 / sqrtf(DIM));
+    layer->delta_a =
+        DELTA_BY_KEYS ? layer->delta_b : random_vector(DELTA_HEADS * DIM, 0, 1 / sqrtf(DIM));
     layer->a_log = random_vector(DELTA_HEADS, -1, 0.5f);
     layer->dt_bias = random_vector(DELTA_HEADS, -1, 0.5f);
     layer->conv = random_vector(DELTA_TAPS * CONV_DIM, 0, 0.7f);
@@ -71,19 +71,20 @@ static void reference_rule(double *matrix, double *q, double *k, const double *v
 static double *reference_delta(const Layer *layer, const int formats[2], const double *x,
                                double *states)
 {
-    double *in = malloc((size_t)b.rows * DELTA_IN * 8), *z = malloc((size_t)b.rows * DELTA_VALUES * 8);
+    double *in = malloc((size_t)b.rows * DELTA_IN * 8),
+           *z = malloc((size_t)b.rows * DELTA_VALUES * 8);
     double *y = malloc((size_t)b.rows * DELTA_VALUES * 8), mixed[CONV_DIM];
     reference_linear(weights, &layer->delta_in, formats[0], DIM, DELTA_IN, b.rows, x, in);
     if (!DELTA_BY_KEYS)
         reference_linear(weights, &layer->delta_z, formats[1], DIM, DELTA_VALUES, b.rows, x, z);
     for (int r = 0; r < b.rows; r++) {
-        double *state =
-            states + ((size_t)sequence[r] * STATE_LAYERS + layer->kept) * LAYER_STATE;
+        double *state = states + ((size_t)sequence[r] * STATE_LAYERS + layer->kept) * LAYER_STATE;
         double *before = state + DELTA_MATRICES;
         if (position[r] == 0) memset(state, 0, LAYER_STATE * sizeof *state);
         for (int head = 0; head < 2 * DELTA_KEY_HEADS + DELTA_HEADS; head++) {
             int part = head < 2 * DELTA_KEY_HEADS ? head / DELTA_KEY_HEADS : 2;
-            int own = head - part * DELTA_KEY_HEADS, width = part < 2 ? DELTA_KEY_DIM : DELTA_VALUE_DIM;
+            int own = head - part * DELTA_KEY_HEADS,
+                width = part < 2 ? DELTA_KEY_DIM : DELTA_VALUE_DIM;
             for (int i = 0; i < width; i++) {
                 int channel = part * DELTA_KEYS + own * width + i;
                 const float *taps = (float *)(weights + layer->conv) + channel;
@@ -93,7 +94,7 @@ static double *reference_delta(const Layer *layer, const int formats[2], const d
                     sum += *old * taps[t * CONV_DIM];
                     *old = t + 2 < DELTA_TAPS ? old[CONV_DIM] : new;
                 }
-                mixed[channel] = silu_of(sum + new * taps[(DELTA_TAPS - 1) * CONV_DIM]);
+                mixed[channel] = silu_of(sum + new *taps[(DELTA_TAPS - 1) * CONV_DIM]);
             }
         }
         for (int head = 0; head < DELTA_HEADS; head++) {
@@ -114,7 +115,8 @@ static double *reference_delta(const Layer *layer, const int formats[2], const d
                 state + (size_t)head * DELTA_KEY_DIM * DELTA_COLUMNS, q, k,
                 mixed + 2 * DELTA_KEYS + head * DELTA_VALUE_DIM, 1 / (1 + exp(-score[0])),
                 exp(-exp(((float *)(weights + layer->a_log))[head]) * log1p(exp(score[1]))), to);
-            const double *open = DELTA_BY_KEYS ? in + (size_t)r * DELTA_IN : z + (size_t)r * DELTA_VALUES;
+            const double *open =
+                DELTA_BY_KEYS ? in + (size_t)r * DELTA_IN : z + (size_t)r * DELTA_VALUES;
             open += delta_place(3, head);
             for (int i = 0; i < DELTA_VALUE_DIM; i++) square += to[i] * to[i];
             for (int i = 0; i < DELTA_VALUE_DIM; i++)
