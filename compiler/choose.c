@@ -85,13 +85,19 @@ const char *missing_on_cuda(const Plan *plan)
         return "layers of parallel and of serial parts together have no CUDA kernels";
     if (plan->parallel && (f->experts || plan->post_norms))
         return "experts or norms before sums in parallel layers have no CUDA kernels";
+    if (f->state_layers && plan->parallel)
+        return "delta nets in parallel layers have no CUDA kernels";
+    if (f->delta_key_heads * f->delta_key_dim % 2)
+        return arena_format("%d key heads of %d channels: on CUDA those are even in number",
+                            f->delta_key_heads, f->delta_key_dim);
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))
                 return arena_format("step %s has no CUDA kernels", plan->runs[r].steps[i].name);
     for (int l = 0; l < f->layers; l++) {
         const LayerWeights *w = &plan->layers[l];
-        if (w->kv_heads != f->kv_heads || (!w->router && w->ffn_dim != f->ffn_dim))
+        if ((w->kv_heads && w->kv_heads != f->kv_heads) || (!w->kv_heads && !w->delta_in) ||
+            (!w->router && w->ffn_dim != f->ffn_dim))
             return "layers of different widths have no CUDA kernels";
     }
     return NULL;

@@ -85,7 +85,7 @@ FUZZ_SECONDS = 7
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
 # On the CUDA target without a GPU.
-EMULATED = qwen3-moe dots1 gpt-oss cohere
+EMULATED = qwen3-moe dots1 gpt-oss cohere qwen3-next
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 

@@ -1,15 +1,16 @@
 // out and down: x += linear(input) + bias, and the sums of squares of the new x. Where a norm comes
-// before the sum (POST), the product goes to y, and add_normed adds it.
+// before the sum (POST), the product goes to y, and add_normed adds it. out_gated: the input is
+// attention's values times their gates. Products of other widths (OUT) go to y, too.
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
-// Adds a row's outputs of one column block to x, or leaves them in y (rows, DIM), by a whole warp.
-template <bool POST>
+// Adds a row's outputs of one column block to x, or leaves them in y (rows, OUT), by a whole warp.
+template <bool POST, int OUT>
 DEVICE void put_product(const State &s, float *y, int row, int block, float v[4])
 {
     float x[4];
     if (POST) {
-        store4<DIM>(y + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
+        store4<OUT>(y + (uint64_t)row * OUT, block * BLOCK + 4 * (threadIdx.x % WARP), v);
         return;
     }
     load4<DIM>(s.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), x);
@@ -53,8 +54,20 @@ DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, co
     prepare<IN, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, plain_source(input), blockIdx.x, b.rows);
 }
 
+// The values of a row in place, then as out_prepare. Grid: rows.
+template <int FORMAT>
+DEVICE void out_gated_prepare(const State &s, const Batch &b, const Linear *linear)
+{
+    float *a = s.a + (uint64_t)blockIdx.x * Q_DIM, *gate = s.y + (uint64_t)blockIdx.x * Q_DIM;
+    grid_release();
+    grid_wait();
+    for (int i = threadIdx.x; i < Q_DIM; i += PREFILL_THREADS) a[i] *= gate[i];
+    block_sync();
+    prepare<Q_DIM, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, plain_source(s.a), blockIdx.x, b.rows);
+}
+
 #if WGMMA
-template <int BITS, int FORMAT, int IN, bool POST, typename Weights>
+template <int BITS, int FORMAT, int IN, bool POST, int OUT, typename Weights>
 DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *ring, const Tile &t,
                      int rows)
 {
@@ -84,10 +97,10 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
 #pragma unroll
             for (int i = 0; i < 16; i++) {
                 if (!POST) v[i] = v[i] * RESIDUAL_SCALE + x[u][i];
-                real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < DIM;
+                real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < OUT;
             }
             uint64_t row = first + own_row(u);
-            if (own_row(u) < count) store_columns<DIM>((POST ? y : s.x) + row * DIM, t.block, v);
+            if (own_row(u) < count) store_columns<OUT>((POST ? y : s.x) + row * OUT, t.block, v);
             if (!POST)
                 put_moments<8, 16>(row_squares(s, row), t.block, v, real, own_row(u) < count);
         }
@@ -95,10 +108,12 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
 }
 
 // Grid: clusters of two blocks.
-template <int FORMAT, int IN, bool POST>
-DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int tile_rows)
+template <int FORMAT, int IN, bool POST, int OUT>
+DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, float *y,
+                        int tile_rows)
 {
-    constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(DIM);
+    static_assert(POST || OUT == DIM, "x has DIM columns");
+    constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(OUT);
     const Linear w = *linear;
     int tiles = (b.rows + tile_rows - 1) / tile_rows;
     Ring ring;
@@ -108,21 +123,21 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, in
     if (fills_ring()) {
         begin_copying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(OUT), b.rows, tile_rows);
             ring_fill<BITS, IN>(&ring, s, w.weights, BITS, t, prepared<IN>(s, 0, b.rows), b.rows);
         }
     } else {
         begin_multiplying();
         for (int item = first_item(); item < tiles * PAIRS; item = next_item(item)) {
-            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(DIM), b.rows, tile_rows);
-            out_tile<BITS, FORMAT, IN, POST>(s, w, s.y, &ring, t, b.rows);
+            Tile t = tile_at(item % tiles, item / tiles, BLOCKS(OUT), b.rows, tile_rows);
+            out_tile<BITS, FORMAT, IN, POST, OUT>(s, w, y, &ring, t, b.rows);
         }
     }
     ring_close();
 }
 #else
 // A tile of `rows` rows from prepared row `first` of `all` on.
-template <int FORMAT, int IN, bool POST>
+template <int FORMAT, int IN, bool POST, int OUT>
 DEVICE void out_tile(const State &s, const Linear &w, float *y, int block, int first, int rows,
                      int all)
 {
@@ -132,19 +147,20 @@ DEVICE void out_tile(const State &s, const Linear &w, float *y, int block, int f
         float v[4];
         tile_row(tile, r, prepared_scale(s, 0, all)[first + r], v);
         finish_columns(s, w, block, v);
-        put_product<POST>(s, y, first + r, block, v);
+        put_product<POST, OUT>(s, y, first + r, block, v);
     }
 }
 
 // Grid: (tiles of rows, column blocks).
-template <int FORMAT, int IN, bool POST>
-DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, int)
+template <int FORMAT, int IN, bool POST, int OUT>
+DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, float *y, int)
 {
+    static_assert(POST || OUT == DIM, "x has DIM columns");
     const Linear w = *linear;
     int first = blockIdx.x * TILE_ROWS;
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;
     grid_release();
     grid_wait();
-    out_tile<FORMAT, IN, POST>(s, w, s.y, blockIdx.y, first, rows, b.rows);
+    out_tile<FORMAT, IN, POST, OUT>(s, w, y, blockIdx.y, first, rows, b.rows);
 }
 #endif

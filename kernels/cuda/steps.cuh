@@ -3,6 +3,7 @@
 // prefill form, or keep's layer.
 #pragma once
 #include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/delta.cuh"
 #include "kernels/cuda/embed.cuh"
 #include "kernels/cuda/experts.cuh"
 #include "kernels/cuda/head.cuh"
@@ -44,8 +45,31 @@
     ENTRY(keep_kernel, PREFILL_THREADS, 2) { keep(s, b, n, false); }                               \
     ENTRY(keep_pending_kernel, PREFILL_THREADS, 2) { keep(s, b, n, true); }                        \
     POST_NORM_ENTRIES                                                                              \
+    DELTA_ENTRIES                                                                                  \
     ROUTED_ENTRIES
 
+#if DELTA_HEADS
+#define DELTA_ENTRIES                                                                              \
+    ENTRY(delta_score_kernel, PREFILL_THREADS, 2) { delta_score_prefill(s, b, layer); }            \
+    ENTRY(delta_gates_kernel, PREFILL_THREADS, 2) { delta_gates_prefill(s, b, layer); }            \
+    ENTRY(delta_mix_kernel, PREFILL_THREADS, 2) { delta_mix_prefill(s, b, layer); }                \
+    ENTRY(delta_rule_kernel, DELTA_THREADS, 1) { delta_rule_prefill(s, b, layer); }
+#else
+#define DELTA_ENTRIES
+#endif
+
+#define PROJECTION(name, linear, f, out, place)                                                    \
+    ENTRY(name##_prepare, PREFILL_THREADS, 2) { delta_prepare<f>(s, b, layer, &layer->linear); }   \
+    PREFILL_ENTRY(name##_prefill) { out_prefill<f, DIM, true, out>(s, b, &layer->linear, delta_rows(s, b.rows).place, n); }
+#define DELTA(f, g)                                                                                \
+    PROJECTION(delta_##f##_##g##_in, delta_in, f, DELTA_IN, in)                                    \
+    PROJECTION(delta_##f##_##g##_z, delta_z, g, DELTA_VALUES, z)
+#define DELTA_GROUPED(f) PROJECTION(delta_##f##_in, delta_in, f, DELTA_IN, in)
+#define DELTA_OUT(f)                                                                               \
+    ENTRY(delta_out_##f##_prepare, PREFILL_THREADS, 2) { delta_out_prepare<f>(s, b, layer); }      \
+    PREFILL_ENTRY(delta_out_##f##_prefill) { out_prefill<f, DELTA_VALUES, false, DIM>(s, b, &layer->o, s.y, n); }
+
+#define QKV_GATED(q, k, v) QKV(q, k, v)
 #define QKV(q, k, v)                                                                               \
     ENTRY(qkv_##q##_##k##_##v##_prepare, PREFILL_THREADS, 2) { qkv_prepare<q, k, v>(s, b, layer); } \
     PREFILL_ENTRY(qkv_##q##_##k##_##v##_prefill) { qkv_prefill<q, k, v>(s, b, layer, n); }
@@ -64,9 +88,12 @@
 
 #define OUT_ENTRIES(name, f, post)                                                                 \
     ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); } \
-    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, Q_DIM, post>(s, b, &layer->o, n); }
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, Q_DIM, post, DIM>(s, b, &layer->o, s.y, n); }
 #define OUT(f) OUT_ENTRIES(out, f, false)
 #define OUT_NORM(f) OUT_ENTRIES(out_norm, f, true)
+#define OUT_GATED(f)                                                                               \
+    ENTRY(out_gated_##f##_prepare, PREFILL_THREADS, 2) { out_gated_prepare<f>(s, b, &layer->o); }  \
+    PREFILL_ENTRY(out_gated_##f##_prefill) { out_prefill<f, Q_DIM, false, DIM>(s, b, &layer->o, s.y, n); }
 
 #define UP(g, u)                                                                                   \
     ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->gate); } \
@@ -78,7 +105,7 @@
 
 #define DOWN_ENTRIES(name, f, post)                                                                \
     ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h); } \
-    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post>(s, b, &layer->down, n); }
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post, DIM>(s, b, &layer->down, s.y, n); }
 #define DOWN(f) DOWN_ENTRIES(down, f, false)
 #define DOWN_NORM(f) DOWN_ENTRIES(down_norm, f, true)
 
@@ -104,7 +131,7 @@
     ENTRY(shared_##g##_##u##_##d##_up_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->shared_gate); } \
     PREFILL_ENTRY(shared_##g##_##u##_##d##_up_prefill) { up_prefill<g, u, SHARED_DIM>(s, b, layer, &layer->shared_gate, n); } \
     ENTRY(shared_##g##_##u##_##d##_down_prepare, PREFILL_THREADS, 2) { out_prepare<d, SHARED_DIM>(s, b, &layer->shared_down, s.h); } \
-    PREFILL_ENTRY(shared_##g##_##u##_##d##_down_prefill) { out_prefill<d, SHARED_DIM, true>(s, b, &layer->shared_down, n); }
+    PREFILL_ENTRY(shared_##g##_##u##_##d##_down_prefill) { out_prefill<d, SHARED_DIM, true, DIM>(s, b, &layer->shared_down, s.y, n); }
 
 #define HEAD(f)                                                                                    \
     ENTRY(head_##f##_prepare, PREFILL_THREADS, 2) { head_prepare<f>(s, b); }                       \

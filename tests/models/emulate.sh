@@ -2,7 +2,7 @@
 # As run.sh, for the CUDA target on a machine without a GPU: each program with its kernels on the CPU
 # (tests/kernels/cuda/emulate.cc). Minutes a case.
 #   tests/models/emulate.sh BUILDDIR [-s SM] [-m MODE] CASE ...
-# SM 90 takes the forms for sm_90a, others those for every GPU; MODE is steps or persistent.
+# SM 90 takes the forms for sm_90a, others those for every GPU; MODE is steps, graph or persistent.
 set -eu
 build=$1
 shift

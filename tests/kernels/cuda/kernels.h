@@ -23,9 +23,17 @@ TEST_KERNELS
 #define TEST_ROUTED(l) false
 #define TABLE_EXPERTS(l)
 #endif
+#if DELTA_HEADS
+#define TABLE_RECURRENT(in, z, o, l) TABLE_delta(in, z, l) TABLE_delta_out(o, l)
+#define TABLE_DELTA(l) TEST_DELTA_FORMATS(TABLE_RECURRENT, l)
+#else
+#define TEST_DELTA(l) false
+#define TABLE_DELTA(l)
+#endif
 #define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
-    TABLE_embed(EMBED_FORMAT) for (int l = 0; l < LAYERS; l++){TABLE_qkv(q, k, v, l) TABLE_attend( \
-        l) if (!PARALLEL) {TABLE_OUT(o, l)} if (TEST_ROUTED(l)) {TABLE_EXPERTS(l)} else {          \
+    TABLE_embed(EMBED_FORMAT) for (int l = 0; l < LAYERS; l++){                                    \
+        if (TEST_DELTA(l)) {TABLE_DELTA(l)} else {TABLE_qkv(q, k, v, l) TABLE_attend(l)            \
+        if (!PARALLEL) {TABLE_OUT(o, l)}} if (TEST_ROUTED(l)) {TABLE_EXPERTS(l)} else {            \
         TABLE_UP(g, u, l) if (PARALLEL) {TABLE_OUT(o, l)} TABLE_DOWN(d, l)}} TABLE_head(h)
 DEVICE constexpr StepTable make_steps(void)
 {
