@@ -22,7 +22,7 @@ LUA_LIBS = $(shell pkg-config --libs lua5.4 2>/dev/null || echo -llua5.4)
 LUA_CFLAGS = $(shell pkg-config --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)
 
 # What exlc carries: the text of programs to come.
-CARRIED = compiler/prelude.lua $(wildcard archs/*.lua templates/* kernels/*.h kernels/cpu/*.h \
+CARRIED = compiler/prelude.lua $(wildcard archs/* templates/* kernels/*.h kernels/cpu/*.h \
           kernels/cuda/*.h kernels/cuda/*.cuh runtime/*.h)
 
 all: $(B)/exlc

@@ -99,13 +99,18 @@ const char *missing_on_cuda(const Plan *plan)
         return "layers of parallel and of serial parts together have no CUDA kernels";
     if (plan->parallel && (f->experts || plan->post_norms))
         return "experts or norms before sums in parallel layers have no CUDA kernels";
+    if (f->state_layers && plan->parallel)
+        return "delta nets in parallel layers have no CUDA kernels";
+    if (f->delta_key_heads * f->delta_key_dim % 2)
+        return arena_format("%d key heads of %d channels: on CUDA those are even in number",
+                            f->delta_key_heads, f->delta_key_dim);
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))
                 return arena_format("step %s has no CUDA kernels", plan->runs[r].steps[i].name);
-    if (plan->skips_parts && (f->experts || plan->post_norms || plan->parallel))
-        return "layers without attention or feed-forward have no CUDA kernels beside experts, norms "
-               "before sums or parallel layers";
+    if (plan->skips_parts && (f->experts || f->delta_heads || plan->post_norms || plan->parallel))
+        return "layers without attention or feed-forward have no CUDA kernels beside experts, delta "
+               "nets, norms before sums or parallel layers";
     for (int l = 0; l < f->layers; l++)
         if (plan->layers[l].kv_heads && f->kv_heads % plan->layers[l].kv_heads)
             return arena_format("layers of %d and of %d key heads have no CUDA kernels",

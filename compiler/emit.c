@@ -168,7 +168,7 @@ static void define_features(Buffer *b, const Plan *plan)
         define_int(b, "DELTA_KEY_DIM", f->delta_key_dim, "linear_key_head_dim");
         define_int(b, "DELTA_VALUE_DIM", f->delta_value_dim, "linear_value_head_dim");
         define_int(b, "DELTA_TAPS", f->delta_taps, "linear_conv_kernel_dim");
-        if (f->delta_grouped) define_int(b, "DELTA_GROUPED", 1, "parts of a key head lie together");
+        if (f->delta_grouped) define_int(b, "DELTA_BY_KEYS", 1, "parts of a key head lie together");
     }
     if (f->experts) {
         define_int(b, "EXPERTS", f->experts, "in each routed layer");

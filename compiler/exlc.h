@@ -293,6 +293,28 @@ const char *build_identity(const Plan *plan, const Packed *packed);
 void build_program(const Plan *plan, const Packed *packed, const BuildOptions *options,
                    const char *dir, const char *work, const char *path, int verbose);
 
+// --- kernels.c: bench-kernels --------------------------------------------------------------------
+
+typedef struct {
+    int value[32], count;
+} NumberList;
+
+typedef struct {
+    int in, out; // channels
+} Shape;
+
+typedef struct {
+    const char *dir; // with a config.json, instead of shapes; or NULL
+    Shape shapes[16];
+    const char *codebooks[3];
+    int shape_count, codebook_count, sm, json; // sm 0: that of the GPU
+    NumberList bits, batches, contexts, prompts;
+} KernelBench;
+
+// Compiles a model of each shape, codebook and bits, with random weights, and prints what its bench
+// --steps prints.
+void bench_kernels(const KernelBench *k);
+
 // --- embedded files: everything exlc carries -----------------------------------------------------
 
 // Bytes of "archs/llama.lua", "kernels/types.h", "runtime.a" ...; NULL when there is none.

@@ -28,6 +28,13 @@ static const char usage_text[] =
     "  exlc inspect DIR [--json]          what the model is, and what is unsupported\n"
     "  exlc tokenize DIR [--no-special] [--decode]   text on stdin to ids, or the other way\n"
     "  exlc template DIR [--name NAME]    JSON {messages, tools, ...} on stdin to the prompt's text\n"
+    "  exlc bench-kernels [DIR] [options] each step of a model with random weights alone, on the GPU\n"
+    "      --shape KxN,...                instead of DIR: hidden K wide, feed-forward N (4096x14336)\n"
+    "      --bits LIST --codebook LIST    default 4 and mul1\n"
+    "      --batch LIST --context LIST    of decode passes; default 1 and 2048\n"
+    "      --prompt LIST                  and passes that read prompts; default none\n"
+    "      --sm N                         default: the GPU's\n"
+    "      --json\n"
     "  exlc --version | --help | --licenses\n"
     "\n"
     "Exit status: 0 fine, 1 failed (one line on stderr), 2 wrong usage.\n";
@@ -89,6 +96,14 @@ static void parse_sms(BuildOptions *o, const char *text)
     for (int i = 0; i < SM_COUNT; i++)
         if (chosen[i]) o->sms[o->sm_count++] = all_sms[i];
     if (!o->sm_count) usage("--sm %s: empty list", text);
+}
+
+static int codebook_of(const char *name)
+{
+    if (strcmp(name, "mul1") == 0) return CODEBOOK_MUL1;
+    if (strcmp(name, "mcg") == 0) return CODEBOOK_MCG;
+    if (strcmp(name, "3inst") == 0) return CODEBOOK_3INST;
+    usage("--codebook %s: expected mul1, mcg or 3inst", name);
 }
 
 // --- build ---------------------------------------------------------------------------------------
@@ -158,12 +173,7 @@ static BuildArguments parse_build(int argc, char **argv)
         } else if (strcmp(o, "--cache-bits") == 0) {
             b.options.cache_bits = parse_cache_bits(value_of(&a));
         } else if (strcmp(o, "--codebook") == 0) {
-            const char *v = value_of(&a);
-            b.codebook = strcmp(v, "mul1") == 0    ? CODEBOOK_MUL1
-                         : strcmp(v, "mcg") == 0   ? CODEBOOK_MCG
-                         : strcmp(v, "3inst") == 0 ? CODEBOOK_3INST
-                                                   : -1;
-            if (b.codebook < 0) usage("--codebook %s: expected mul1, mcg or 3inst", v);
+            b.codebook = codebook_of(value_of(&a));
         } else if (*o == '-') {
             usage("unknown option %s", o);
         } else if (b.dir) {
@@ -324,6 +334,73 @@ static int render(int argc, char **argv)
     return 0;
 }
 
+static NumberList numbers_of(Arguments *a, int low, int high)
+{
+    NumberList list = {.count = 0};
+    const char *option = a->argv[a->at], *text = value_of(a);
+    for (const char *p = text;; p++) {
+        char *end;
+        long value = strtol(p, &end, 10);
+        if (end == p || (*end && *end != ',') || value < low || value > high || list.count == 32) {
+            fprintf(stderr, "exlc: %s %s: expected up to 32 numbers from %d to %d\n", option, text,
+                    low, high);
+            exit(2);
+        }
+        list.value[list.count++] = (int)value;
+        p = end;
+        if (!*p) return list;
+    }
+}
+
+static void parse_shapes(KernelBench *k, const char *text)
+{
+    for (const char *p = text;; p++) {
+        Shape s;
+        int n = 0;
+        if (sscanf(p, "%dx%d%n", &s.in, &s.out, &n) != 2 || s.in < 128 || s.in % 128 ||
+            s.in > 1 << 16 || s.out < 1 || s.out > 1 << 18 || k->shape_count == 16)
+            usage("--shape %s: expected up to 16 as 4096x14336, the first a multiple of 128", text);
+        k->shapes[k->shape_count++] = s;
+        p += n;
+        if (!*p) return;
+        if (*p != ',') usage("--shape %s: expected a comma between shapes", text);
+    }
+}
+
+static int bench(int argc, char **argv)
+{
+    KernelBench k = {.shape_count = 0,
+                     .bits = {{4}, 1},
+                     .batches = {{1}, 1},
+                     .contexts = {{2048}, 1}};
+    Arguments a = {argc, argv, 2};
+    for (; a.at < argc; a.at++) {
+        const char *o = argv[a.at];
+        if (strcmp(o, "--json") == 0) k.json = 1;
+        else if (strcmp(o, "--sm") == 0) k.sm = (int)integer_of(&a, 80, 999);
+        else if (strcmp(o, "--bits") == 0) k.bits = numbers_of(&a, 1, 8);
+        else if (strcmp(o, "--batch") == 0) k.batches = numbers_of(&a, 1, 1024);
+        else if (strcmp(o, "--context") == 0) k.contexts = numbers_of(&a, 0, 1 << 20);
+        else if (strcmp(o, "--prompt") == 0) k.prompts = numbers_of(&a, 1, 1 << 20);
+        else if (strcmp(o, "--shape") == 0) parse_shapes(&k, value_of(&a));
+        else if (strcmp(o, "--codebook") == 0) {
+            char *copy = strdup(value_of(&a));
+            for (char *word = strtok(copy, ","); word; word = strtok(NULL, ",")) {
+                codebook_of(word);
+                if (k.codebook_count == 3) usage("--codebook: one more than there are: %s", word);
+                k.codebooks[k.codebook_count++] = word;
+            }
+        } else if (*o == '-') usage("unknown option %s", o);
+        else if (k.dir) usage("a second directory: %s", o);
+        else k.dir = o;
+    }
+    if (k.dir && k.shape_count) usage("--shape goes without a directory%s", "");
+    if (!k.shape_count) k.shapes[k.shape_count++] = (Shape){4096, 14336};
+    if (!k.codebook_count) k.codebooks[k.codebook_count++] = "mul1";
+    bench_kernels(&k);
+    return 0;
+}
+
 // Results that could not be written are no results.
 static int finish(int status)
 {
@@ -347,8 +424,7 @@ int main(int argc, char **argv)
     if (strcmp(command, "inspect") == 0) return finish(inspect(argc, argv));
     if (strcmp(command, "tokenize") == 0) return finish(tokenize(argc, argv));
     if (strcmp(command, "template") == 0) return finish(render(argc, argv));
-    static const char *const later[] = {"bench-kernels", "quantize"};
-    for (int i = 0; i < 2; i++)
-        if (strcmp(command, later[i]) == 0) die(command, "not there yet");
+    if (strcmp(command, "bench-kernels") == 0) return finish(bench(argc, argv));
+    if (strcmp(command, "quantize") == 0) die(command, "not there yet");
     usage("unknown command %s", command);
 }

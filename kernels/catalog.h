@@ -31,7 +31,7 @@
          "q_norm ?= head_norm(queries); k_norm ?= head_norm(k);"                                   \
          "turned_q ?= rope(q_norm); turned_k ?= rope(k_norm);"                                     \
          "@q = turned_q; @k = turned_k; @v = v; @gates = gates",                                   \
-         "{rope} -> q, gates, cache", "cpu", "")                                                   \
+         "{rope} -> q, gates, cache", "cpu,cuda", "column blocks of q, k, v; splits of dim")       \
     STEP(qkv, 3,                                                                                   \
          "attn_norm ?= norm(@x); q = linear(attn_norm); k = linear(attn_norm);"                    \
          "v = linear(attn_norm); q_norm ?= head_norm(q); k_norm ?= head_norm(k);"                  \
@@ -52,17 +52,19 @@
          "a_log = values(); dt_bias = values(); delta_b = strength(attn_norm);"                    \
          "delta_a = decay(attn_norm, a_log, dt_bias); conv = conv(delta_in);"                      \
          "delta = delta(conv, delta_b, delta_a); @delta = delta; @z = delta_z",                    \
-         " -> state, y", "cpu", "")                                                                \
+         " -> state, y", "cpu,cuda",                                                               \
+         "column blocks of q, k, v, z; heads by parts of their columns")                           \
     STEP(delta_grouped, 1,                                                                         \
          "attn_norm = norm(@x); delta_in = linear(attn_norm); z = delta_z(delta_in);"              \
          "a_log = values(); dt_bias = values(); delta_b = strength(attn_norm);"                    \
          "delta_a = decay(attn_norm, a_log, dt_bias); conv = conv(delta_in);"                      \
          "delta = delta(conv, delta_b, delta_a); @delta = delta; @z = z",                          \
-         " -> state, y", "cpu", "")                                                                \
+         " -> state, y", "cpu,cuda",                                                               \
+         "column blocks of q, k, v, z; heads by parts of their columns")                           \
     STEP(delta_out, 1,                                                                             \
          "delta_norm = gate_norm(@delta, @z); o = linear(delta_norm); sum = add(@x, o);"          \
          "@x = sum",                                                                               \
-         ", silu of z, + x -> x", "cpu", "")                                                       \
+         ", silu of z, + x -> x", "cpu,cuda", "column blocks of o, splits of heads")               \
     STEP(attend, 0, "sinks ?= values(); a = attend(@q, @k, @v, sinks); @a = a",                    \
          "softmax(q k) v over the cache -> a", "cpu,cuda",                                         \
          "segments, kv heads, splits of the context")                                              \
@@ -70,7 +72,7 @@
          "column blocks of o, splits of heads")                                                    \
     STEP(out_gated, 1,                                                                             \
          "gated = gated(@a, @gates); o = linear(gated); sum = add(@x, o); @x = sum",               \
-         ", + x -> x", "cpu", "")                                                                  \
+         ", + x -> x", "cpu,cuda", "column blocks of o, splits of heads")                          \
     STEP(out_norm, 1, "o = linear(@a); attn_post = norm(o); sum = add(@x, attn_post); @x = sum",   \
          ", + x -> x", "cpu,cuda", "as out, then rows")                                            \
     STEP(up, 2,                                                                                    \

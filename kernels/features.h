@@ -120,13 +120,13 @@ enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #define DELTA_VALUE_DIM 0
 #define DELTA_TAPS 1
 #endif
-#ifndef DELTA_GROUPED
-#define DELTA_GROUPED 0 // 1: in the projections, q, k, v and z of one key head lie together
+#ifndef DELTA_BY_KEYS
+#define DELTA_BY_KEYS 0 // 1: in the projections, q, k, v and z of one key head lie together
 #endif
 #define DELTA_KEYS (DELTA_KEY_HEADS * DELTA_KEY_DIM)
 #define DELTA_VALUES (DELTA_HEADS * DELTA_VALUE_DIM)
 // Widths of the first projection, and of the part of it that goes through the convolution.
-#define DELTA_IN (2 * DELTA_KEYS + (DELTA_GROUPED ? 2 : 1) * DELTA_VALUES)
+#define DELTA_IN (2 * DELTA_KEYS + (DELTA_BY_KEYS ? 2 : 1) * DELTA_VALUES)
 #define CONV_DIM (2 * DELTA_KEYS + DELTA_VALUES)
 #define DELTA_COLUMNS ((DELTA_VALUE_DIM + 15) / 16 * 16)
 #define DELTA_MATRICES ((size_t)DELTA_HEADS * DELTA_KEY_DIM * DELTA_COLUMNS)

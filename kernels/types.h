@@ -145,6 +145,7 @@ enum {
     STEP_LATENT_QUERIES, STEP_LATENT_HEADS, STEP_LATENT_VALUES, // of latent attention
     STEP_ROUTE, STEP_EXPERTS_UP, STEP_EXPERTS_DOWN, STEP_COMBINE, // of a routed layer
     STEP_SHARED_DOWN, // a part of STEP_EXPERTS_UP
+    STEP_DELTA_IN, STEP_DELTA, STEP_DELTA_OUT, // of a gated delta net
     STEP_KINDS
 };
 

@@ -22,7 +22,7 @@ typedef struct Family Family;
 // One request and what has been said of its answer.
 typedef struct {
     const Family *family;
-    int chat, stream, include_usage, echo;
+    int chat, stream, include_usage, echo, token_ids;
     int job_count, prompts; // job i continues prompt i / (job_count / prompts)
     Job *jobs;
     struct Said {

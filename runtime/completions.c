@@ -11,8 +11,8 @@
 #define BOTH                                                                                       \
     "stream_options", "n", "max_tokens", "stop", "stop_sequence", "logprobs", "top_logprobs",      \
         "add_bos_token", "response_format"
-static const char *const text_names[] = {BOTH,     "prompt",  "max_length", "echo",
-                                         "suffix", "best_of", NULL};
+static const char *const text_names[] = {BOTH,     "prompt",  "max_length",       "echo",
+                                         "suffix", "best_of", "return_token_ids", NULL};
 static const char *const chat_names[] = {BOTH,
                                          "messages",
                                          "max_completion_tokens",
@@ -152,6 +152,19 @@ static json_t *with_echo(const Api *api, const Answer *a, const Job *job, json_t
     return both;
 }
 
+// Ids of the tokens from .. to-1 of an answer, and with the first of them those of its prompt.
+static void add_ids(const Answer *a, json_t *choice, const Job *job, int from, int to)
+{
+    if (!a->token_ids) return;
+    json_t *ids = json_array(), *prompt = json_array();
+    for (int i = from; i < to; i++) json_array_append_new(ids, json_integer(job->token[i].id));
+    for (int i = 0; i < job->prompt_count && !from; i++)
+        json_array_append_new(prompt, json_integer(job->prompt[i]));
+    json_object_set_new(choice, "token_ids", ids);
+    if (!from) json_object_set(choice, "prompt_token_ids", prompt);
+    json_decref(prompt);
+}
+
 // One event of one choice: its news under `key`, and the reason when it is the last.
 static int add_choice(Api *api, Answer *a, int i, const char *key, json_t *news, int last,
                       TokenText *out, Error *err)
@@ -161,6 +174,7 @@ static int add_choice(Api *api, Answer *a, int i, const char *key, json_t *news,
     json_t *choice = json_pack("{s:i, s:o, s:o, s:s?}", "index", i, key, news, "logprobs",
                                answer_logprobs(api, a, job, said->tokens, job->tokens_decided),
                                "finish_reason", last ? finish_reason(a, i) : NULL);
+    add_ids(a, choice, job, said->tokens, job->tokens_decided);
     said->tokens = job->tokens_decided;
     said->done = last;
     if (last) add_ending(choice, job);
@@ -172,7 +186,9 @@ static int add_text(Api *api, Answer *a, int i, TokenText *out, Error *err)
     const Job *job = &a->jobs[i];
     struct Said *said = &a->said[i];
     int last = job->reason != REASON_NONE, begun = said->begun;
-    if (!last && job->decided == said->bytes && begun) return 0;
+    // Ids need no text, but may be taken back with what completes a banned string.
+    int ids = a->token_ids && !job->banned_count && job->tokens_decided > said->tokens;
+    if (!last && job->decided == said->bytes && begun && !ids) return 0;
     json_t *text =
         answer_text(job->text.data ? job->text.data + said->bytes : "", job->decided - said->bytes);
     if (!begun) text = with_echo(api, a, job, text);
@@ -247,6 +263,7 @@ static json_t *response(Api *api, Answer *a, Refusal *r)
                 choice, "text",
                 with_echo(api, a, job,
                           answer_text(job->text.data ? job->text.data : "", job->text.bytes)));
+        add_ids(a, choice, job, 0, job->token_count);
         add_ending(choice, job);
         json_array_append_new(choices, choice);
     }

@@ -3,6 +3,7 @@
 #include "gpu.h"
 #include "pools.h"
 #include "sample.h"
+#include "start.h"
 #include "threads.h"
 #include <assert.h>
 #include <math.h>
@@ -138,7 +139,10 @@ static int allocate_state(Device *d, const Weights *w, size_t work_bytes, Error 
         uint8_t *weights = get(d, m->weights_bytes, err);
         Layer *layers = weights ? get(d, sizeof(Layer) * (size_t)m->layers, err) : NULL;
         if (!layers) return -1;
-        gpu_upload(d->gpu, (GpuPointer)weights, w->data, m->weights_bytes);
+        start_part("memory");
+        gpu_upload(d->gpu, (GpuPointer)weights,
+                   (GpuSource){w->fd < 0 ? w->data : NULL, w->fd, w->offset}, m->weights_bytes);
+        start_part("weights");
         gpu_write(d->gpu, (GpuPointer)layers, m->layer_table, sizeof(Layer) * (size_t)m->layers);
         s->weights = weights;
         s->layers = layers;
@@ -470,6 +474,90 @@ const uint64_t *device_trace(Device *d, int *steps, int *blocks)
     for (*steps = 0; *steps < trace_steps(); ++*steps)
         if (!d->trace[(size_t)*steps * (size_t)*blocks * TRACE_WORDS + TRACE_WORDS - 1]) break;
     return *steps ? d->trace : NULL;
+}
+
+// --- steps one by one ----------------------------------------------------------------------------
+
+typedef struct {
+    StepTime *times;
+    int count, room;
+} StepList;
+
+// Takes none. `keep` launches nothing unless the residual stream is kept.
+static int list_step(void *taker, const char *step)
+{
+    StepList *list = taker;
+    int i = 0;
+    if (strncmp(step, "keep,", 5) == 0) return 0;
+    while (i < list->count && strcmp(list->times[i].step, step) != 0) i++;
+    if (i == list->room) return 0;
+    if (i == list->count) {
+        list->times[i] = (StepTime){.count = 0};
+        snprintf(list->times[i].step, sizeof list->times[i].step, "%s", step);
+        list->count++;
+    }
+    list->times[i].count++;
+    return 0;
+}
+
+static int is_step(void *taker, const char *step)
+{
+    return strcmp(taker, step) == 0;
+}
+
+static void launch_steps(Device *d, int (*takes)(void *taker, const char *step), void *taker)
+{
+    d->gpu->takes = takes;
+    d->gpu->taker = taker;
+    model_info.forward_gpu(d->gpu, &d->state, &d->batch, 0);
+    d->gpu->takes = NULL;
+    Rows r;
+    rows_layout(&d->options, (void *)d->rows_gpu, &r);
+    if (d->sampled && takes(taker, "sample"))
+        model_info.sample_gpu(d->gpu, &d->state, &d->batch, r.sampling, (int32_t *)d->tokens_gpu);
+}
+
+// Seconds of the launches of a step in one pass, from as many passes as take 20 ms.
+static double time_step(Device *d, char *step)
+{
+    GpuGraph *graph = NULL;
+    if (d->options.mode != MODE_STEPS) {
+        gpu_capture_begin(d->gpu);
+        launch_steps(d, is_step, step);
+        graph = gpu_capture_end(d->gpu);
+    }
+    double seconds = 0;
+    int passes = 1;
+    for (;; passes *= 2) {
+        gpu_mark(d->gpu, 0);
+        for (int i = 0; i < passes; i++) {
+            if (graph)
+                gpu_graph_launch(d->gpu, graph);
+            else
+                launch_steps(d, is_step, step);
+        }
+        gpu_mark(d->gpu, 1);
+        seconds = gpu_elapsed(d->gpu, 0, 1);
+        if (seconds > 20e-3 || passes == 1 << 16) break;
+    }
+    gpu_graph_free(d->gpu, graph);
+    return seconds / passes;
+}
+
+int device_time_steps(Device *d, Batch *pass, StepTime *times, int room)
+{
+    if (!d->gpu) return 0;
+    device_wait(d);
+    *pass = d->batch;
+    StepList list = {times, 0, room};
+    launch_steps(d, list_step, &list);
+    for (int i = 0; i < list.count; i++)
+        times[i].seconds = time_step(d, times[i].step) / times[i].count;
+    // Kernels leave their sums at zero for those that follow, which did not.
+    gpu_clear_async(d->gpu, (GpuPointer)d->state.work,
+                    model_info.gpu_work_bytes(d->options.max_rows, d->options.max_outputs));
+    gpu_wait(d->gpu);
+    return list.count;
 }
 
 // --- the memory's own rate -----------------------------------------------------------------------

@@ -69,6 +69,17 @@ void device_wait(Device *d);
 // options.trace was set; else NULL. Host memory, valid until the next call.
 const uint64_t *device_trace(Device *d, int *steps, int *blocks);
 
+// The steps of a pass on a GPU, each launched alone.
+typedef struct {
+    char step[96]; // as forward.inc has it: "up, m4, m4, LAYER(l)", or "sample"
+    int count;     // in a pass
+    double seconds; // of one
+} StepTime;
+// Times those of the last pass: one step in all its layers, again and again, then the next step.
+// Returns how many there are, at most `room`; 0 on the CPU. Of *pass only the counts are of use. What the last pass left in the cache and in
+// states is lost.
+int device_time_steps(Device *d, Batch *pass, StepTime *times, int room);
+
 // Measures how fast the device reads memory that is in no cache, bytes per second; 0 when a GPU
 // has no memory left to try it on.
 double device_read_rate(Device *d);

@@ -1,5 +1,5 @@
 // The commands that look at logits: logits, eval.
-#include "options.h"
+#include "reference.h"
 #include "tokens.h"
 #include <errno.h>
 #include <math.h>
@@ -101,10 +101,104 @@ static void put(FILE *f, const char *path, const void *data, size_t bytes)
     if (fwrite(data, 1, bytes, f) != bytes) fail("%s: %s", path, strerror(errno));
 }
 
+static void open_output(FILE **f, const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        fail("%s: exists and is no regular file", path);
+    snprintf(temporary, sizeof temporary, "%.4096s.tmp%d", path, (int)getpid());
+    *f = fopen(temporary, "wb");
+    if (!*f) {
+        *temporary = 0;
+        fail("%s: %s", path, strerror(errno));
+    }
+    atexit(remove_temporary);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    signal(SIGHUP, on_signal);
+}
+
+static void close_output(FILE *f, const char *path)
+{
+    if (fflush(f) != 0 || fclose(f) != 0 || rename(temporary, path) != 0)
+        fail("%s: %s", path, strerror(errno));
+    *temporary = 0;
+}
+
+// Writes a safetensors file of the ids, the logits behind each of them, and perhaps the residual
+// stream after every layer.
+static void write_logits(Model *model, const int32_t *ids, int count, int chunk, int keep_hidden,
+                         FILE *f, const char *path)
+{
+    const ModelInfo *m = &model_info;
+    size_t vocab = (size_t)m->vocab, dim = (size_t)m->dim, tokens = (size_t)count;
+    size_t states = keep_hidden ? (size_t)m->layers + 1 : 0, at = 4 * tokens * vocab;
+    float *hidden = states ? malloc(4 * states * tokens * dim) : NULL;
+    char *header = malloc(512 + states * 128);
+    if ((states && !hidden) || !header) fail("out of memory");
+    int n = sprintf(header,
+                    "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}",
+                    tokens, vocab, at);
+    n += sprintf(header + n,
+                 ",\"input_ids\":{\"dtype\":\"I32\",\"shape\":[%zu],\"data_offsets\":[%zu,%zu]}",
+                 tokens, at, at + 4 * tokens);
+    at += 4 * tokens;
+    for (size_t l = 0; l < states; l++, at += 4 * tokens * dim)
+        n += sprintf(header + n,
+                     ",\"hidden.%zu\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],"
+                     "\"data_offsets\":[%zu,%zu]}",
+                     l, tokens, dim, at, at + 4 * tokens * dim);
+    n += sprintf(header + n, "}");
+    while (n % 8) header[n++] = ' ';
+    uint64_t header_bytes = (uint64_t)n;
+    put(f, path, &header_bytes, 8);
+    put(f, path, header, header_bytes);
+    for (int from = 0; from < count; from += chunk) {
+        int rows = count - from < chunk ? count - from : chunk;
+        run_rows(model, ids, from, rows);
+        put(f, path, device_logits(model->device), 4 * (size_t)rows * vocab);
+        const float *h = states ? device_hidden(model->device) : NULL;
+        for (size_t l = 0; l < states; l++)
+            memcpy(hidden + (l * tokens + (size_t)from) * dim, h + l * (size_t)rows * dim,
+                   4 * (size_t)rows * dim);
+    }
+    put(f, path, ids, 4 * tokens);
+    if (states) put(f, path, hidden, 4 * states * tokens * dim);
+    free(header);
+    free(hidden);
+}
+
+// A file to standard output for each line of ids on standard input.
+static int answer_lines(const Options *o)
+{
+    Options sized = *o;
+    if (!sized.max_context) sized.max_context = model_info.max_context;
+    int chunk = limit_rows(o->chunk ? o->chunk : 512), count;
+    if (chunk > sized.max_context) chunk = sized.max_context;
+    Model model = open_model(&sized, chunk, chunk, o->hidden);
+    map_pages(&model);
+    char *line = NULL;
+    size_t room = 0;
+    for (ssize_t bytes; (bytes = getline(&line, &room, stdin)) > 0;) {
+        if (line[bytes - 1] == '\n') line[bytes - 1] = 0;
+        int32_t *ids = parse_ids(line, &count);
+        if (count > sized.max_context)
+            fail("%d ids do not fit a context of %d tokens", count, sized.max_context);
+        write_logits(&model, ids, count, chunk, o->hidden, stdout, "standard output");
+        if (fflush(stdout) != 0) fail("standard output: %s", strerror(errno));
+        free(ids);
+    }
+    free(line);
+    close_model(&model);
+    return 0;
+}
+
 int command_logits(const Options *o)
 {
     if (!o->ids || !o->output) usage_error("logits needs --ids LIST and -o FILE");
-    int count;
+    int lines = strcmp(o->ids, "-") == 0, count;
+    if (lines != (strcmp(o->output, "-") == 0)) usage_error("--ids - goes with -o -");
+    if (lines) return answer_lines(o);
     int32_t *ids = parse_ids(o->ids, &count);
     const ModelInfo *m = &model_info;
     Options sized = *o;
@@ -116,55 +210,10 @@ int command_logits(const Options *o)
     if (chunk > count) chunk = count;
     Model model = open_model(&sized, chunk, chunk, o->hidden);
     map_pages(&model);
-
-    size_t vocab = (size_t)m->vocab, dim = (size_t)m->dim, tokens = (size_t)count;
-    size_t states = o->hidden ? (size_t)m->layers + 1 : 0;
-    float *hidden = states ? malloc(4 * states * tokens * dim) : NULL;
-    if (states && !hidden) fail("out of memory");
-    char *header = malloc(256 + states * 128);
-    if (!header) fail("out of memory");
-    size_t at = 4 * tokens * vocab;
-    int n = sprintf(header, "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}",
-                    tokens, vocab, at);
-    for (size_t l = 0; l < states; l++, at += 4 * tokens * dim)
-        n += sprintf(header + n,
-                     ",\"hidden.%zu\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],"
-                     "\"data_offsets\":[%zu,%zu]}",
-                     l, tokens, dim, at, at + 4 * tokens * dim);
-    n += sprintf(header + n, "}");
-    while (n % 8) header[n++] = ' ';
-    uint64_t header_bytes = (uint64_t)n;
-
-    struct stat st;
-    if (lstat(o->output, &st) == 0 && !S_ISREG(st.st_mode))
-        fail("%s: exists and is no regular file", o->output);
-    snprintf(temporary, sizeof temporary, "%.4096s.tmp%d", o->output, (int)getpid());
-    FILE *f = fopen(temporary, "wb");
-    if (!f) {
-        *temporary = 0;
-        fail("%s: %s", o->output, strerror(errno));
-    }
-    atexit(remove_temporary);
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
-    signal(SIGHUP, on_signal);
-    put(f, o->output, &header_bytes, 8);
-    put(f, o->output, header, header_bytes);
-    for (int from = 0; from < count; from += chunk) {
-        int rows = count - from < chunk ? count - from : chunk;
-        run_rows(&model, ids, from, rows);
-        put(f, o->output, device_logits(model.device), 4 * (size_t)rows * vocab);
-        const float *h = states ? device_hidden(model.device) : NULL;
-        for (size_t l = 0; l < states; l++)
-            memcpy(hidden + (l * tokens + (size_t)from) * dim, h + l * (size_t)rows * dim,
-                   4 * (size_t)rows * dim);
-    }
-    if (states) put(f, o->output, hidden, 4 * states * tokens * dim);
-    if (fflush(f) != 0 || fclose(f) != 0 || rename(temporary, o->output) != 0)
-        fail("%s: %s", o->output, strerror(errno));
-    *temporary = 0;
-    free(header);
-    free(hidden);
+    FILE *f;
+    open_output(&f, o->output);
+    write_logits(&model, ids, count, chunk, o->hidden, f, o->output);
+    close_output(f, o->output);
     free(ids);
     close_model(&model);
     return 0;
@@ -206,14 +255,6 @@ static double log_sum(const float *logits, int vocab)
     return log(total) + (double)top;
 }
 
-static int likeliest(const float *logits, int vocab)
-{
-    int best = 0;
-    for (int i = 1; i < vocab; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
-}
-
 // Kullback and Leibler's divergence of softmax(logits) from softmax(reference), in nats.
 static double divergence(const float *reference, const float *logits, int vocab)
 {
@@ -225,11 +266,29 @@ static double divergence(const float *reference, const float *logits, int vocab)
     return sum;
 }
 
-// ppl: how likely the text is. kl: how far what the cache's bits make of the model is from what it
-// is with a cache of 16 bits.
-static int evaluate_text(const Options *o, int kl)
+// The likeliest tokens, likeliest first; of equals the lower id.
+enum { TOP = 5 };
+static void find_top(const float *logits, int vocab, int top[TOP])
 {
-    if (!o->text) usage_error("eval needs --text FILE");
+    int count = 0;
+    for (int i = 0; i < vocab; i++) {
+        if (count == TOP && !(logits[i] > logits[top[TOP - 1]])) continue;
+        int at = count < TOP ? count++ : TOP - 1;
+        for (; at > 0 && logits[i] > logits[top[at - 1]]; at--) top[at] = top[at - 1];
+        top[at] = i;
+    }
+}
+
+// What is measured: windows of ids, of which `rows` are computed.
+typedef struct {
+    int32_t *ids; // (count, width)
+    size_t count;
+    int width, rows;
+} Windows;
+
+// Windows of a text, each behind a BOS token; the last token is only predicted.
+static Windows windows_of_text(const Options *o)
+{
     Tokens *t = open_tokens();
     Error err;
     size_t bytes;
@@ -239,72 +298,183 @@ static int evaluate_text(const Options *o, int kl)
     free(text);
 
     const ModelInfo *m = &model_info;
-    int context = o->context;
-    if (context < 2 || context > m->max_context)
-        fail("--context %d: expected 2 to %d", context, m->max_context);
+    int width = o->context;
+    if (width < 2 || width > m->max_context)
+        fail("--context %d: expected 2 to %d", width, m->max_context);
     int bos = tokens_bos(t) >= 0 ? tokens_bos(t) : m->bos;
     check_ids(ids.id, ids.count);
     if (bos >= m->vocab) fail("BOS %d is beyond the vocabulary of %d", bos, m->vocab);
     if (bos < 0) fail("the model names no BOS token, which eval puts before every window");
-    size_t windows = ids.count / (size_t)(context - 1);
-    if (o->windows && (size_t)o->windows < windows) windows = (size_t)o->windows;
-    if (!windows) fail("%s: %zu tokens, a window needs %d", o->text, ids.count, context - 1);
-
-    Options sized = *o;
-    sized.max_context = context;
-    int chunk = limit_rows(o->chunk && o->chunk < context ? o->chunk : context);
-    Model model = open_model(&sized, chunk, chunk, 0), reference = {0};
-    map_pages(&model);
-    sized.key_bits = sized.value_bits = 16;
-    if (kl) {
-        reference = open_model(&sized, chunk, chunk, 0);
-        map_pages(&reference);
-    }
-    int32_t *window = malloc(4 * (size_t)context);
-    if (!window) fail("out of memory");
-    double sum = 0, kl_sum = 0, same = 0;
-    for (size_t w = 0; w < windows; w++) {
+    Windows w = {.width = width, .rows = width - 1, .count = ids.count / (size_t)(width - 1)};
+    if (o->windows && (size_t)o->windows < w.count) w.count = (size_t)o->windows;
+    if (!w.count) fail("%s: %zu tokens, a window needs %d", o->text, ids.count, width - 1);
+    w.ids = malloc(4 * w.count * (size_t)width);
+    if (!w.ids) fail("out of memory");
+    for (size_t i = 0; i < w.count; i++) {
+        int32_t *window = w.ids + i * (size_t)width;
         window[0] = bos;
-        memcpy(window + 1, ids.id + w * (size_t)(context - 1), 4 * (size_t)(context - 1));
-        for (int from = 0; from < context - 1; from += chunk) {
-            int rows = context - 1 - from < chunk ? context - 1 - from : chunk;
+        memcpy(window + 1, ids.id + i * (size_t)(width - 1), 4 * (size_t)(width - 1));
+    }
+    free(ids.id);
+    tokens_close(t);
+    return w;
+}
+
+static Windows windows_of_file(const Options *o, const Recorded *r)
+{
+    if (r->tokens > (size_t)model_info.max_context)
+        fail("%s: windows of %zu tokens do not fit a context of %d", o->reference, r->tokens,
+             model_info.max_context);
+    Windows w = {.width = (int)r->tokens, .rows = (int)r->tokens, .count = r->windows};
+    if (o->windows && (size_t)o->windows < w.count) w.count = (size_t)o->windows;
+    check_ids(r->ids, w.count * r->tokens);
+    w.ids = malloc(4 * w.count * r->tokens);
+    if (!w.ids) fail("out of memory");
+    memcpy(w.ids, r->ids, 4 * w.count * r->tokens);
+    return w;
+}
+
+static void show_progress(size_t done, size_t all)
+{
+    if (isatty(2))
+        fprintf(stderr, done < all ? "\r%zu / %zu windows" : "\r%zu / %zu windows\n", done, all);
+}
+
+// The rows of a pass, and the model for windows of that width.
+static Model open_for(const Options *o, int width, int *chunk)
+{
+    Options sized = *o;
+    sized.max_context = width;
+    *chunk = limit_rows(o->chunk && o->chunk < width ? o->chunk : width);
+    Model model = open_model(&sized, *chunk, *chunk, 0);
+    map_pages(&model);
+    return model;
+}
+
+// How likely the text is.
+static int evaluate_ppl(const Options *o)
+{
+    Windows w = windows_of_text(o);
+    int chunk, vocab = model_info.vocab;
+    Model model = open_for(o, w.width, &chunk);
+    double sum = 0;
+    for (size_t i = 0; i < w.count; i++) {
+        const int32_t *window = w.ids + i * (size_t)w.width;
+        for (int from = 0; from < w.rows; from += chunk) {
+            int rows = w.rows - from < chunk ? w.rows - from : chunk;
             run_rows(&model, window, from, rows);
             const float *logits = device_logits(model.device);
-            const float *expected = NULL;
-            if (kl)
-                run_rows(&reference, window, from, rows),
-                    expected = device_logits(reference.device);
-            for (int i = 0; i < rows; i++, logits += m->vocab) {
-                sum += log_sum(logits, m->vocab) - (double)logits[window[from + i + 1]];
-                if (!kl) continue;
-                kl_sum += divergence(expected, logits, m->vocab);
-                same += likeliest(expected, m->vocab) == likeliest(logits, m->vocab);
-                expected += m->vocab;
-            }
+            for (int r = 0; r < rows; r++, logits += vocab)
+                sum += log_sum(logits, vocab) - (double)logits[window[from + r + 1]];
         }
-        if (isatty(2)) fprintf(stderr, "\r%zu / %zu windows", w + 1, windows);
+        show_progress(i + 1, w.count);
     }
-    if (isatty(2)) fputc('\n', stderr);
-    double tokens = (double)windows * (context - 1), nll = sum / tokens;
+    double tokens = (double)w.count * w.rows, nll = sum / tokens;
     if (!isfinite(nll)) fail("the logits are not numbers");
-    const char *form = o->json ? "{\"nll\": %.8f, \"ppl\": %.8f, \"tokens\": %.0f}\n"
-                               : "nll %.6f\nppl %.6f\ntokens %.0f\n";
-    if (kl)
-        form = o->json ? "{\"kl\": %.8f, \"top1\": %.6f, \"tokens\": %.0f}\n"
-                       : "kl %.6f\ntop1 %.4f\ntokens %.0f\n";
-    printf(form, kl ? kl_sum / tokens : nll, kl ? same / tokens : exp(nll), tokens);
-    free(window);
-    free(ids.id);
+    printf(o->json ? "{\"nll\": %.8f, \"ppl\": %.8f, \"tokens\": %.0f}\n"
+                   : "nll %.6f\nppl %.6f\ntokens %.0f\n",
+           nll, exp(nll), tokens);
+    free(w.ids);
     close_model(&model);
-    if (kl) close_model(&reference);
-    tokens_close(t);
+    return 0;
+}
+
+// Sums over all rows that were compared.
+typedef struct {
+    float *divergence; // of every row
+    size_t rows;
+    double top1, top5;
+} Comparison;
+
+static void compare_row(Comparison *c, const float *expected, const float *logits)
+{
+    int vocab = model_info.vocab, best[TOP], ours[TOP], shared = 0,
+        count = vocab < TOP ? vocab : TOP;
+    c->divergence[c->rows++] = (float)divergence(expected, logits, vocab);
+    find_top(expected, vocab, best);
+    find_top(logits, vocab, ours);
+    for (int i = 0; i < count; i++)
+        for (int j = 0; j < count; j++) shared += best[i] == ours[j];
+    c->top1 += best[0] == ours[0];
+    c->top5 += (double)shared / count;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void print_comparison(Comparison *c, int json)
+{
+    double sum = 0, n = (double)c->rows;
+    for (size_t i = 0; i < c->rows; i++) sum += (double)c->divergence[i];
+    if (!isfinite(sum)) fail("the logits are not numbers");
+    qsort(c->divergence, c->rows, sizeof *c->divergence, by_size);
+    const float *d = c->divergence;
+    printf(json ? "{\"kl\": %.8f, \"kl_median\": %.8f, \"kl_p99\": %.8f, \"kl_max\": %.8f, "
+                  "\"top1\": %.6f, \"top5\": %.6f, \"tokens\": %zu}\n"
+                : "kl %.6f\nkl_median %.6f\nkl_p99 %.6f\nkl_max %.6f\ntop1 %.4f\ntop5 %.4f\n"
+                  "tokens %zu\n",
+           sum / n, (double)d[c->rows / 2], (double)d[c->rows * 99 / 100], (double)d[c->rows - 1],
+           c->top1 / n, c->top5 / n, c->rows);
+}
+
+// How far the model is from another one, from what was recorded, or with neither from itself with
+// keys and values of 16 bits.
+static int evaluate_kl(const Options *o)
+{
+    Reference reference = {0};
+    Model own = {0};
+    int chunk, vocab = model_info.vocab;
+    if (o->reference) reference = reference_open(o->reference, o, o->context);
+    int recorded = o->reference && !reference.is_program;
+    if (recorded && o->text) usage_error("--text: %s holds the ids", o->reference);
+    if (!recorded && !o->text) usage_error("eval needs --text FILE");
+    Windows w = recorded ? windows_of_file(o, &reference.recorded) : windows_of_text(o);
+    Model model = open_for(o, w.width, &chunk);
+    if (!o->reference) {
+        Options wide = *o;
+        wide.key_bits = wide.value_bits = 16;
+        own = open_for(&wide, w.width, &chunk);
+    }
+    Comparison c = {.divergence = malloc(sizeof(float) * w.count * (size_t)w.rows)};
+    if (!c.divergence) fail("out of memory");
+    for (size_t i = 0; i < w.count; i++) {
+        const int32_t *window = w.ids + i * (size_t)w.width;
+        const float *expected = NULL;
+        if (recorded)
+            expected = reference.recorded.logits + i * (size_t)w.rows * (size_t)vocab;
+        else if (o->reference)
+            expected = reference_logits(&reference, window, w.rows);
+        for (int from = 0; from < w.rows; from += chunk) {
+            int rows = w.rows - from < chunk ? w.rows - from : chunk;
+            run_rows(&model, window, from, rows);
+            const float *logits = device_logits(model.device);
+            if (!o->reference) {
+                run_rows(&own, window, from, rows);
+                expected = device_logits(own.device);
+            }
+            for (int r = 0; r < rows; r++, logits += vocab, expected += vocab)
+                compare_row(&c, expected, logits);
+        }
+        show_progress(i + 1, w.count);
+    }
+    print_comparison(&c, o->json);
+    free(c.divergence);
+    free(w.ids);
+    close_model(&model);
+    if (!o->reference) close_model(&own);
+    reference_close(&reference);
     return 0;
 }
 
 int command_eval(const Options *o)
 {
-    int kl = strcmp(o->arguments[0], "kl") == 0;
-    if (!kl && strcmp(o->arguments[0], "ppl") != 0)
+    if (strcmp(o->arguments[0], "kl") == 0) return evaluate_kl(o);
+    if (strcmp(o->arguments[0], "ppl") != 0)
         usage_error("eval %s: expected ppl or kl", o->arguments[0]);
-    return evaluate_text(o, kl);
+    if (o->reference) usage_error("--reference goes with eval kl");
+    if (!o->text) usage_error("eval needs --text FILE");
+    return evaluate_ppl(o);
 }

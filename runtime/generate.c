@@ -471,11 +471,12 @@ int generator_step(Generator *g)
     for (int i = 0; i < drawn; i++) {
         Job *job = g->running[g->drawn[i].sequence];
         size_t decided = job->decided;
+        int told = job->tokens_decided;
         job->reused = g->batch.sequences[job->slot].reused;
         Reason reason = take_token(g, job, &g->drawn[i], &job->error);
         if (reason != REASON_NONE)
             finish(g, job, reason);
-        else if (job->changed && job->decided != decided)
+        else if (job->changed && (job->decided != decided || job->tokens_decided != told))
             job->changed(job);
         if (reason == REASON_NONE)
             batch_settle(&g->batch, job->slot,

@@ -17,6 +17,10 @@ struct Gpu {
     size_t memory_bytes, shared_bytes_per_block, shared_bytes_per_sm, l2_bytes;
     int cooperative; // cooperative launch works
     int image_sm;    // compute capability the loaded image was built for; 0: PTX
+    // For whoever launches a part of a pass: says of each step, as "up, m4, m4, LAYER(l)", whether it
+    // goes. NULL: all do.
+    int (*takes)(void *taker, const char *step);
+    void *taker;
     // private
     int device, overlap, capturing; // overlap: kernels can wait for their predecessors themselves
     void *context, *module, *stream, *copy_stream;
@@ -26,6 +30,11 @@ struct Gpu {
     const char *last_kernel; // launched, for the line of a failed call
     void *ring;              // page-locked staging of gpu_upload
 };
+
+static inline int gpu_takes(const Gpu *gpu, const char *step)
+{
+    return !gpu->takes || gpu->takes(gpu->taker, step);
+}
 
 // Number of GPUs (1 or more), or -1 with a line that says why none can be used (no driver, driver
 // too old ...).
@@ -59,9 +68,14 @@ void gpu_copy_async(Gpu *gpu, GpuPointer to, GpuPointer from, size_t bytes);
 void gpu_clear_async(Gpu *gpu, GpuPointer to, size_t bytes);
 void gpu_wait(Gpu *gpu); // until the stream is empty
 
-// Copies a large mapped file region to the device through a page-locked ring that several threads
-// fill; starts after what is in the stream and waits until the bytes are there.
-void gpu_upload(Gpu *gpu, GpuPointer to, const void *from, size_t bytes);
+// Copies much memory or a part of a file to the device through a page-locked ring that several
+// threads fill; starts after what is in the stream and waits until the bytes are there.
+typedef struct {
+    const void *memory; // or NULL:
+    int fd;
+    uint64_t offset;
+} GpuSource;
+void gpu_upload(Gpu *gpu, GpuPointer to, GpuSource from, size_t bytes);
 
 // Kernel of the loaded image by name; -1 when the image has none of that name.
 int gpu_kernel(Gpu *gpu, const char *name);

@@ -1,5 +1,6 @@
 // Finds the packed weights: at the end of this very executable, else in FILE.weights beside it.
 #include "load.h"
+#include "start.h"
 #include "trailer.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -47,6 +48,8 @@ static int map_file(Weights *w, int fd, uint64_t size, const Trailer *t, Error *
         return error_set(err, "%s: %s", w->path, strerror(errno));
     }
     w->data = w->map;
+    w->fd = fd;
+    w->offset = offset;
     return 0;
 }
 
@@ -212,12 +215,14 @@ static int make_weights(Weights *w, int threads, Error *err)
     make_ones(data, m->ends.norm, m->dim);
     make_linear(data, &m->ends.head, m->dim, m->vocab, 1);
     w->data = data;
+    start_part("random_weights");
     return 0;
 }
 
 int weights_open(Weights *w, int threads, Error *err)
 {
-    *w = (Weights){0};
+    *w = (Weights){.fd = -1};
+    start_part("program");
     if (model_info.random_seed) return make_weights(w, threads, err);
     ssize_t n = readlink("/proc/self/exe", w->path, sizeof w->path - 16);
     if (n <= 0) return error_set(err, "/proc/self/exe: %s", strerror(errno));
@@ -237,15 +242,40 @@ int weights_open(Weights *w, int threads, Error *err)
                          "%.200s: no weights at its end (stripped or truncated?) and none in "
                          "%.200s.weights",
                          program, program);
-    int result = map_file(w, fd, size, &trailer, err);
+    if (map_file(w, fd, size, &trailer, err) == 0) return 0;
     close(fd);
-    return result;
+    return -1;
+}
+
+static void *read_ahead(void *argument)
+{
+    Weights *w = argument;
+    const uint64_t step = 8 << 20; // a larger request would be cut short
+    for (uint64_t at = 0; at < w->map_bytes; at += step) {
+        if (__atomic_load_n(&w->enough, __ATOMIC_RELAXED)) break;
+        posix_fadvise(w->fd, (off_t)(w->offset + at), (off_t)step, POSIX_FADV_WILLNEED);
+    }
+    return NULL;
+}
+
+void weights_read_ahead(Weights *w)
+{
+    w->enough = 0;
+    w->reading = w->fd >= 0 && pthread_create(&w->ahead, NULL, read_ahead, w) == 0;
+}
+
+void weights_read_on(Weights *w)
+{
+    __atomic_store_n(&w->enough, 1, __ATOMIC_RELAXED);
+    if (w->reading) pthread_join(w->ahead, NULL);
+    w->reading = 0;
 }
 
 void weights_close(Weights *w)
 {
     if (w->map) munmap(w->map, w->map_bytes);
-    *w = (Weights){0};
+    if (w->map && w->fd >= 0) close(w->fd);
+    *w = (Weights){.fd = -1};
 }
 
 int weights_verify(const Weights *w, Error *err)

@@ -1,5 +1,6 @@
 // The emitted program's command line.
 #include "options.h"
+#include "start.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -38,6 +39,7 @@ static int finish(int status)
 
 int main(int argc, char **argv)
 {
+    start_begin();
     signal(SIGPIPE, SIG_DFL);
     // Where a standard stream is closed, no file or socket of ours may take its number; the stream
     // itself goes on failing.

@@ -2,6 +2,8 @@
 // the memory can give.
 #include "batch.h"
 #include "options.h"
+#include "start.h"
+#include "steps.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -37,41 +39,34 @@ static uint64_t pass_bytes(void)
     return m->weights_bytes - 2 * (uint64_t)m->vocab * (uint64_t)m->dim - skipped;
 }
 
-static uint64_t cache_bytes(const DeviceOptions *o, int context)
-{
-    const ModelInfo *m = &model_info;
-    uint64_t bytes = 0, row = CACHE_ROW_BYTES(m->head_dim, o->key_bits) +
-                              CACHE_ROW_BYTES(m->head_dim, o->value_bits);
-    for (int l = 0; l < m->layers; l++) {
-        int window = m->layer_table[l].window;
-        int seen = window && window < context ? window : context;
-        bytes += row * (uint64_t)m->layer_table[l].kv_heads * (uint64_t)seen;
-    }
-    return bytes + 2 * m->state_bytes; // read and written
-}
-
 // --- bench ---------------------------------------------------------------------------------------
 
 typedef struct {
     Model model;
     Batcher batcher;
     double rate;
-    int json, rows;
+    int json, steps, rows;
 } Bench;
 
+// A row, and with --steps those of the last pass.
 static void print_row(Bench *b, const char *kind, int batch, int context, double tokens_per_s,
                       double bytes_per_s)
 {
     double share = b->rate > 0 ? bytes_per_s / b->rate : 0;
     if (b->json)
         printf("%s{\"kind\": \"%s\", \"batch\": %d, \"context\": %d, \"tokens_per_s\": %.2f, "
-               "\"bytes_per_s\": %.4g, \"share_of_read_rate\": %.4f}",
+               "\"bytes_per_s\": %.4g, \"share_of_read_rate\": %.4f",
                b->rows ? ", " : "", kind, batch, context, tokens_per_s, bytes_per_s, share);
     else
         printf(
             "%-8s batch %3d  context %6d  %10.1f tokens/s  %8.2f GB/s  %3.0f %% of the read rate\n",
             kind, batch, context, tokens_per_s, bytes_per_s / 1e9, 100 * share);
     fflush(stdout);
+    if (b->steps) {
+        if (b->json) printf(", \"steps\": ");
+        print_steps(b->model.device, &b->model.options, context, b->rate, b->json);
+    }
+    if (b->json) printf("}");
     b->rows++;
 }
 
@@ -108,8 +103,11 @@ static void bench_prompt(Bench *b, int prompt)
         batch_retire(&b->batcher, s);
     }
     double t = median(times, 5);
-    int passes = (prompt + b->model.options.max_rows - 1) / b->model.options.max_rows;
+    int most = b->model.options.max_rows, passes = (prompt + most - 1) / most;
+    int s = batch_admit(&b->batcher, tokens, prompt, 0, &sampler, 0, 0);
+    if (b->steps) batch_step(&b->batcher, drawn); // the first pass of the prompt
     print_row(b, "prefill", 1, prompt, prompt / t, (double)pass_bytes() * passes / t);
+    batch_retire(&b->batcher, s);
     free(tokens);
 }
 
@@ -166,18 +164,30 @@ static void bench_decode(Bench *b, int batch, int context, int gen)
 // step the time it waited for its inputs, prepared them and multiplied.
 static void write_trace(Bench *b, const char *path)
 {
-    static const char *const names[STEP_KINDS] = {
-        [STEP_EMBED] = "embed",     [STEP_QKV] = "qkv",
-        [STEP_HEADS] = "heads",     [STEP_ATTEND] = "attend",
-        [STEP_OUT] = "out",         [STEP_OUT_POST] = "out_post",
-        [STEP_UP] = "up",           [STEP_UP_ALONE] = "up_alone",
-        [STEP_DOWN] = "down",       [STEP_DOWN_POST] = "down_post",
-        [STEP_JOIN] = "join",       [STEP_HEAD] = "head",
-        [STEP_LOGITS] = "logits",   [STEP_ROUTE] = "route",
-        [STEP_LATENT_QUERIES] = "latent_queries", [STEP_LATENT_HEADS] = "latent_heads",
-        [STEP_LATENT_VALUES] = "latent_values",
-        [STEP_COMBINE] = "combine", [STEP_EXPERTS_UP] = "experts_up",
-        [STEP_SHARED_DOWN] = "shared_down", [STEP_EXPERTS_DOWN] = "experts_down"};
+    static const char *const names[STEP_KINDS] = {[STEP_EMBED] = "embed",
+                                                  [STEP_QKV] = "qkv",
+                                                  [STEP_HEADS] = "heads",
+                                                  [STEP_ATTEND] = "attend",
+                                                  [STEP_OUT] = "out",
+                                                  [STEP_OUT_POST] = "out_post",
+                                                  [STEP_UP] = "up",
+                                                  [STEP_UP_ALONE] = "up_alone",
+                                                  [STEP_DOWN] = "down",
+                                                  [STEP_DOWN_POST] = "down_post",
+                                                  [STEP_JOIN] = "join",
+                                                  [STEP_HEAD] = "head",
+                                                  [STEP_LOGITS] = "logits",
+                                                  [STEP_DELTA_IN] = "delta_in",
+                                                  [STEP_DELTA] = "delta",
+                                                  [STEP_DELTA_OUT] = "delta_out",
+                                                  [STEP_LATENT_QUERIES] = "latent_queries",
+                                                  [STEP_LATENT_HEADS] = "latent_heads",
+                                                  [STEP_LATENT_VALUES] = "latent_values",
+                                                  [STEP_ROUTE] = "route",
+                                                  [STEP_COMBINE] = "combine",
+                                                  [STEP_EXPERTS_UP] = "experts_up",
+                                                  [STEP_SHARED_DOWN] = "shared_down",
+                                                  [STEP_EXPERTS_DOWN] = "experts_down"};
     static const char *const parts[] = {"waits", "prepares", "works"};
     int steps, blocks, first = 1;
     const uint64_t *trace = device_trace(b->model.device, &steps, &blocks);
@@ -226,18 +236,23 @@ int command_bench(const Options *o)
     if (!s.max_context) s.max_context = longest;
     if (!s.max_batch) s.max_batch = widest;
 
-    Bench b = {.json = s.json};
+    Bench b = {.json = s.json, .steps = s.steps};
     Error err;
     b.model = open_model(&s, 0, 0, 0);
+    start_part("memory");
+    if (s.steps && !b.model.options.cuda) usage_error("--steps goes with --device cuda");
     if (batch_open(&b.batcher, b.model.device, &b.model.options, &err) != 0) fail("%s", err.text);
     b.batcher.reuse = 0; // every prompt is read
     b.rate = device_read_rate(b.model.device);
-    if (s.json)
-        printf("{\"device\": \"%s\", \"model\": \"%s\", \"read_rate\": %.4g, \"rows\": [",
+    if (s.json) {
+        printf("{\"device\": \"%s\", \"model\": \"%s\", \"read_rate\": %.4g, \"start\": ",
                device_name(b.model.device), model_info.name, b.rate);
-    else
+        start_print(0);
+        printf(", \"rows\": [");
+    } else {
         printf("%s on %s, memory reads %.1f GB/s\n", model_info.name, device_name(b.model.device),
                b.rate / 1e9);
+    }
     for (int i = 0; i < s.prompt_count; i++) bench_prompt(&b, s.prompts[i]);
     for (int i = 0; i < s.batch_count; i++)
         for (int j = 0; j < s.context_count; j++)

@@ -185,8 +185,10 @@ static const struct {
 #define AT(field) offsetof(Options, field)
     {"-p", "PROMPT", RUN, TEXT, AT(prompt), 0, 0, 0, "the text to continue"},
     {"-n", "N", RUN | CHAT, WHOLE, AT(n), 0, 1 << 30, 0, "at most so many new tokens; default 256"},
-    {"-o", "FILE", LOGITS, TEXT, AT(output), 0, 0, 0, "safetensors file to write"},
-    {"--ids", "LIST", LOGITS, TEXT, AT(ids), 0, 0, 0, "token ids, as 1,2,3"},
+    {"-o", "FILE", LOGITS, TEXT, AT(output), 0, 0, 0,
+     "safetensors file to write; -: standard output"},
+    {"--ids", "LIST", LOGITS, TEXT, AT(ids), 0, 0, 0,
+     "token ids, as 1,2,3; -: lines of them on standard input, a file for each to -o -"},
     {"--hidden", 0, LOGITS, FLAG, AT(hidden), 0, 0, 0,
      "also the residual stream after every layer"},
     {"--chat", 0, RUN, FLAG, AT(chat), 0, 0, 0, "the prompt is a message to the model"},
@@ -208,6 +210,9 @@ static const struct {
     {"--no-special", 0, TOKENIZE, FLAG, AT(no_special), 0, 0, 0,
      "no special tokens around the text"},
     {"--text", "FILE", EVAL, TEXT, AT(text), 0, 0, 0, "the text to measure on"},
+    {"--reference", "OTHER", EVAL, TEXT, AT(reference), 0, 0, 0,
+     "kl: another program, or recorded input_ids and logits, instead of itself with a cache of 16 "
+     "bits"},
     {"--windows", "N", EVAL, WHOLE, AT(windows), 1, 1 << 30, 0, "stop after so many"},
     {"--context", "N", EVAL, WHOLE, AT(context), 2, 1 << 24, 0, "tokens of a window; default 512"},
     {"--context", "LIST", BENCH, OTHER, 0, 0, 0, parse_contexts,
@@ -215,6 +220,8 @@ static const struct {
     {"--prompt", "LIST", BENCH, OTHER, 0, 0, 0, parse_prompts, "prompt lengths; default 512"},
     {"--batch", "LIST", BENCH, OTHER, 0, 0, 0, parse_batches, "sequences at once; default 1"},
     {"--gen", "N", BENCH, WHOLE, AT(gen), 1, 1 << 20, 0, "tokens drawn per row; default 64"},
+    {"--steps", 0, BENCH, FLAG, AT(steps), 0, 0, 0,
+     "then the steps of such a pass, each alone, on CUDA"},
     {"--trace", "FILE", BENCH, TEXT, AT(trace), 0, 0, 0,
      "timeline of the last decode pass, in the Chrome trace format"},
 
@@ -565,9 +572,10 @@ Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidde
     }
     if (o->mode_given && !cuda) usage_error("%s goes with --device cuda", option_name("--mode"));
     model.options = choose_sizes(o, cuda, max_rows, max_outputs, keep_hidden);
-    if (weights_open(&model.weights, o->threads ? o->threads : 16, &err) != 0 ||
-        device_open(&model.device, &model.options, &model.weights, &err) != 0)
-        fail("%s", err.text);
+    if (weights_open(&model.weights, o->threads ? o->threads : 16, &err) != 0) fail("%s", err.text);
+    if (cuda) weights_read_ahead(&model.weights); // while the driver starts
+    if (device_open(&model.device, &model.options, &model.weights, &err) != 0) fail("%s", err.text);
+    weights_read_on(&model.weights);
     return model;
 }
 

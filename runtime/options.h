@@ -27,7 +27,7 @@ typedef struct {
     int max_context, max_batch, cache_tokens, saved_states, key_bits, value_bits, chunk,
         deterministic;
     // text and sampling; NAN and -1 mean not given
-    const char *prompt, *ids, *output, *text, *system;
+    const char *prompt, *ids, *output, *text, *reference, *system;
     const char *stop[16];
     int stop_count, n, chat, raw, top_k, seed_given;
     float temperature, top_p, min_p;
@@ -39,7 +39,7 @@ typedef struct {
     const char *config, *host, *api_key, *admin_key, *cors, *name;
     int port, drain, max_body, max_queue, print_config, log_requests;
     // bench
-    int prompts[32], prompt_count, batches[32], batch_count, contexts[32], context_count, gen;
+    int prompts[32], prompt_count, batches[32], batch_count, contexts[32], context_count, gen, steps;
     const char *arguments[8];
     int argument_count;
 } Options;

@@ -16,6 +16,9 @@ int request_encode(const Api *api, const char *text, size_t bytes, int flags, co
                    TokenList *out, Refusal *r)
 {
     Error err;
+    if (!model_info.tokenizer)
+        return refusal_set(r, 400, name, "%s: the model came without a tokenizer; only token ids go",
+                           name);
     if (tokens_encode(api->tokens, text, bytes, flags, out, &err) != 0)
         return refusal_set(r, 400, name, "%s: %s", name, err.text);
     for (size_t i = 0; i < out->count; i++)
@@ -207,6 +210,7 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
         field_flag(body, "stream", NULL, &a->stream, r) != 0 ||
         field_flag(options, "include_usage", NULL, &a->include_usage, r) != 0 ||
         field_flag(body, "echo", NULL, &a->echo, r) != 0 ||
+        field_flag(body, "return_token_ids", NULL, &a->token_ids, r) != 0 ||
         field_whole(body, "n", NULL, 1, MOST_CHOICES, choices, r) != 0 ||
         field_whole(body, "best_of", NULL, 1, MOST_CHOICES, &best_of, r) != 0 ||
         field_whole(body, "max_tokens", a->chat ? "max_completion_tokens" : "max_length", 0,

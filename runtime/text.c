@@ -1,6 +1,7 @@
 // The commands that make text: run, serve, tokenize, template.
 #include "render.h"
 #include "server.h"
+#include "start.h"
 #include "writer.h"
 #include "tokenize.h"
 #include "tokens.h"
@@ -10,14 +11,20 @@
 #include <time.h>
 #include <unistd.h>
 
-Tokens *open_tokens(void)
+// Without tokens where the model came without a tokenizer.
+static Tokens *open_any_tokens(void)
 {
     Tokens *t;
     Error err;
-    if (!model_info.tokenizer) fail("the model directory had no tokenizer.json");
     if (tokens_open(&t, model_info.tokenizer, model_info.tokenizer_bytes, &err) != 0)
         fail("%s", err.text);
     return t;
+}
+
+Tokens *open_tokens(void)
+{
+    if (!model_info.tokenizer) fail("the model directory had no tokenizer.json");
+    return open_any_tokens();
 }
 
 void check_ids(const int32_t *ids, size_t count)
@@ -187,6 +194,7 @@ int command_run(const Options *o)
     if (!sized.max_context) sized.max_context = (int)ids.count + n;
     Writer w;
     open_writer(&w, &sized, t);
+    start_part("memory");
     if (((int)ids.count + n + PAGE - 1) / PAGE > w.model.options.pages[POOL_ALL])
         fail("%zu prompt tokens and %d new ones do not fit %d tokens of cache", ids.count, n,
              w.model.options.pages[POOL_ALL] * PAGE);
@@ -213,9 +221,11 @@ int command_run(const Options *o)
         printf(", \"ids\": [");
         for (int i = 0; i < job.token_count; i++) printf("%s%d", i ? ", " : "", job.token[i].id);
         printf("], \"prompt_tokens\": %zu, \"tokens\": %d, \"stop_reason\": \"%s\", "
-               "\"prompt_seconds\": %.6f, \"seconds\": %.6f}\n",
+               "\"prompt_seconds\": %.6f, \"seconds\": %.6f, \"start\": ",
                ids.count, job.token_count, reasons[job.reason], first - job.started,
                job.ended - first);
+        start_print(job.first);
+        printf("}\n");
     } else {
         putchar('\n');
     }
@@ -231,7 +241,7 @@ int command_run(const Options *o)
 int command_serve(const Options *o)
 {
     if (o->print_config) return print_config(o), 0;
-    Tokens *t = open_tokens();
+    Tokens *t = open_any_tokens();
     Options sized = *o;
     if (!sized.max_batch) sized.max_batch = model_info.max_batch;
     if (!sized.cache_tokens) {

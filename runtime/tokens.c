@@ -1351,9 +1351,34 @@ static int make_trees(Tokens *t, Error *err)
     return failed ? -1 : 0;
 }
 
+// One id, without a token: ends, kinds, slots and merge_ends have one zero each, the rest is empty.
+static const struct {
+    VocabHeader header;
+    uint64_t zeros;
+} no_tokens = {{.magic = VOCAB_MAGIC,
+                .version = VOCAB_VERSION,
+                .bytes = sizeof no_tokens,
+                .unk = -1,
+                .bos = -1,
+                .eos = -1,
+                .ends = {sizeof(VocabHeader), 1},
+                .kinds = {sizeof(VocabHeader), 1},
+                .slots = {sizeof(VocabHeader), 1},
+                .merge_ends = {sizeof(VocabHeader), 1},
+                .merges = {sizeof(VocabHeader), 0},
+                .added = {sizeof(VocabHeader), 0},
+                .prefix = {sizeof(VocabHeader), 0},
+                .suffix = {sizeof(VocabHeader), 0},
+                .normalizers = {sizeof(VocabHeader), 0},
+                .pretokenizers = {sizeof(VocabHeader), 0},
+                .decoders = {sizeof(VocabHeader), 0},
+                .text = {sizeof(VocabHeader), 0}},
+               0};
+
 int tokens_open(Tokens **out, const void *tables, size_t bytes, Error *err)
 {
     *out = NULL;
+    if (!tables) tables = &no_tokens, bytes = sizeof no_tokens;
     if (check_header(tables, bytes, err)) return -1;
     Tokens *t = calloc(1, sizeof *t);
     if (!t) return error_set(err, "out of memory for the tokenizer");

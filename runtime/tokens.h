@@ -20,7 +20,8 @@ typedef struct {
     size_t bytes, room;
 } TokenText;
 
-// Checks the tables and prepares them. `tables` must be 8-byte aligned and outlive *t.
+// Checks the tables and prepares them. `tables` must be 8-byte aligned and outlive *t; NULL is a
+// tokenizer without a single token, for models that came without one.
 int tokens_open(Tokens **t, const void *tables, size_t bytes, Error *err);
 void tokens_close(Tokens *t);
 

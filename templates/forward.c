@@ -6,7 +6,8 @@
 #include "kernels/cuda/launch.h"
 
 #define LAYER(l) (&s->layers[l])
-#define STEP(name, ...) launch_##name(gpu, s, b, __VA_ARGS__);
+#define STEP(name, ...)                                                                            \
+    if (gpu_takes(gpu, #name ", " #__VA_ARGS__)) launch_##name(gpu, s, b, __VA_ARGS__);
 
 void forward_gpu(Gpu *gpu, const State *s, const Batch *b, int together)
 {

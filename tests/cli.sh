@@ -37,6 +37,9 @@ refuses 2 "needs -o FILE" $build/exlc build x
 refuses 2 "expected a whole number" $build/exlc build x -o y --max-batch 0
 refuses 1 "No such" $build/exlc build "$work/nowhere" -o "$work/p" --target cpu
 refuses 1 "not there yet" $build/exlc quantize
+refuses 2 "multiple of 128" $build/exlc bench-kernels --shape 100x300
+refuses 2 "goes without a directory" $build/exlc bench-kernels tests/server/bare --shape 128x128
+refuses 1 "NVIDIA driver" env CUDA_VISIBLE_DEVICES= $build/exlc bench-kernels tests/server/bare
 
 model() { # a copy of the bundled model's small files with its weights linked
     rm -rf "$work/model"
@@ -201,6 +204,60 @@ check "an unknown host" sh -c "! $program serve --host no.host.invalid --device 
 refuses 2 "--batch 1000: this program was built for at most 16" $program bench --batch 1000
 refuses 2 "--batch 4 is more than --max-batch 2" $program bench --batch 4 --max-batch 2
 refuses 2 "run takes no --context" $program run --context 5
+check "run --json says where the start's time went" sh -c "$program run -p x -n 1 --json --device cpu |
+    sed 's/.*\"start\": {//' | tr -d '\"{}: ' | tr , '\n' | sed 's/[a-z_]*/& /' |
+    awk '\$1 == \"total\" { total = \$2; next } { sum += \$2 } \$1 == \"first_token\" { seen = 1 }
+         END { exit !(seen && total > 0 && sum - total < 1e-3 && total - sum < 1e-3) }'"
+
+# eval kl against recorded logits and against another program, whose figures awk has worked out too.
+numbers() { # FILE ROWS: the logits, a value a line
+    skip=$((8 + $(od -An -tu8 -N8 "$1")))
+    od -An -v -tf4 -w4 -j $skip -N $(($2 * 4096 * 4)) "$1"
+}
+divergence() { # A B ROWS: mean and largest divergence of B from A, equal likeliest, share of the five likeliest
+    numbers "$1" $3 >"$work/a" && numbers "$2" $3 >"$work/b" && paste "$work/a" "$work/b" | awk '
+        function top(values, best,    i, j, k) {
+            for (i = 0; i < 5; i++) {
+                best[i] = -1
+                for (j = 0; j < 4096; j++) {
+                    for (k = 0; k < i && best[k] != j; k++);
+                    if (k == i && (best[i] < 0 || values[j] > values[best[i]])) best[i] = j
+                }
+            }
+        }
+        { a[n] = $1; b[n] = $2; n++ }
+        n == 4096 {
+            p = q = kl = 0
+            for (i = 0; i < n; i++) { p += exp(a[i]); q += exp(b[i]) }
+            for (i = 0; i < n; i++) kl += exp(a[i]) / p * (a[i] - log(p) - b[i] + log(q))
+            top(a, x); top(b, y)
+            same += x[0] == y[0]
+            for (i = 0; i < 5; i++) for (j = 0; j < 5; j++) five += x[i] == y[j]
+            sum += kl; if (kl > most) most = kl
+            rows++; n = 0
+        }
+        END { printf "%.5f %.5f %.3f %.3f\n", sum / rows, most, same / rows, five / 5 / rows }'
+}
+measured() { # of JSON on stdin
+    tr -d '"{}:' | tr , '\n' | awk '{ v[$1] = $2 }
+        END { printf "%.5f %.5f %.3f %.3f\n", v["kl"], v["kl_max"], v["top1"], v["top5"] }'
+}
+$program logits --device cpu --ids 0,5,100,7,33,900,41 -o "$work/wide"
+$program logits --device cpu --ids 0,5,100,7,33,900,41 --cache-bits 3 -o "$work/narrow"
+want=$(divergence "$work/wide" "$work/narrow" 7)
+got=$($program eval kl --device cpu --reference "$work/wide" --cache-bits 3 --json | measured)
+check "eval kl against a file: $got, expected $want" [ "$got" = "$want" ]
+text="--text tests/data/wiki.txt --context 40 --windows 3 --device cpu --json"
+want=$($program eval kl $text --cache-bits 3)
+got=$($program eval kl $text --cache-bits 3 --reference $program)
+check "eval kl against a program: $got, expected $want" [ -n "$want" -a "$got" = "$want" ]
+refuses 2 "holds the ids" $program eval kl --text tests/data/wiki.txt --reference "$work/wide"
+refuses 1 "ended early" $program eval kl --text tests/data/wiki.txt --reference /bin/true
+refuses 1 "no safetensors" $program eval kl --reference tests/data/wiki.txt
+refuses 2 "goes with" $program logits --ids - -o "$work/x"
+head -c 3000 "$work/wide" >"$work/short"
+refuses 1 "cut short" $program eval kl --reference "$work/short"
+
 check "help speaks of its own command" sh -c "! $program eval --help | grep -q 'bench\|serve' && $program bench --help | grep -q 'context LIST'"
 check "raw chat continues lines" sh -c "[ \"\$(printf 'The city of Paris\n' |
     $program chat --raw -n 8 --device cpu 2>/dev/null)\" = \"\$($program run -p 'The city of Paris' -n 8 --device cpu)\" ]"

@@ -15,6 +15,12 @@ $(B)/make_checkpoint $(B)/compare: $(B)/%: tests/models/%.c
 	$(CC) $(CFLAGS) -o $@ $< -lm
 .PRECIOUS: $(B)/tests/%.o
 
+# A driver without a GPU.
+$(B)/tests/unit/driver: $(B)/tests/libcuda.so.1
+$(B)/tests/libcuda.so.1: tests/fake_driver.c
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -shared -Wl,-soname,libcuda.so.1 -o $@ $<
+
 # Fuzzers need clang and its runtime; without them the test says so.
 FUZZ = safetensors config tokenizer template
 FUZZ_safetensors = compiler/checkpoint.c compiler/json.c compiler/util.c
@@ -62,8 +68,15 @@ $(B)/tests/recurrent: $(B)/tests/chatlm tests/server/recurrent.json
 	$(B)/exlc build $(RECURRENT) -o $@ --target cpu --random-weights 3 --bits 4 --codebook mul1 --head-bits 6
 
 $(B)/tests/serve: tests/server/run.c tests/server/client.h
+$(B)/tests/load: tests/server/load.c tests/server/client.h
+$(B)/tests/serve $(B)/tests/load:
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
+
+# A bare config.json, with made-up weights and no tokenizer.
+$(B)/tests/bare: $(B)/exlc tests/server/bare/config.json
+	@mkdir -p $(@D)
+	$(B)/exlc build tests/server/bare -o $@ --target cpu --random-weights 3 --bits 4 --max-batch 32
 
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
@@ -72,23 +85,24 @@ FUZZ_SECONDS = 7
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
 # On the CUDA target without a GPU.
-EMULATED = qwen3-moe dots1 gpt-oss cohere decilm deepseek-v3
+EMULATED = qwen3-moe dots1 gpt-oss cohere qwen3-next decilm deepseek-v3
 EMULATED_PASS = decilm deepseek-v3
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
 TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run \
-                $(B)/tests/serve $(B)/tests/chatlm
+                $(B)/tests/serve $(B)/tests/load $(B)/tests/chatlm
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(call fuzz_tests,$(FUZZ) request) \
 	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm' \
+	    'server, soak: $(B)/tests/load -c 8 -p 100 -n 12 -t 3 $(B)/tests/wikilm' \
 	    'architectures: tests/architectures.sh'
 
 # The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
-test-long: $(TEST_PROGRAMS)
+test-long: $(TEST_PROGRAMS) $(B)/tests/bare
 	@tests/run.sh $(UNIT_TESTS) 'kernels: tests/kernels/run.sh full' \
 	    'kernels with sanitizers: SAN=address,undefined OPT=1 tests/kernels/run.sh full' \
 	    'device code: $(B)/tests/unit/device 80 86 89 90 100 120 0' \
@@ -97,6 +111,7 @@ test-long: $(TEST_PROGRAMS)
 	    $(foreach c,$(EMULATED_PASS),'emulated $c, one launch: tests/models/emulate.sh $(B) -m persistent $c') \
 	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
+	    'server, soak: $(B)/tests/load -c 32 -t 60 $(B)/tests/bare' \
 	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
@@ -140,6 +155,7 @@ test-gpu: $(TEST_PROGRAMS)
 	    'CPU and CUDA agree: tests/agree.sh $(B) $(B)/wikilm-gpu' \
 	    'quality: tests/quality.sh $(B)/wikilm-gpu cuda' \
 	    'server: DEVICE=cuda $(B)/tests/serve $(B)/wikilm-gpu tests/data/wiki.txt' \
+	    'server, soak: DEVICE=cuda $(B)/tests/load -c 16 -t 60 $(B)/wikilm-gpu' \
 	    $(foreach t,memcheck racecheck,'$t: tests/sanitize.sh $(B) $t')
 
 # The list of architectures, from the comments and names in archs/.

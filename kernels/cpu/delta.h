@@ -37,7 +37,7 @@ ALWAYS DeltaRows delta_rows(const State *s, int rows)
     DeltaRows d = {.n = s->y};
     d.in = d.n + (size_t)rows * DIM;
     d.z = d.in + (size_t)rows * DELTA_IN;
-    d.gates = d.z + (DELTA_GROUPED ? 0 : (size_t)rows * DELTA_VALUES);
+    d.gates = d.z + (DELTA_BY_KEYS ? 0 : (size_t)rows * DELTA_VALUES);
     d.y = d.gates + (size_t)rows * DELTA_HEADS * 2;
     return d;
 }
@@ -47,7 +47,7 @@ enum { DELTA_Q, DELTA_K, DELTA_V, DELTA_Z };
 // The first channel of a head in a row of DeltaRows.in, or of DeltaRows.z.
 ALWAYS int delta_channel(int part, int head)
 {
-    if (!DELTA_GROUPED)
+    if (!DELTA_BY_KEYS)
         return part == DELTA_Q   ? head * DELTA_KEY_DIM
                : part == DELTA_K ? DELTA_KEYS + head * DELTA_KEY_DIM
                                  : (part == DELTA_V ? 2 * DELTA_KEYS : 0) + head * DELTA_VALUE_DIM;
@@ -82,7 +82,7 @@ ALWAYS void delta_gates(Worker *w, const State *s, const Batch *b, const Layer *
         const int head = i % DELTA_HEADS;
         const float *n = d->n + (size_t)(i / DELTA_HEADS) * DIM;
         size_t row_b = (size_t)head, row_a = (size_t)head;
-        if (DELTA_GROUPED) {
+        if (DELTA_BY_KEYS) {
             row_b = (size_t)(head / SHARING * 2 * SHARING + head % SHARING);
             row_a = row_b + SHARING;
         }
@@ -250,7 +250,7 @@ ALWAYS void delta_out(Worker *w, State *s, const Batch *b, int format, const Lay
     Range units = share(b->rows * DELTA_HEADS, w->index, w->count);
     for (int i = units.first; i < units.end; i++) {
         const size_t row = (size_t)(i / DELTA_HEADS);
-        const float *z = (DELTA_GROUPED ? d.in + row * DELTA_IN : d.z + row * DELTA_VALUES) +
+        const float *z = (DELTA_BY_KEYS ? d.in + row * DELTA_IN : d.z + row * DELTA_VALUES) +
                          delta_channel(DELTA_Z, i % DELTA_HEADS);
         float *y = d.y + (size_t)i * DELTA_VALUE_DIM, open[DELTA_COLUMNS + FLOATS] = {0};
         memcpy(open, z, DELTA_VALUE_DIM * sizeof *open);

@@ -247,7 +247,7 @@ template <bool QUANTIZED> DEVICE void decode_attend(const Decoder &d, const Plan
     const Batch &b = decode_batch();
     const int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items;
     float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
-    uint8_t *values = (uint8_t *)(raw + HEADS_ROOM);
+    uint8_t *values = (uint8_t *)(raw + HEADS_BESIDE);
     const Layer *layer = plan.layer;
     int window = layer->window, items = end[b.rows];
     int from_item = (uint64_t)items * blockIdx.x / gridDim.x;

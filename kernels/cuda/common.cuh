@@ -300,6 +300,11 @@ DEVICE float4 load_fresh(const float *p)
     return __ldcg((const float4 *)global(p));
 }
 
+DEVICE float2 load_fresh2(const float *p)
+{
+    return __ldcg((const float2 *)global(p));
+}
+
 DEVICE float load_fresh1(const float *p)
 {
     return __ldcg(global(p));

@@ -845,6 +845,9 @@ DEVICE void copy_parts(Decoder &d, const Plan &plan)
     }
 }
 
+// By the multiplying warps: what a step does beside its products, once its inputs are there.
+DEVICE void step_begun(const Plan &plan);
+
 // The others'. The plan is there, the inputs are not.
 template <bool WIDE, bool QUANTIZED> DEVICE void multiply_step(Decoder &d, const Plan &plan)
 {
@@ -858,6 +861,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void multiply_step(Decoder &d, const
     if (!plan.started) {
         step_start(d, plan.step.kind);
         clear_sums(plan.old_sums, plan.old_count);
+        step_begun(plan);
     }
     uint32_t next = d.chunk + ((threadIdx.x / WARP / 8 + d.chunk) & 1);
 #pragma unroll 1

@@ -8,53 +8,17 @@
 // row's experts are known the copying warp can only fetch the shared expert; experts_down it plans
 // ahead like any other step.
 #pragma once
-#include "kernels/cuda/pass.cuh"
 #include "kernels/cuda/route.cuh"
 
 #if EXPERTS
 
 // --- route ---------------------------------------------------------------------------------------
-// A warp takes 128 channels and 8 scores at a time.
-
-#define SCORES_AT_ONCE 8
-
-// Calls DO(block, first) for the items of this block's warp `warp` of `warps`.
-template <typename Do>
-DEVICE void score_items(const Layer *layer, int warp, int warps, const Do &item_do)
-{
-    int groups = (score_count(layer) + SCORES_AT_ONCE - 1) / SCORES_AT_ONCE;
-    for (int item = warp * gridDim.x + blockIdx.x; item < BLOCKS(DIM) * groups;
-         item += warps * gridDim.x)
-        item_do(item / groups, item % groups * SCORES_AT_ONCE);
-}
 
 // By the copying warp: has the router's weights come nearer.
 DEVICE void expect_router(const Layer *layer)
 {
-    const State &s = decode_state();
-    int lane = threadIdx.x % WARP;
-    score_items(layer, 0, 1, [&](int block, int first) {
-        int channel = block * BLOCK + lane % 4 * 32;
-        if (first + lane / 4 < score_count(layer) && channel < DIM)
-            prefetch(router_row(s, layer, first + lane / 4) + channel);
-    });
-}
-
-// The sum over the warp of sum[i], in lanes 4 i .. 4 i + 3.
-DEVICE float warp_sums(float sum[SCORES_AT_ONCE])
-{
-    int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int half = SCORES_AT_ONCE / 2; half; half /= 2) {
-        bool high = lane & half * 4;
-#pragma unroll
-        for (int i = 0; i < half; i++) {
-            float other = shuffle_xor(high ? sum[i] : sum[i + half], half * 4);
-            sum[i] = (high ? sum[i + half] : sum[i]) + other;
-        }
-    }
-    for (int bit = 1; bit < 4; bit *= 2) sum[0] += shuffle_xor(sum[0], bit);
-    return sum[0];
+    expect_scores(score_count(layer),
+                  [&](int number) { return router_row(decode_state(), layer, number); });
 }
 
 // Adds the scores of all rows to their sums. Stores the new x, unless a linear layer of this step
@@ -62,33 +26,9 @@ DEVICE float warp_sums(float sum[SCORES_AT_ONCE])
 DEVICE void score_rows(const Plan &p)
 {
     const State &s = decode_state();
-    int lane = threadIdx.x % WARP, scores = score_count(p.layer);
-    uint64_t *sums = work_at<uint64_t>(s, work_of(s).sums_route);
-    Part none;
-    none.linear = {0, 0, 0, 0};
-    score_items(p.layer, threadIdx.x / WARP, MULTIPLIERS / WARP, [&](int block, int first) {
-        float weight[SCORES_AT_ONCE][4];
-        Constants c;
-#pragma unroll
-        for (int i = 0; i < SCORES_AT_ONCE; i++) {
-            int number = first + i < scores ? first + i : first;
-            load4<DIM>(router_row(s, p.layer, number), block * BLOCK + 4 * lane, weight[i]);
-        }
-        load_constants(p, none, block, &c);
-        for (int row = 0; row < p.rows; row++) {
-            float v[4], sum[SCORES_AT_ONCE] = {};
-            load_stream(p, row, block, first == 0 && p.count == 0, c, v);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                v[j] *= c.in[j];
-#pragma unroll
-                for (int i = 0; i < SCORES_AT_ONCE; i++) sum[i] = fmaf(v[j], weight[i][j], sum[i]);
-            }
-            float score = warp_sums(sum);
-            if (lane % 4 == 0 && first + lane / 4 < scores)
-                atomic_add64(sums + row * SCORES + first + lane / 4, score_to_fixed(score));
-        }
-    });
+    add_scores<SCORES>(p, threadIdx.x / WARP, score_count(p.layer),
+                       work_at<uint64_t>(s, work_of(s).sums_route), p.count == 0,
+                       [&](int number) { return router_row(s, p.layer, number); });
 }
 
 // --- inputs --------------------------------------------------------------------------------------

@@ -73,11 +73,14 @@ static int decode_shared_bytes(const Gpu *gpu)
     return (int)gpu->shared_bytes_per_block - 2048;
 }
 
-// The rows of the decode form for which this GPU has room, 0 where attention has none.
+// The rows of the decode form for which this GPU has room, 0 where attention or a delta net has
+// none.
 static int decode_rows_here(const Gpu *gpu)
 {
     int bytes = decode_shared_bytes(gpu);
-    return DECODE_SHARED_BYTES + ATTEND_ROOM > bytes ? 0 : decode_rows_that_fit(bytes);
+    return DECODE_SHARED_BYTES + WORK_MOST(ATTEND_ROOM, DELTA_ROOM) > bytes
+               ? 0
+               : decode_rows_that_fit(bytes);
 }
 
 // Few rows, or one row a sequence: the decode form. Its rows come out the same in any batch.
@@ -189,7 +192,7 @@ static void launch_prefill(Gpu *gpu, const char *step, const State *s, const Bat
 static inline int launch_together(Gpu *gpu, const State *s, const Batch *b)
 {
     int rows = most(b->rows, b->outputs), bytes = decode_shared_bytes(gpu);
-    int room = most(most(activation_room(gpu, rows), ATTEND_ROOM), COMBINE_ROOM);
+    int room = most(most(activation_room(gpu, rows), ATTEND_ROOM), most(COMBINE_ROOM, DELTA_ROOM));
     if (!decode_form(gpu, s, b) || b->rows != b->segments || b->outputs == 0 || s->hidden ||
         room + DECODE_SHARED_BYTES + MOST_CHUNK_BYTES > bytes)
         return 0;
@@ -230,11 +233,17 @@ static void launch_layers(Gpu *gpu, int kind, const char *name, const State *s, 
 static inline void launch_qkv(Gpu *gpu, const State *s, const Batch *b, int q, int k, int v,
                               const Layer *layer)
 {
-    launch_layers(gpu, STEP_QKV, "qkv", s, b, layer, q, k, v, BLOCKS(Q_DIM) + 2 * BLOCKS(KV_DIM),
-                  PAIRS(Q_DIM) + 2 * PAIRS(KV_DIM));
+    launch_layers(gpu, STEP_QKV, "qkv", s, b, layer, q, k, v, BLOCKS(Q_WIDE) + 2 * BLOCKS(KV_DIM),
+                  PAIRS(Q_WIDE) + 2 * PAIRS(KV_DIM));
     if ((!HEADS_IN_BLOCKS || IS_QUANTIZED(s)) && !decode_form(gpu, s, b))
         launch_step(gpu, step_kernel(gpu, "qkv_finish_kernel", 0, 0, 0, ""), s, b, layer, 0,
                     b->rows, (HEADS + 2 * KV_HEADS + 7) / 8, PREFILL_THREADS, 0);
+}
+
+static inline void launch_qkv_gated(Gpu *gpu, const State *s, const Batch *b, int q, int k, int v,
+                                    const Layer *layer)
+{
+    launch_qkv(gpu, s, b, q, k, v, layer);
 }
 
 #if KV_LATENT
@@ -333,6 +342,12 @@ static inline void launch_latent_out(Gpu *gpu, const State *s, const Batch *b, i
 }
 #endif
 
+static inline void launch_out_gated(Gpu *gpu, const State *s, const Batch *b, int format,
+                                    const Layer *layer)
+{
+    launch_layers(gpu, STEP_OUT, "out_gated", s, b, layer, format, 0, 0, BLOCKS(DIM), PAIRS(DIM));
+}
+
 static inline void launch_out_norm(Gpu *gpu, const State *s, const Batch *b, int format,
                                    const Layer *layer)
 {
@@ -352,6 +367,60 @@ static inline void launch_up_alone(Gpu *gpu, const State *s, const Batch *b, int
     launch_layers(gpu, STEP_UP_ALONE, "up_alone", s, b, layer, up, 0, 0, BLOCKS(FFN_DIM),
                   PAIRS(FFN_DIM));
 }
+
+#if DELTA_HEADS
+static void launch_delta_kernel(Gpu *gpu, const char *name, const State *s, const Batch *b,
+                                const Layer *layer, int grid, int grid_y, int block,
+                                int shared_bytes)
+{
+    launch_step(gpu, step_kernel(gpu, name, 0, 0, 0, ""), s, b, layer, 0, grid, grid_y, block,
+                shared_bytes);
+}
+
+// A gated delta net up to its values; z 0: it is part of the first product.
+static inline void launch_delta(Gpu *gpu, const State *s, const Batch *b, int in, int z,
+                                const Layer *layer)
+{
+    if (decode_form(gpu, s, b)) {
+        launch_decode(gpu, STEP_DELTA_IN, s, b, layer, in, z, 0, 0, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_DELTA, s, b, layer, 0, 0, 0, 0, DELTA_ROOM);
+        return;
+    }
+    int gates = b->rows * DELTA_HEADS, heads = 2 * DELTA_KEY_HEADS + DELTA_HEADS;
+    int score_tiles = (DELTA_GATES + SCORE_TILE - 1) / SCORE_TILE;
+    launch_delta_kernel(gpu, "delta_score_kernel", s, b, layer,
+                        (b->rows + SCORE_ROWS - 1) / SCORE_ROWS, UNITS(DIM) * score_tiles,
+                        PREFILL_THREADS, 0);
+    launch_delta_kernel(gpu, "delta_gates_kernel", s, b, layer,
+                        (gates + PREFILL_THREADS - 1) / PREFILL_THREADS, 1, PREFILL_THREADS, 0);
+    launch_tiles(gpu, step_kernel(gpu, "delta", in, z, 0, "_in_prepare"),
+                 step_kernel(gpu, "delta", in, z, 0, "_in_prefill"), s, b, layer,
+                 needs_of(in, 0, 0), BLOCKS(DELTA_IN), PAIRS(DELTA_IN), b->rows);
+    if (z)
+        launch_tiles(gpu, step_kernel(gpu, "delta", in, z, 0, "_z_prepare"),
+                     step_kernel(gpu, "delta", in, z, 0, "_z_prefill"), s, b, layer,
+                     needs_of(z, 0, 0), BLOCKS(DELTA_VALUES), PAIRS(DELTA_VALUES), b->rows);
+    launch_delta_kernel(gpu, "delta_mix_kernel", s, b, layer,
+                        (b->rows + DELTA_MIX_ROWS - 1) / DELTA_MIX_ROWS,
+                        (heads + PREFILL_THREADS / 32 - 1) / (PREFILL_THREADS / 32),
+                        PREFILL_THREADS, 0);
+    launch_delta_kernel(gpu, "delta_rule_kernel", s, b, layer, DELTA_HEADS * DELTA_PARTS,
+                        b->segments, DELTA_THREADS, DELTA_SHARED_BYTES);
+}
+
+static inline void launch_delta_grouped(Gpu *gpu, const State *s, const Batch *b, int in,
+                                        const Layer *layer)
+{
+    launch_delta(gpu, s, b, in, 0, layer);
+}
+
+static inline void launch_delta_out(Gpu *gpu, const State *s, const Batch *b, int format,
+                                    const Layer *layer)
+{
+    launch_layers(gpu, STEP_DELTA_OUT, "delta_out", s, b, layer, format, 0, 0, BLOCKS(DIM),
+                  PAIRS(DIM));
+}
+#endif
 
 // In the decode form of parallel layers, what attention and feed-forward left is added to x.
 static void launch_join(Gpu *gpu, const State *s, const Batch *b, const Layer *layer)

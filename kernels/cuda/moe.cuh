@@ -11,73 +11,11 @@
 
 // --- routing -------------------------------------------------------------------------------------
 
-// Parts of scores over UNIT_ROWS channels: (UNITS(DIM), rows, SCORES).
-DEVICE float *score_parts(const State &s)
-{
-    return work_at<float>(s, work_of(s).large);
-}
-
-#define SCORE_DEPTH 32 // channels at a time
-#define SCORE_STRIDE (SCORE_DEPTH + 4)
-
-// Grid: (tiles of rows, units x tiles of scores). A thread has 4 rows and 2 scores.
+// Grid: (tiles of rows, units x tiles of scores).
 DEVICE void score_prefill(const State &s, const Batch &b, const Layer *layer)
 {
-    __shared__ __align__(16) float x[SCORE_ROWS * SCORE_STRIDE], w[SCORE_TILE * SCORE_STRIDE];
-    __shared__ float factor[SCORE_ROWS];
-    const float *norm = weights_at<float>(s, layer->ffn_norm);
-    int unit = blockIdx.y % UNITS(DIM), first = blockIdx.y / UNITS(DIM) * SCORE_TILE;
-    int first_row = blockIdx.x * SCORE_ROWS, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int scores = score_count(layer), end = (unit + 1) * UNIT_ROWS;
-    float sum[4][2] = {};
-    grid_release();
-    grid_wait();
-    if (first >= scores) return;
-    for (int r = warp; r < SCORE_ROWS; r += PREFILL_THREADS / WARP) {
-        int row = first_row + r < b.rows ? first_row + r : b.rows - 1;
-        float f = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
-        if (lane == 0) factor[r] = f;
-    }
-    block_sync();
-    for (int k = unit * UNIT_ROWS; k < end && k < DIM; k += SCORE_DEPTH) {
-        int channel = k + threadIdx.x % 8 * 4, r = threadIdx.x / 8;
-        int row = first_row + r < b.rows ? first_row + r : b.rows - 1;
-        float v[4], n[4];
-        load4<DIM>(s.x + (uint64_t)row * DIM, channel, v);
-        load4<DIM>(norm, channel, n);
-        *(float4 *)(x + r * SCORE_STRIDE + threadIdx.x % 8 * 4) =
-            make_float4(v[0] * factor[r] * n[0], v[1] * factor[r] * n[1], v[2] * factor[r] * n[2],
-                        v[3] * factor[r] * n[3]);
-        for (int i = r; i < SCORE_TILE; i += PREFILL_THREADS / 8) {
-            int number = first + i < scores ? first + i : scores - 1;
-            load4<DIM>(router_row(s, layer, number), channel, v);
-            *(float4 *)(w + i * SCORE_STRIDE + threadIdx.x % 8 * 4) =
-                make_float4(v[0], v[1], v[2], v[3]);
-        }
-        block_sync();
-#pragma unroll
-        for (int i = 0; i < SCORE_DEPTH; i += 4) {
-            float4 p = *(const float4 *)(w + lane * SCORE_STRIDE + i);
-            float4 q = *(const float4 *)(w + (lane + WARP) * SCORE_STRIDE + i);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                float4 t = *(const float4 *)(x + (4 * warp + j) * SCORE_STRIDE + i);
-                sum[j][0] =
-                    fmaf(t.w, p.w, fmaf(t.z, p.z, fmaf(t.y, p.y, fmaf(t.x, p.x, sum[j][0]))));
-                sum[j][1] =
-                    fmaf(t.w, q.w, fmaf(t.z, q.z, fmaf(t.y, q.y, fmaf(t.x, q.x, sum[j][1]))));
-            }
-        }
-        block_sync();
-    }
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int row = first_row + 4 * warp + j, number = first + lane + i * WARP;
-            if (row < b.rows && number < scores)
-                score_parts(s)[((uint64_t)unit * b.rows + row) * SCORES + number] = sum[j][i];
-        }
+    score_tile<SCORES>(s, b, layer->ffn_norm, score_count(layer),
+                       [&](int number) { return router_row(s, layer, number); });
 }
 
 // Grid: rows by 8.
@@ -331,7 +269,7 @@ DEVICE void experts_down_prefill(const State &s, const Batch &, const Layer *lay
         for (int item = first_item(); item < tiles[EXPERTS] * PAIRS; item = next_item(item)) {
             Tile t = expert_tile(s, wave, tiles, item / PAIRS, item % PAIRS, DIM, &expert);
             ExpertLinear w = {&layer->down, layer, expert};
-            out_tile<BITS, DOWN, EXPERT_DIM, true>(s, w, products, &ring, t, places);
+            out_tile<BITS, DOWN, EXPERT_DIM, true, DIM>(s, w, products, &ring, t, places);
         }
     }
     ring_close();
@@ -372,7 +310,7 @@ DEVICE void experts_down_prefill(const State &s, const Batch &, const Layer *lay
     grid_release();
     grid_wait();
     if (!expert_tile(s, wave, &expert, &first, &rows)) return;
-    out_tile<DOWN, EXPERT_DIM, true>(s, of_expert(layer->down, layer, expert),
+    out_tile<DOWN, EXPERT_DIM, true, DIM>(s, of_expert(layer->down, layer, expert),
                                      work_at<float>(s, work_of(s).products), blockIdx.y, first,
                                      rows, wave_places(s));
 }

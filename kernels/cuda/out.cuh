@@ -1,5 +1,6 @@
 // out and down: x += linear(input) + bias, and the sums of squares of the new x. Where a norm comes
-// before the sum (POST), the product goes to y, and add_normed adds it.
+// before the sum (POST), the product goes to y, and add_normed adds it. out_gated: the input is
+// attention's values times their gates. Products of other widths (OUT) go to y, too.
 #pragma once
 #include "kernels/cuda/wide.cuh"
 
@@ -54,8 +55,20 @@ DEVICE void out_prepare(const State &s, const Batch &b, const Linear *linear, co
     prepare<IN, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, plain_source(input), blockIdx.x, b.rows, in);
 }
 
+// The values of a row in place, then as out_prepare. Grid: rows.
+template <int FORMAT>
+DEVICE void out_gated_prepare(const State &s, const Batch &b, const Linear *linear)
+{
+    float *a = s.a + (uint64_t)blockIdx.x * Q_DIM, *gate = s.y + (uint64_t)blockIdx.x * Q_DIM;
+    grid_release();
+    grid_wait();
+    for (int i = threadIdx.x; i < Q_DIM; i += PREFILL_THREADS) a[i] *= gate[i];
+    block_sync();
+    prepare<Q_DIM, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, plain_source(s.a), blockIdx.x, b.rows);
+}
+
 #if WGMMA
-template <int BITS, int FORMAT, int IN, bool POST, int OUT = DIM, typename Weights>
+template <int BITS, int FORMAT, int IN, bool POST, int OUT, typename Weights>
 DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *ring, const Tile &t,
                      int rows, int in = IN)
 {
@@ -85,7 +98,7 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
 #pragma unroll
             for (int i = 0; i < 16; i++) {
                 if (!POST) v[i] = v[i] * RESIDUAL_SCALE + x[u][i];
-                real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < DIM;
+                real[i] = t.block * BLOCK + own_column(i / 4) + i % 4 < OUT;
             }
             uint64_t row = first + own_row(u);
             if (own_row(u) < count) store_columns<OUT>((POST ? y : s.x) + row * OUT, t.block, v);
@@ -96,10 +109,11 @@ DEVICE void out_tile(const State &s, const Weights &weights, float *y, Ring *rin
 }
 
 // Grid: clusters of two blocks.
-template <int FORMAT, int IN, bool POST, int OUT = DIM>
+template <int FORMAT, int IN, bool POST, int OUT>
 DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, float *y,
                         int tile_rows, int in = IN)
 {
+    static_assert(POST || OUT == DIM, "x has DIM columns");
     constexpr int BITS = FORMAT_BITS(FORMAT), PAIRS = PAIRS(OUT);
     const Linear w = *linear;
     int tiles = (b.rows + tile_rows - 1) / tile_rows;
@@ -125,7 +139,7 @@ DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, fl
 }
 #else
 // A tile of `rows` rows from prepared row `first` of `all` on.
-template <int FORMAT, int IN, bool POST, int OUT = DIM>
+template <int FORMAT, int IN, bool POST, int OUT>
 DEVICE void out_tile(const State &s, const Linear &w, float *y, int block, int first, int rows,
                      int all, int in = IN)
 {
@@ -140,10 +154,11 @@ DEVICE void out_tile(const State &s, const Linear &w, float *y, int block, int f
 }
 
 // Grid: (tiles of rows, column blocks).
-template <int FORMAT, int IN, bool POST, int OUT = DIM>
+template <int FORMAT, int IN, bool POST, int OUT>
 DEVICE void out_prefill(const State &s, const Batch &b, const Linear *linear, float *y, int,
                         int in = IN)
 {
+    static_assert(POST || OUT == DIM, "x has DIM columns");
     const Linear w = *linear;
     int first = blockIdx.x * TILE_ROWS;
     int rows = b.rows - first < TILE_ROWS ? b.rows - first : TILE_ROWS;

@@ -17,7 +17,8 @@
 DEVICE bool reads_stream(const Plan &p)
 {
     return p.step.kind == STEP_QKV || p.step.kind == STEP_UP || p.step.kind == STEP_UP_ALONE ||
-           p.step.kind == STEP_HEAD || p.step.kind == STEP_ROUTE || p.step.kind == STEP_EXPERTS_UP;
+           p.step.kind == STEP_HEAD || p.step.kind == STEP_ROUTE ||
+           p.step.kind == STEP_EXPERTS_UP || (DELTA_HEADS && p.step.kind == STEP_DELTA_IN);
 }
 
 // The columns of a row of the sums that a layer adds to in `up` and in `down`.
@@ -47,6 +48,30 @@ DEVICE void expect_router(const Layer *layer);
 DEVICE void copy_experts(Decoder &d, const Step &step);
 DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan);
 #endif
+
+// Gated delta nets (delta.cuh).
+#if DELTA_HEADS
+DEVICE void expect_gates(const Layer *layer);
+DEVICE void expect_delta(const Layer *layer);
+DEVICE void score_gates(const Plan &p);
+DEVICE void keep_tokens(const Plan &p);
+DEVICE void load_delta(const Plan &p, int row, int block, float v[4]);
+FUNCTION void decode_delta(int together, int steps, const Plan &p);
+#endif
+
+// Whether a step after STEP_ROUTE, or that one, is of a routed layer.
+DEVICE bool is_routed(const Step &step)
+{
+    return !DELTA_HEADS || step.kind < STEP_DELTA_IN;
+}
+
+DEVICE void step_begun(const Plan &p)
+{
+#if DELTA_HEADS
+    if (p.step.kind == STEP_DELTA_IN) score_gates(p);
+    if (p.step.kind == STEP_DELTA_OUT) keep_tokens(p);
+#endif
+}
 
 DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
 {
@@ -141,6 +166,12 @@ template <bool QUANTIZED> DEVICE void load_attended(const Plan &p, int row, int 
     else
         add_splits(s, p.layer, row, channel, splits, v);
     if (QUANTIZED && VALUE_BITS(&s) < 16) turn_channels(v);
+    if (GATED_ATTENTION) {
+        float gate[4];
+        load4_fresh<Q_DIM>(s.y + (uint64_t)row * Q_DIM, channel, gate);
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] *= gate[i];
+    }
 }
 
 // What gate and up of `width` channels, of WIDTH in their sums, left of a row: act(gate) * up, or
@@ -180,8 +211,12 @@ DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool
     else if (p.step.kind == STEP_LATENT_QUERIES)
         load_queries(p, row, block, v);
 #endif
+#if DELTA_HEADS
+    else if (p.step.kind == STEP_DELTA_OUT)
+        load_delta(p, row, block, v);
+#endif
 #if EXPERTS
-    else if (p.step.kind > STEP_ROUTE)
+    else if (p.step.kind > STEP_ROUTE && is_routed(p.step))
         load_expert(p, part, row, block, c, v);
 #endif
     else
@@ -215,14 +250,22 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     p->started = 0;
     plan_held(d, p);
     switch (step.kind) {
+#if DELTA_HEADS
+    case STEP_DELTA_IN:
+#endif
     case STEP_QKV:
         p->in = DIM, p->sums = w.sums_qkv, p->width = RAW_DIM;
-        plan_part(p, KV_LATENT ? layer->q_a : layer->q, KV_LATENT ? Q_LATENT : Q_DIM, 0);
-        if (KV_LATENT) {
+        if (DELTA_HEADS && step.kind == STEP_DELTA_IN) {
+            p->width = DELTA_SUMS;
+            plan_part(p, layer->delta_in, DELTA_IN, 0);
+            if (!DELTA_BY_KEYS) plan_part(p, layer->delta_z, DELTA_VALUES, DELTA_Z_AT);
+        } else if (KV_LATENT) {
+            plan_part(p, layer->q_a, Q_LATENT, 0);
             plan_part(p, layer->kv_a, LATENT_ROW, PADDED(Q_LATENT));
         } else {
-            plan_part(p, layer->k, kv_dim_of(layer), PADDED(Q_DIM));
-            plan_part(p, layer->v, kv_dim_of(layer), PADDED(Q_DIM) + PADDED(KV_DIM));
+            plan_part(p, layer->q, Q_WIDE, 0);
+            plan_part(p, layer->k, kv_dim_of(layer), PADDED(Q_WIDE));
+            plan_part(p, layer->v, kv_dim_of(layer), PADDED(Q_WIDE) + PADDED(KV_DIM));
         }
         p->old_sums = w.sums_up, p->old_count = rows * up_sums(layer_before(s, step.layer));
         p->x = s.x, p->new_x = middle, p->norm = layer->attn_norm;
@@ -230,6 +273,16 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
             p->pending[p->pending_count++] = layer[-1].down;
         p->pending_sums = w.sums_down;
         break;
+#if DELTA_HEADS
+    case STEP_DELTA:
+        p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, step.layer));
+        break;
+    case STEP_DELTA_OUT:
+        p->in = DELTA_VALUES, p->sums = w.sums_out, p->width = PADDED(DIM);
+        plan_part(p, layer->o, DIM, 0);
+        p->old_sums = w.sums_qkv, p->old_count = rows * DELTA_SUMS;
+        break;
+#endif
     case STEP_HEADS:
     case STEP_ATTEND: // nothing to multiply, but the layers that are finished
         p->part[0].linear = layer->q, p->part[1].linear = layer->k, p->part[2].linear = layer->v;
@@ -303,8 +356,8 @@ DEVICE void expect_heads(const Plan &p)
 {
     const State &s = decode_state();
     int kv = BLOCKS(kv_dim_of(p.layer));
-    for (int block = blockIdx.x; block < BLOCKS(Q_DIM) + 2 * kv; block += gridDim.x) {
-        int k = block - BLOCKS(Q_DIM), v = k - kv;
+    for (int block = blockIdx.x; block < BLOCKS(Q_WIDE) + 2 * kv; block += gridDim.x) {
+        int k = block - BLOCKS(Q_WIDE), v = k - kv;
         expect_halves(s,
                       p.part[k < 0   ? 0
                              : v < 0 ? 1
@@ -388,6 +441,10 @@ DEVICE void copy_step(Decoder &d, const Step &step)
 #if EXPERTS
     if (step.kind == STEP_ROUTE) expect_router(plan->layer);
 #endif
+#if DELTA_HEADS
+    if (step.kind == STEP_DELTA_IN) expect_gates(plan->layer);
+    if (step.kind == STEP_DELTA) expect_delta(plan->layer);
+#endif
     if (!KV_LATENT && step.kind == STEP_ATTEND)
         expect_heads(*plan);
     else
@@ -398,7 +455,7 @@ DEVICE void copy_step(Decoder &d, const Step &step)
 #endif
     d.plans++;
 #if EXPERTS
-    if (step.kind > STEP_ROUTE) copy_experts(d, step);
+    if (step.kind > STEP_ROUTE && is_routed(step)) copy_experts(d, step);
 #endif
 }
 
@@ -424,7 +481,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     if (step.kind == STEP_LATENT_QUERIES) begin_queries(d, *plan);
 #endif
 #if EXPERTS
-    if (step.kind >= STEP_ROUTE) more = begin_routed(d, step, *plan);
+    if (step.kind >= STEP_ROUTE && is_routed(step)) more = begin_routed(d, step, *plan);
 #endif
     while (plan->count || more) {
         if (plan->count) multiply_step<WIDE, QUANTIZED>(d, *plan);
@@ -434,6 +491,9 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
         plan_wait(d);
         more = plan->more;
     }
+#if DELTA_HEADS
+    if (step.kind == STEP_DELTA) decode_delta(d.together, d.steps, *plan);
+#endif
     if (plan->count || step.kind >= STEP_ROUTE) {
         step_end(d);
         return;
@@ -503,6 +563,7 @@ typedef struct {
 #define TABLE_embed(f) t.step[t.count++] = Step{STEP_EMBED, 0, {f}, 0};
 #define TABLE_keep(l)
 #define TABLE_qkv(q, k, v, l) t.step[t.count++] = Step{STEP_QKV, l, {q, k, v}, 0};
+#define TABLE_qkv_gated(q, k, v, l) TABLE_qkv(q, k, v, l)
 #define TABLE_latent(qa, kv, qb, l)                                                                \
     t.step[t.count++] = Step{STEP_QKV, l, {qa, kv}, 0};                                            \
     t.step[t.count++] = Step{STEP_LATENT_QUERIES, l, {qb}, 0};                                     \
@@ -512,7 +573,13 @@ typedef struct {
     TABLE_out(f, l)
 #define TABLE_attend(l) t.step[t.count++] = Step{STEP_ATTEND, l, {}, 0};
 #define TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT, l, {f}, 0};
+#define TABLE_out_gated(f, l) TABLE_out(f, l)
 #define TABLE_up(g, u, l) t.step[t.count++] = Step{STEP_UP, l, {g, u}, 0};
+#define TABLE_delta(f, z, l)                                                                       \
+    t.step[t.count++] = Step{STEP_DELTA_IN, l, {f, z}, 0};                                         \
+    t.step[t.count++] = Step{STEP_DELTA, l, {}, 0};
+#define TABLE_delta_grouped(f, l) TABLE_delta(f, 0, l)
+#define TABLE_delta_out(f, l) t.step[t.count++] = Step{STEP_DELTA_OUT, l, {f}, 0};
 #define TABLE_out_norm(f, l) TABLE_out(f, l) t.step[t.count++] = Step{STEP_OUT_POST, l, {}, 0};
 #define TABLE_up_alone(u, l) t.step[t.count++] = Step{STEP_UP_ALONE, l, {u}, 0};
 #define TABLE_down(f, l)                                                                           \

@@ -28,8 +28,8 @@ DEVICE float query_scale(int position)
 // Which of q, k, v a column block belongs to; *block becomes its number there.
 DEVICE int qkv_which(int *block)
 {
-    if (*block < BLOCKS(Q_DIM)) return 0;
-    *block -= BLOCKS(Q_DIM);
+    if (*block < BLOCKS(Q_WIDE)) return 0;
+    *block -= BLOCKS(Q_WIDE);
     if (*block < BLOCKS(KV_DIM)) return 1;
     *block -= BLOCKS(KV_DIM);
     return 2;
@@ -136,11 +136,21 @@ DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int 
     }
 }
 
+// The gates of a query head of a row, which follow its channels in `c`, by a whole warp: to what
+// the head's values are multiplied with, in s.y (rows, Q_DIM).
+DEVICE void finish_gates(const State &s, int row, int head, const float *c)
+{
+    if (!GATED_ATTENTION) return;
+    float *to = global(s.y) + (uint64_t)row * Q_DIM + head * HEAD_DIM;
+    for (int i = threadIdx.x % WARP; i < HEAD_DIM; i += WARP)
+        to[i] = 1 / (1 + expf(-c[HEAD_DIM + i]));
+}
+
 // Where the columns of linear `which` of a row are left for qkv_finish.
 DEVICE float *raw_columns(const State &s, int row, int which)
 {
     float *raw = RAW_IN_H ? s.h : work_at<float>(s, work_of(s).raw);
-    int first = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
+    int first = which == 0 ? 0 : PADDED(Q_WIDE) + (which - 1) * PADDED(KV_DIM);
     return global(raw) + (uint64_t)row * RAW_DIM + first;
 }
 
@@ -168,9 +178,9 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     warp_sync();
 }
 
-// The query heads of key head kv_head of a row, and with `keys` its key and value, from the sums
-// that STEP_QKV left: queries to `queries` (GROUP, HEAD_DIM), key and value to the cache. By all
-// multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
+// The query heads of key head kv_head of a row, and with `keys` its key and value and the gates of
+// the queries, from the sums that STEP_QKV left: queries to `queries` (GROUP, HEAD_DIM), key and
+// value to the cache. By all multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
 template <bool QUANTIZED>
 DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int row, int kv_head,
                          bool keys, float *queries, float *raw)
@@ -185,7 +195,7 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
     float all[3] = {1, 1, 1};
     if (HEAD_NORMS == HEAD_NORM_ALL) {
         float *squares =
-            raw + COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM); // of the blocks of q, then k
+            raw + COVER(Q_PARTS * QUERY_FLOATS) + 2 * COVER(HEAD_DIM); // of the blocks of q, then k
         for (int i = warp; i < BLOCKS(Q_DIM) + BLOCKS(kv_dim); i += MULTIPLIERS / WARP) {
             int which = i >= BLOCKS(Q_DIM), block = which ? i - BLOCKS(Q_DIM) : i;
             float v[4], sum = 0;
@@ -205,9 +215,9 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
         }
     }
     for (int which = 0; which < (keys ? 3 : 1); which++) {
-        int width = which == 0 ? GROUP * HEAD_DIM : HEAD_DIM;
+        int width = which == 0 ? Q_PARTS * GROUP * HEAD_DIM : HEAD_DIM;
         int first = (which == 0 ? kv_head : own) * width;
-        int column = which == 0 ? 0 : PADDED(Q_DIM) + (which - 1) * PADDED(KV_DIM);
+        int column = which == 0 ? 0 : PADDED(Q_WIDE) + (which - 1) * PADDED(KV_DIM);
         place[which] = to + first % BLOCK;
         for (int block = first / BLOCK; block * BLOCK < first + width; block++, to += BLOCK) {
             if (task++ % (MULTIPLIERS / WARP) != warp) continue;
@@ -222,8 +232,10 @@ DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int r
         for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
             if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
             int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + own;
-            finish_head<QUANTIZED>(s, b, plan.layer, row, head, all[which],
-                                   place[which] + i * HEAD_DIM, queries + i * HEAD_DIM);
+            float *c = place[which] + i * Q_PARTS * HEAD_DIM;
+            if (which == 0 && keys) finish_gates(s, row, head, c);
+            finish_head<QUANTIZED>(s, b, plan.layer, row, head, all[which], c,
+                                   queries + i * HEAD_DIM);
         }
     multipliers_sync();
 }
@@ -397,9 +409,9 @@ DEVICE Tile qkv_item(const Layer *layer, int item, int rows, int tile_rows, int 
 {
     int tiles = (rows + tile_rows - 1) / tile_rows, pair = item / tiles;
     int kv_dim = kv_dim_of(layer);
-    *which = pair < PAIRS(Q_DIM) ? 0 : pair < PAIRS(Q_DIM) + PAIRS(kv_dim) ? 1 : 2;
-    pair -= *which == 0 ? 0 : PAIRS(Q_DIM) + (*which - 1) * PAIRS(kv_dim);
-    return tile_at(item % tiles, pair, *which == 0 ? BLOCKS(Q_DIM) : BLOCKS(kv_dim), rows,
+    *which = pair < PAIRS(Q_WIDE) ? 0 : pair < PAIRS(Q_WIDE) + PAIRS(kv_dim) ? 1 : 2;
+    pair -= *which == 0 ? 0 : PAIRS(Q_WIDE) + (*which - 1) * PAIRS(kv_dim);
+    return tile_at(item % tiles, pair, *which == 0 ? BLOCKS(Q_WIDE) : BLOCKS(kv_dim), rows,
                    tile_rows);
 }
 
@@ -408,7 +420,7 @@ template <int Q, int K, int V>
 DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int tile_rows)
 {
     constexpr int BITS = WORK_MOST(FORMAT_BITS(Q), WORK_MOST(FORMAT_BITS(K), FORMAT_BITS(V)));
-    int pairs = PAIRS(Q_DIM) + 2 * PAIRS(kv_dim_of(layer)), which;
+    int pairs = PAIRS(Q_WIDE) + 2 * PAIRS(kv_dim_of(layer)), which;
     int items = (b.rows + tile_rows - 1) / tile_rows * pairs;
     Ring ring;
     ring_open<BITS>(&ring);
@@ -475,7 +487,7 @@ DEVICE void qkv_prefill(const State &s, const Batch &b, const Layer *layer, int)
 // Grid: (rows, heads of q, k and v / 8), a warp each.
 DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
 {
-    __shared__ __align__(16) float room[PREFILL_THREADS / WARP][HEAD_DIM];
+    __shared__ __align__(16) float room[PREFILL_THREADS / WARP][Q_PARTS * HEAD_DIM];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.x;
     int head = blockIdx.y * (PREFILL_THREADS / WARP) + warp;
     grid_release();
@@ -484,8 +496,9 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
     int which = head < HEADS ? 0 : head < HEADS + KV_HEADS ? 1 : 2;
     int own = which == 0 ? head : (head - HEADS) % KV_HEADS;
     if (LAYER_KV_HEADS(layer) != KV_HEADS && which && own >= LAYER_KV_HEADS(layer)) return;
-    const float *raw = raw_columns(s, row, which) + own * HEAD_DIM;
-    for (int i = lane; i < HEAD_DIM; i += WARP) room[warp][i] = raw[i];
+    int width = which == 0 ? Q_PARTS * HEAD_DIM : HEAD_DIM;
+    const float *raw = raw_columns(s, row, which) + own * width;
+    for (int i = lane; i < width; i += WARP) room[warp][i] = raw[i];
     float all = 1;
     if (HEAD_NORMS == HEAD_NORM_ALL && head < HEADS + KV_HEADS) {
         const float *columns = raw - (head < HEADS ? head : head - HEADS) * HEAD_DIM;
@@ -495,6 +508,7 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
         all = 1.0f / sqrtf(warp_sum(sum) / width + NORM_EPS);
     }
     warp_sync();
+    if (which == 0) finish_gates(s, row, head, room[warp]);
     finish_head<true>(s, b, layer, row, head, all, room[warp],
                       s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
 }

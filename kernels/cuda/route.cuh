@@ -1,7 +1,7 @@
 // Experts of a row from its scores, and rows grouped by expert: what both forms of a routed layer
 // share, and the list that every block of the decode form keeps of the rows at hand.
 #pragma once
-#include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/scores.cuh"
 
 #if EXPERTS
 #define OWN_EXPERTS ((EXPERTS + WARP - 1) / WARP) // of a lane: lane, lane + 32, ...
@@ -205,20 +205,6 @@ DEVICE Routing *routing(void)
 DEVICE int row_of_place(int place)
 {
     return routing()->route[place] / ACTIVE_EXPERTS;
-}
-
-// Sums of scores are fixed-point numbers of 2^-26.
-#define SCORE_ONE 67108864.0f
-
-DEVICE uint64_t score_to_fixed(float score)
-{
-    return (uint64_t)round_float(score < 134217728.0f && score > -134217728.0f ? score * SCORE_ONE
-                                                                               : NOT_A_SUM);
-}
-
-DEVICE float score_from_fixed(uint64_t sum)
-{
-    return from_fixed(sum) * (FIXED_ONE / SCORE_ONE);
 }
 
 // The experts of all rows from the sums of their scores. By the multiplying warps; ends out of

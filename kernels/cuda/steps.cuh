@@ -4,6 +4,7 @@
 #pragma once
 #include "kernels/cuda/absorb.cuh"
 #include "kernels/cuda/attend.cuh"
+#include "kernels/cuda/delta.cuh"
 #include "kernels/cuda/embed.cuh"
 #include "kernels/cuda/experts.cuh"
 #include "kernels/cuda/head.cuh"
@@ -45,8 +46,31 @@
     ENTRY(keep_kernel, PREFILL_THREADS, 2) { keep(s, b, n, false); }                               \
     ENTRY(keep_pending_kernel, PREFILL_THREADS, 2) { keep(s, b, n, true); }                        \
     POST_NORM_ENTRIES                                                                              \
+    DELTA_ENTRIES                                                                                  \
     ROUTED_ENTRIES
 
+#if DELTA_HEADS
+#define DELTA_ENTRIES                                                                              \
+    ENTRY(delta_score_kernel, PREFILL_THREADS, 2) { delta_score_prefill(s, b, layer); }            \
+    ENTRY(delta_gates_kernel, PREFILL_THREADS, 2) { delta_gates_prefill(s, b, layer); }            \
+    ENTRY(delta_mix_kernel, PREFILL_THREADS, 2) { delta_mix_prefill(s, b, layer); }                \
+    ENTRY(delta_rule_kernel, DELTA_THREADS, 1) { delta_rule_prefill(s, b, layer); }
+#else
+#define DELTA_ENTRIES
+#endif
+
+#define PROJECTION(name, linear, f, out, place)                                                    \
+    ENTRY(name##_prepare, PREFILL_THREADS, 2) { delta_prepare<f>(s, b, layer, &layer->linear); }   \
+    PREFILL_ENTRY(name##_prefill) { out_prefill<f, DIM, true, out>(s, b, &layer->linear, delta_rows(s, b.rows).place, n); }
+#define DELTA(f, g)                                                                                \
+    PROJECTION(delta_##f##_##g##_in, delta_in, f, DELTA_IN, in)                                    \
+    PROJECTION(delta_##f##_##g##_z, delta_z, g, DELTA_VALUES, z)
+#define DELTA_GROUPED(f) PROJECTION(delta_##f##_in, delta_in, f, DELTA_IN, in)
+#define DELTA_OUT(f)                                                                               \
+    ENTRY(delta_out_##f##_prepare, PREFILL_THREADS, 2) { delta_out_prepare<f>(s, b, layer); }      \
+    PREFILL_ENTRY(delta_out_##f##_prefill) { out_prefill<f, DELTA_VALUES, false, DIM>(s, b, &layer->o, s.y, n); }
+
+#define QKV_GATED(q, k, v) QKV(q, k, v)
 #define QKV(q, k, v)                                                                               \
     ENTRY(qkv_##q##_##k##_##v##_prepare, PREFILL_THREADS, 2) { qkv_prepare<q, k, v>(s, b, layer); } \
     PREFILL_ENTRY(qkv_##q##_##k##_##v##_prefill) { qkv_prefill<q, k, v>(s, b, layer, n); }
@@ -62,7 +86,7 @@
     LATENT_ENTRIES(qa##_##kv##_##qb##_q_b, qb, (out_prepare<qb, Q_LATENT>(s, b, &layer->q_b, s.y)), Q_LATENT, HEADS * QUERY_DIM, &layer->q_b, query_rows(s, b))
 #define LATENT_OUT(f)                                                                              \
     ENTRY(latent_out_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, ATTENDED>(s, b, &layer->o, s.y); } \
-    PREFILL_ENTRY(latent_out_##f##_prefill) { out_prefill<f, ATTENDED, false>(s, b, &layer->o, s.y, n); }
+    PREFILL_ENTRY(latent_out_##f##_prefill) { out_prefill<f, ATTENDED, false, DIM>(s, b, &layer->o, s.y, n); }
 
 #if QUANTIZED_CACHE
 #define QUANTIZED_ENTRIES                                                                          \
@@ -95,9 +119,12 @@
 
 #define OUT_ENTRIES(name, f, post)                                                                 \
     ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, Q_DIM>(s, b, &layer->o, s.a); } \
-    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, Q_DIM, post>(s, b, &layer->o, s.y, n); }
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, Q_DIM, post, DIM>(s, b, &layer->o, s.y, n); }
 #define OUT(f) OUT_ENTRIES(out, f, false)
 #define OUT_NORM(f) OUT_ENTRIES(out_norm, f, true)
+#define OUT_GATED(f)                                                                               \
+    ENTRY(out_gated_##f##_prepare, PREFILL_THREADS, 2) { out_gated_prepare<f>(s, b, &layer->o); }  \
+    PREFILL_ENTRY(out_gated_##f##_prefill) { out_prefill<f, Q_DIM, false, DIM>(s, b, &layer->o, s.y, n); }
 
 #define UP(g, u)                                                                                   \
     ENTRY(up_##g##_##u##_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->gate); } \
@@ -109,7 +136,7 @@
 
 #define DOWN_ENTRIES(name, f, post)                                                                \
     ENTRY(name##_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, FFN_DIM>(s, b, &layer->down, s.h, LAYER_FFN_DIM(layer)); } \
-    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post>(s, b, &layer->down, s.y, n, LAYER_FFN_DIM(layer)); }
+    PREFILL_ENTRY(name##_##f##_prefill) { out_prefill<f, FFN_DIM, post, DIM>(s, b, &layer->down, s.y, n, LAYER_FFN_DIM(layer)); }
 #define DOWN(f) DOWN_ENTRIES(down, f, false)
 #define DOWN_NORM(f) DOWN_ENTRIES(down_norm, f, true)
 
@@ -135,7 +162,7 @@
     ENTRY(shared_##g##_##u##_##d##_up_prepare, PREFILL_THREADS, 2) { up_prepare<g, u>(s, b, layer, &layer->shared_gate); } \
     PREFILL_ENTRY(shared_##g##_##u##_##d##_up_prefill) { up_prefill<g, u, SHARED_DIM>(s, b, layer, &layer->shared_gate, n, SHARED_DIM); } \
     ENTRY(shared_##g##_##u##_##d##_down_prepare, PREFILL_THREADS, 2) { out_prepare<d, SHARED_DIM>(s, b, &layer->shared_down, s.h); } \
-    PREFILL_ENTRY(shared_##g##_##u##_##d##_down_prefill) { out_prefill<d, SHARED_DIM, true>(s, b, &layer->shared_down, s.y, n); }
+    PREFILL_ENTRY(shared_##g##_##u##_##d##_down_prefill) { out_prefill<d, SHARED_DIM, true, DIM>(s, b, &layer->shared_down, s.y, n); }
 
 #define HEAD(f)                                                                                    \
     ENTRY(head_##f##_prepare, PREFILL_THREADS, 2) { head_prepare<f>(s, b); }                       \

@@ -15,6 +15,8 @@
 #define Q_DIM (HEADS * HEAD_DIM)
 #define KV_DIM (KV_HEADS * HEAD_DIM)
 #define GROUP (HEADS / KV_HEADS) // query heads that share a key head, the fewest of any layer
+#define Q_PARTS (GATED_ATTENTION ? 2 : 1) // of a head in the product for q: queries, gates
+#define Q_WIDE (Q_PARTS * Q_DIM)
 #define BLOCKS(n) (PADDED(n) / BLOCK)
 #define PAIRS(n) ((BLOCKS(n) + 1) / 2)
 
@@ -47,11 +49,12 @@
 #define ATTENDED (KV_LATENT ? HEADS * VALUE_DIM : Q_DIM) // channels that go into o
 
 // A head that a 128-column block does not contain is finished by a kernel of its own, and so are
-// heads of which a norm needs all.
-#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL)
+// heads of which a norm needs all, and those with gates.
+#define HEADS_IN_BLOCKS                                                                            \
+    (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL && !GATED_ATTENTION)
 #define QUERIES_AT (PADDED(Q_LATENT) + PADDED(LATENT_ROW)) // q_b's columns, behind q_a and kv_a
 #define RAW_DIM                                                                                    \
-    (KV_LATENT ? QUERIES_AT + PADDED(HEADS * QUERY_DIM) : PADDED(Q_DIM) + 2 * PADDED(KV_DIM))
+    (KV_LATENT ? QUERIES_AT + PADDED(HEADS * QUERY_DIM) : PADDED(Q_WIDE) + 2 * PADDED(KV_DIM))
 // So are those of prompts where the cache has less than 16 bits; their columns lie in State.h,
 // where that is wide enough.
 #define RAW_IN_H (HEADS_IN_BLOCKS && H_DIM >= RAW_DIM)
@@ -113,6 +116,18 @@ typedef struct {
 // Of a row of x, by 128-column blocks: sums of squares, with LAYER_NORM of deviations from the
 // block's mean, and then sums.
 #define MOMENTS ((LAYER_NORM ? 2 : 1) * BLOCKS(DIM))
+// A gated delta net. Columns of a head's matrix go by parts of DELTA_PART; a warp has eight.
+#define DELTA_PART (DELTA_COLUMNS % 32 ? 16 : 32)
+#define DELTA_PARTS (DELTA_COLUMNS / DELTA_PART)
+#define DELTA_EIGHTHS (DELTA_COLUMNS / 8) // of a head: groups of eight columns
+#define DELTA_KEY_UP ((DELTA_KEY_DIM + 31) / 32 * 32)
+#define DELTA_GATES (2 * DELTA_HEADS) // of a row: strengths, then decays
+// Of a row of sums in sums_qkv: the first projection, that of z, the gates.
+#define DELTA_Z_AT PADDED(DELTA_IN)
+#define DELTA_GATES_AT (DELTA_Z_AT + (DELTA_BY_KEYS ? 0 : PADDED(DELTA_VALUES)))
+#define DELTA_SUMS (DELTA_HEADS ? DELTA_GATES_AT + PADDED(DELTA_GATES) : 0)
+#define QKV_SUMS WORK_MOST(RAW_DIM, DELTA_SUMS) // room of a row in sums_qkv
+
 #define UP_SUMS /* of a row, in sums_up and sums_down */                                           \
     WORK_MOST(UP_COLUMNS(FFN_DIM), ACTIVE_EXPERTS *UP_COLUMNS(EXPERT_DIM))
 #define DOWN_SUMS (DOWN_WIDTH * PADDED(DIM))
@@ -146,14 +161,16 @@ WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
     uint64_t attend = KV_LATENT ? rows * LATENT_SPLITS * LATENT_SPLIT_FLOATS
                                 : rows * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
     uint64_t most_rows = WORK_MOST(max_rows, max_outputs);
-    uint64_t prepared = WORK_MOST(WORK_MOST(3 * PADDED(DIM), PADDED(Q_LATENT)),
+    uint64_t prepared = WORK_MOST(WORK_MOST(WORK_MOST(3 * PADDED(DIM), PADDED(Q_LATENT)),
+                                            PADDED(DELTA_VALUES)),
                                   WORK_MOST(PADDED(ATTENDED), PADDED(FFN_DIM))) *
                         ROWS_UP(most_rows) * 2;
+    uint64_t gates = most_rows * UNITS(DIM) * DELTA_GATES * 4;
     uint64_t wave = work_wave(max_rows), scores = most_rows * UNITS(DIM) * SCORES * 4;
     uint64_t experts = WORK_MOST(wave * WORK_MOST(2 * PADDED(DIM), PADDED(EXPERT_DIM)),
                                  PADDED(SHARED_DIM) * ROWS_UP(most_rows)) *
                        2;
-    return WORK_MOST(WORK_MOST(attend * 4, prepared),
+    return WORK_MOST(WORK_MOST(attend * 4, WORK_MOST(prepared, gates)),
                      EXPERTS ? WORK_MOST(experts, scores) : 0);
 }
 
@@ -167,7 +184,7 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     w.counters = 0;
     w.squares = w.counters + WORK_UP(COUNTERS * 4);
     w.sums_qkv = w.squares + WORK_UP((uint64_t)max_rows * MOMENTS * 4);
-    w.sums_out = w.sums_qkv + WORK_UP(rows * RAW_DIM * 8);
+    w.sums_out = w.sums_qkv + WORK_UP(rows * QKV_SUMS * 8);
     w.sums_up = w.sums_out + WORK_UP(rows * PADDED(DIM) * 8);
     w.sums_down = w.sums_up + SUM_SETS * WORK_UP(rows * UP_SUMS * 8);
     w.sums_head = w.sums_down + SUM_SETS * WORK_UP(rows * DOWN_SUMS * 8);
@@ -246,7 +263,7 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define PREFILL_SHARED_BYTES(format)                                                               \
     WORK_MOST(STAGES(format) * STAGE_BYTES(format), TILE_ROWS * TILE_STRIDE * 4)
 
-// Scores of experts in the prefill form: tiles of rows by experts.
+// Scores of experts and gates of delta nets in the prefill form: tiles of rows by scores.
 #define SCORE_ROWS 32
 #define SCORE_TILE 64
 
@@ -275,11 +292,15 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define COVER(n)                                                                                   \
     (((n) + 2 * (BLOCK - 1)) / BLOCK * BLOCK) // blocks that hold any n columns in a row
 #define HEADS_ROOM                                                                                 \
-    (COVER(QUERY_FLOATS) + 2 * COVER(HEAD_DIM) +                                                   \
+    (COVER(Q_PARTS * QUERY_FLOATS) + 2 * COVER(HEAD_DIM) +                                         \
      (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
+// Heads are finished beside the place of the values, or, where gates make them many, in it.
+#define HEADS_BESIDE (GATED_ATTENTION ? 0 : HEADS_ROOM)
+#define VALUES_ROOM                                                                                \
+    (SPLIT * VALUE_STRIDE + HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
 #define PLAIN_SHARED_BYTES                                                                         \
-    ((QUERY_FLOATS + HEADS_ROOM) * 4 + SPLIT * VALUE_STRIDE +                                      \
-     HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
+    ((QUERY_FLOATS + HEADS_BESIDE) * 4 +                                                           \
+     WORK_MOST(VALUES_ROOM, (HEADS_ROOM - HEADS_BESIDE) * 4))
 
 // Of latent attention: queries, keys, scores of parts of the channels, weights, factors; or queries
 // of a head and its sums by quarters; or latents of a head.
@@ -294,6 +315,19 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define ATTEND_SHARED_BYTES (KV_LATENT ? LATENT_SHARED_BYTES : PLAIN_SHARED_BYTES)
 
 #define ATTEND_ROOM WORK_UP(ATTEND_SHARED_BYTES)
+
+// A delta net in the decode form: of four warps the finished columns of q, k, v and z, and what the
+// convolution makes of them.
+#define DELTA_MIXED (2 * DELTA_KEY_UP + DELTA_PART) // q, k, v of a part
+#define DELTA_RAW (2 * COVER(DELTA_KEY_DIM) + 2 * COVER(DELTA_PART))
+#define DELTA_FOUR (DELTA_RAW + DELTA_MIXED + DELTA_PART) // floats
+#define DELTA_ROOM (DELTA_HEADS ? WORK_UP(MULTIPLIERS / 128 * DELTA_FOUR * 4) : 0)
+// In the prefill form: tiles of tokens, of which each has q, k, v of a part, and its gates.
+#define DELTA_TILE 8
+#define DELTA_TOKEN (DELTA_MIXED + 4) // floats
+#define DELTA_SHARED_BYTES (2 * DELTA_TILE * DELTA_TOKEN * 4)
+#define DELTA_THREADS (DELTA_PART / 8 * 32)
+#define DELTA_MIX_ROWS 8 // of a block of the convolution
 
 // Attention of the prefill form: 64 queries by tiles of 64 keys, two stages.
 #define QUERY_ROWS 64

@@ -1,4 +1,5 @@
 """The server under test and the counting of checks, for the clients beside this file."""
+import os
 import re
 import signal
 import subprocess
@@ -35,7 +36,7 @@ class Server:
     """`PROGRAM serve` on a port of its own, with the metrics behind `key` where it has one."""
 
     def __init__(self, program, *options):
-        self.process = subprocess.Popen([program, "serve", "--port", "0", "--device", "cpu", *options],
+        self.process = subprocess.Popen([program, "serve", "--port", "0", "--device", os.environ.get("DEVICE", "cpu"), *options],
                                         stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"http://127.0.0.1:(\d+)", line):

@@ -2,13 +2,14 @@
 
     python tests/clients/soak.py PROGRAM TEXT [REQUESTS [SEED]]
 
-PROGRAM is a model with tests/server/chat_template.jinja; half of the requests are completions, the others
-chats, responses and Anthropic's messages. The server runs with --deterministic and a cache too small for
-its batch. Every answer is asked for twice, in company of others each time, and must be the same; in the
+PROGRAM, run on DEVICE (cpu), is a model with tests/server/chat_template.jinja; half of the requests are
+completions, the others chats, responses and Anthropic's messages. The server runs with --deterministic and
+a cache too small for its batch. Python's own library is enough. Every answer is asked for twice, in company of others each time, and must be the same; in the
 end every tenth is asked for once more, alone. Nothing may crash, grow or stay behind.
 Ends in "N passed, N failed, N skipped".
 """
 import json
+import os
 import random
 import re
 import signal
@@ -82,7 +83,7 @@ class Soak:
         self.lock, self.answers, self.counts = threading.Lock(), {}, {"same": 0, "alone": 0, "refused": 0, "left": 0}
         self.failures = []
         self.server = subprocess.Popen(
-            [program, "serve", "--port", "0", "--device", "cpu", "--deterministic", "--chunk", "256",
+            [program, "serve", "--port", "0", "--device", os.environ.get("DEVICE", "cpu"), "--deterministic", "--chunk", "256",
              "--cache-tokens", "8192"], stderr=subprocess.PIPE, text=True)
         for line in self.server.stderr:
             if found := re.search(r"127.0.0.1:(\d+)", line):

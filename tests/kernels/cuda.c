@@ -16,6 +16,10 @@
 #ifndef TEST_ROWS
 #define TEST_ROWS 150
 #endif
+// A row of s.y: products before a norm, gates, or what a delta net keeps (compiler/fuse.c).
+#define Y_DIM                                                                                      \
+    WORK_MOST(WORK_MOST(DIM, Q_DIM),                                                               \
+              WORK_MOST(DIM, 2 * DELTA_KEYS) + 2 * DELTA_KEYS + 3 * DELTA_VALUES + 2 * DELTA_HEADS)
 #ifndef TEST_LAYERS
 #define TEST_LAYERS LAYERS // sets of weights
 #endif
@@ -430,6 +434,24 @@ static int split_count(int window, int position)
 #else
 #define EACH_HEAD (HEAD_NORMS == HEAD_NORM_EACH)
 
+// Takes the queries of GATED_ATTENTION's heads out of (rows, HEADS, 2, HEAD_DIM), in place, and
+// compares the gates with those in s.y.
+static void take_queries(double *y, const char *name)
+{
+    double *gates = malloc((size_t)b.rows * Q_DIM * 8);
+    for (int i = 0; i < b.rows * HEADS; i++)
+        for (int j = 0; j < HEAD_DIM; j++) {
+            gates[(size_t)i * HEAD_DIM + j] =
+                1 / (1 + exp(-y[(size_t)i * 2 * HEAD_DIM + HEAD_DIM + j]));
+            y[(size_t)i * HEAD_DIM + j] = y[(size_t)i * 2 * HEAD_DIM + j];
+        }
+    float *got = get(s.y, (size_t)b.rows * Q_DIM * 4);
+    char what[64];
+    snprintf(what, sizeof what, "gates(%s)", name);
+    compare(what, b.rows, Q_DIM, got, gates, 2e-3);
+    free(gates), free(got);
+}
+
 static void check_qkv(int q, int k, int v, int l, const char *name)
 {
     const Layer *layer = &layers[l];
@@ -445,8 +467,11 @@ static void check_qkv(int q, int k, int v, int l, const char *name)
         const Linear *w = which == 0 ? &layer->q : which == 1 ? &layer->k : &layer->v;
         int heads = which == 0 ? HEADS : LAYER_KV_HEADS(layer), width = heads * HEAD_DIM;
         uint64_t norm = which == 0 ? layer->q_norm : which == 1 ? layer->k_norm : 0;
-        double *y = malloc((size_t)b.rows * width * 8);
-        reference_linear(weights, w, which == 0 ? q : which == 1 ? k : v, DIM, width, b.rows, x, y);
+        int product = which == 0 ? Q_WIDE : width;
+        double *y = malloc((size_t)b.rows * product * 8);
+        int format = which == 0 ? q : which == 1 ? k : v;
+        reference_linear(weights, w, format, DIM, product, b.rows, x, y);
+        if (GATED_ATTENTION && which == 0) take_queries(y, name);
         float *got = malloc((size_t)b.rows * width * 4);
         uint8_t *cache = which ? get(s.cache[pool_of(l)], CACHE_BYTES) : NULL;
         int bits = which == 2 ? s.value_bits : s.key_bits;
@@ -594,6 +619,11 @@ static double *inputs_of(const float *input, int down, int in)
         for (int i = 0; i < in; i++) x[(size_t)r * in + i] = input[(size_t)r * room + i];
     if (!down && s.value_bits < 16 && decode_form(gpu, &s, &b))
         for (int r = 0; r < b.rows; r++) ref_turn(x + (size_t)r * Q_DIM, Q_DIM);
+    if (GATED_ATTENTION && !down) {
+        float *gates = get(s.y, (size_t)b.rows * Q_DIM * 4);
+        for (int i = 0; i < b.rows * Q_DIM; i++) x[i] *= gates[i];
+        free(gates);
+    }
     return x;
 }
 
@@ -629,6 +659,20 @@ static void check_post_norm(int down, int format, int l, const char *name)
 }
 #endif
 
+#if GATED_ATTENTION
+#define TEST_LAUNCH_OUT_PLAIN launch_out_gated
+#else
+#define TEST_LAUNCH_OUT_PLAIN launch_out
+#endif
+
+static void put_gates(void)
+{
+    float *gates = malloc((size_t)b.rows * Q_DIM * 4);
+    for (int i = 0; i < b.rows * Q_DIM; i++) gates[i] = random_bits() * 0x1p-32f;
+    put(s.y, gates, (size_t)b.rows * Q_DIM * 4);
+    free(gates);
+}
+
 // out, in the prefill form down too: x += linear(input).
 static void check_residual(int down, int format, int l, const char *name)
 {
@@ -642,10 +686,11 @@ static void check_residual(int down, int format, int l, const char *name)
     float *before = get(s.x, (size_t)b.rows * DIM * 4), *got;
     put(down ? s.h : s.a, input, (size_t)b.rows * in * 4);
     if (decode_form(gpu, &s, &b)) put_partials(l, input);
+    if (GATED_ATTENTION && !down) put_gates();
     if (down)
         launch_down(gpu, &s, &b, format, s.layers + l);
     else
-        launch_out(gpu, &s, &b, format, s.layers + l);
+        TEST_LAUNCH_OUT_PLAIN(gpu, &s, &b, format, s.layers + l);
     int width = down ? LAYER_FFN_DIM(&layers[l]) : in; // of the input
     double *x = inputs_of(input, down, width), *y = malloc((size_t)b.rows * DIM * 8);
     reference_linear(weights, w, format, width, DIM, b.rows, x, y);
@@ -672,12 +717,13 @@ static void check_residual(int down, int format, int l, const char *name)
         clear_all_sums();
         few.rows = few.segments = 1, few.position += r;
         one.a += (size_t)r * in;
+        if (GATED_ATTENTION) one.y += (size_t)r * Q_DIM;
         put_partials(l, input); // the row's come first
         float *own = get((float *)work_place(places().large) +
                              (size_t)r * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS,
                          (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS * 4);
         put(work_place(places().large), own, (size_t)KV_HEADS * MOST_SPLITS * SPLIT_FLOATS * 4);
-        launch_out(gpu, &one, &few, format, s.layers + l);
+        TEST_LAUNCH_OUT_PLAIN(gpu, &one, &few, format, s.layers + l);
         char *alone = get(work_place(places().sums_out), bytes);
         if (memcmp(alone, all, bytes) != 0) {
             printf("%s: row %d of %d differs when it is alone\n", what, r, b.rows);
@@ -908,6 +954,10 @@ static void check_experts(const int formats[6], int l, const char *name)
 }
 #endif
 
+#if DELTA_HEADS
+#include "delta.h"
+#endif
+
 static void check_head(int format, const char *name)
 {
     set_x();
@@ -1084,7 +1134,7 @@ static void check_nan(void)
 #define TEST_LAUNCH_OUT launch_out_norm
 #define TEST_LAUNCH_DOWN launch_down_norm
 #else
-#define TEST_LAUNCH_OUT launch_out
+#define TEST_LAUNCH_OUT TEST_LAUNCH_OUT_PLAIN
 #define TEST_LAUNCH_DOWN launch_down
 #endif
 #ifdef TEST_UP_ALONE
@@ -1099,7 +1149,7 @@ static void random_inputs(Layer *layer, int q, int k, int v)
     random_latents(layer, q, k, v);
 #else
     int kv_dim = LAYER_KV_HEADS(layer) * HEAD_DIM;
-    layer->q = random_linear(q, DIM, Q_DIM, 1);
+    layer->q = random_linear(q, DIM, Q_WIDE, 1);
     layer->k = random_linear(k, DIM, kv_dim, 0);
     layer->v = random_linear(v, DIM, kv_dim, 1);
 #endif
@@ -1118,8 +1168,21 @@ static void random_inputs(Layer *layer, int q, int k, int v)
 #define TEST_LAUNCH_EXPERTS(layer)
 #endif
 
+// Delta nets of check_together.
+#if DELTA_HEADS
+#define TEST_RANDOM_DELTA(layer) TEST_DELTA_FORMATS(RANDOM_DELTA, layer)
+#define RANDOM_DELTA(in, z, o, layer) random_delta(layer, in, z, o)
+#define TEST_RUN_DELTA(l) TEST_DELTA_FORMATS(RUN_DELTA, l)
+#define RUN_DELTA(in, z, o, l) run_delta(&plain, &b, (int[]){in, z, o}, l)
+#else
+#define TEST_DELTA(l) 0
+#define STATE_FLOATS 0
+#define TEST_RANDOM_DELTA(layer)
+#define TEST_RUN_DELTA(l)
+#endif
+
 // All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys
-// and values, and sums that are clear.
+// and values, states, and sums that are clear.
 static void check_together(void)
 {
     if (!decode_form(gpu, &s, &b) || b.rows != b.segments) return;
@@ -1140,6 +1203,9 @@ static void check_together(void)
         if (TEST_ROUTED(l)) {                                                                      \
             TEST_RANDOM_EXPERTS(&layers[l]);                                                       \
         }                                                                                          \
+        if (TEST_DELTA(l)) {                                                                       \
+            TEST_RANDOM_DELTA(&layers[l]);                                                         \
+        }                                                                                          \
     }                                                                                              \
     s.ends.head = plain.ends.head = random_linear(h_, DIM, VOCAB, 0);
     TEST_STEP_FORMATS(RANDOM_STEPS)
@@ -1149,8 +1215,10 @@ static void check_together(void)
     for (int i = 0; i < b.rows; i++) output[i] = i;
     put_batch();
     size_t logits_bytes = (size_t)b.outputs * VOCAB * 4;
-    void *logits[2], *cache[2][POOLS];
+    void *logits[2], *cache[2][POOLS], *states[2];
+    float *given = random_floats(STATE_FLOATS, 0.3f);
     for (int together = 0; together < 2; together++) {
+        put(s.states, given, STATE_FLOATS * 4);
         if (together) {
             if (!launch_together(gpu, &plain, &b)) {
                 printf("%d rows: not in one launch\n", b.rows);
@@ -1165,7 +1233,9 @@ static void check_together(void)
     launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
     for (int l = 0; l < LAYERS; l++) {                                                             \
         const Layer *layer = s.layers + l;                                                         \
-        if (TEST_ATTENDS(l)) {                                                                     \
+        if (TEST_DELTA(l)) {                                                                       \
+            TEST_RUN_DELTA(l);                                                                     \
+        } else if (TEST_ATTENDS(l)) {                                                              \
             TEST_LAUNCH_QKV(gpu, &plain, &b, q_, k_, v_, layer);                                   \
             launch_attend(gpu, &plain, &b, layer);                                                 \
             OUT_FIRST(layer, o_)                                                                   \
@@ -1185,6 +1255,7 @@ static void check_together(void)
         logits[together] = get(s.logits, logits_bytes);
         for (int pool = 0; pool < POOLS; pool++)
             cache[together][pool] = get(s.cache[pool], CACHE_BYTES);
+        states[together] = get(s.states, STATE_FLOATS * 4);
         size_t bytes = places().middle - places().sums_qkv;
         uint64_t *sums = get(work_place(places().sums_qkv), bytes);
         for (size_t i = 0; i < bytes / 8; i++)
@@ -1202,7 +1273,8 @@ static void check_together(void)
     for (size_t i = 0; i < logits_bytes / 4; i++) square += v[i] * v[i];
     if (!(square > 0) || memcmp(logits[0], logits[1], logits_bytes) != 0 ||
         memcmp(cache[0][POOL_ALL], cache[1][POOL_ALL], CACHE_BYTES) != 0 ||
-        memcmp(cache[0][POOL_WINDOW], cache[1][POOL_WINDOW], CACHE_BYTES) != 0) {
+        memcmp(cache[0][POOL_WINDOW], cache[1][POOL_WINDOW], CACHE_BYTES) != 0 ||
+        memcmp(states[0], states[1], STATE_FLOATS * 4) != 0) {
         printf("%d rows: one launch differs from one a step\n", b.rows);
         failed++;
     }
@@ -1210,6 +1282,7 @@ static void check_together(void)
     int r = random_bits() % b.rows;
     few.rows = few.segments = few.outputs = 1;
     few.token += r, few.position += r, few.sequence += r;
+    put(s.states, given, STATE_FLOATS * 4);
     launch_together(gpu, &plain, &few);
     float *alone = get(s.logits, VOCAB * 4);
     if (memcmp(alone, v + (size_t)r * VOCAB, VOCAB * 4) != 0) {
@@ -1218,7 +1291,8 @@ static void check_together(void)
     }
     free(alone);
     for (int i = 0; i < 2; i++)
-        free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]);
+        free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]), free(states[i]);
+    free(given);
     for (int l = 0; l < LAYERS; l++) // nothing is pending in other tests
         if (l != 1) layers[l].down = (Linear){0};
     layers[0].router = layers[1].router = 0;
@@ -1311,6 +1385,14 @@ static void check_batch(int segments, const int *rows)
     layers[1].router = 0, layers[1].down = (Linear){0};                                            \
     weights_used = start;
     TEST_EXPERTS(CHECK_EXPERTS)
+#endif
+#if DELTA_HEADS
+#define CHECK_DELTA(in, z, o)                                                                      \
+    random_delta(&layers[1], in, z, o);                                                            \
+    put_weights();                                                                                 \
+    check_delta((int[]){in, z, o}, 1, #in "," #z "," #o);                                          \
+    weights_used = start;
+    TEST_DELTAS(CHECK_DELTA)
 #endif
     TEST_HEAD(CHECK_HEAD)
     check_together();
@@ -1438,7 +1520,8 @@ int main(int count, char **arguments)
     s.a = device(TEST_ROWS * Q_DIM * 4);
     s.h = device(TEST_ROWS * H_DIM * 4);
     int latent = Q_LATENT + LATENT_ROW + HEADS * QUERY_DIM;
-    s.y = device(TEST_ROWS * WIDER(DIM, WIDER(ATTENDED, latent)) * 4);
+    s.y = device(TEST_ROWS * WIDER(Y_DIM, WIDER(ATTENDED, latent)) * 4);
+    s.states = device(STATE_FLOATS * 4);
     s.rope = device(TEST_ROWS * TURNS * 4);
     s.logits = device((size_t)TEST_ROWS * VOCAB * 4);
     s.hidden = device((size_t)(LAYERS + 1) * TEST_ROWS * DIM * 4);
@@ -1471,6 +1554,7 @@ int main(int count, char **arguments)
             layers[l].k_norm = random_vector(all ? KV_DIM : HEAD_DIM, 1, 0.2f);
         }
         layers[l].act[0] = 0.7f, layers[l].act[1] = 1.1f;
+        if (STATE_LAYERS) layers[l].kept = l;
     }
     layers[1].window = TEST_WINDOW;
 #ifdef TEST_WIDTHS

@@ -2,7 +2,7 @@
 # As run.sh, for the CUDA target on a machine without a GPU: each program with its kernels on the CPU
 # (tests/kernels/cuda/emulate.cc). Minutes a case.
 #   tests/models/emulate.sh BUILDDIR [-s SM] [-m MODE] CASE ...
-# SM 90 takes the forms for sm_90a, others those for every GPU; MODE is steps or persistent.
+# SM 90 takes the forms for sm_90a, others those for every GPU; MODE is steps, graph or persistent.
 set -eu
 build=$1
 shift
@@ -33,5 +33,9 @@ for case; do
     truncate -s %4096 "$program"
     cat "$dir/weights.bin" "$dir/trailer.bin" >>"$program"
     rm -rf "$dir"
+    # Each step alone, in a decode pass and in one that reads a prompt; the passes between stay sound.
+    "$program" bench --device cuda --mode steps --steps --prompt 20 --context 4 --gen 1 >"$program.bench"
+    grep -q '^    sample ' "$program.bench" && grep -q '^decode ' "$program.bench"
+    rm "$program.bench"
     PREBUILT=1 tests/models/run.sh "$build" -d cuda -m "$mode" "$case"
 done

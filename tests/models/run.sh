@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds test checkpoints, compiles them, and compares their logits with those recorded from Hugging
-# Face in float64: all at once, and one by one.
+# Face in float64: all at once, and one by one. On a GPU also the modes with each other.
 #   tests/models/run.sh BUILDDIR [-d DEVICE] [-m MODE] [-j JOBS] CASE|DIR ...
 # A CASE is a name of cases.txt; a DIR holds a checkpoint and its expected.safetensors.
 set -u
@@ -71,6 +71,17 @@ for case; do
         check "$case by five" "$program" logits --device $device $mode --ids "$ids" --chunk 5 -o "$out" &&
             check "$case by five" "$build/compare" "$expected" "$out" --row $row --all $all --each $each
     done
+    # The ways to launch a decode pass: the same bits.
+    if [ $device != cpu ]; then
+        ids=$("$build/compare" ids "$expected" 0 | cut -d, -f1-12)
+        for way in steps graph persistent; do
+            "$program" logits --device $device --mode $way --ids "$ids" --chunk 1 -o "$out.$way" || break
+        done
+        for way in graph persistent; do
+            check "$case, $way as steps" cmp "$out.steps" "$out.$way"
+        done
+        rm -f "$out.steps" "$out.graph" "$out.persistent"
+    fi
     # Windows: the same whether pages are used again behind them or there is room for all.
     if [ $device = cpu ] && "$program" info --device cpu |
         awk '/^limits/ { long = $2 >= 3072 } /^windows/ { some = 1 } END { exit !(long && some) }'; then

@@ -152,15 +152,17 @@ static void test_answers(int port)
     // Streamed: the pieces make the same text, and the last word is [DONE].
     text = request(port, "POST", "/v1/completions", "",
                    "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"stream\": true, "
-                   "\"stream_options\": {\"include_usage\": true}}",
+                   "\"return_token_ids\": true, \"stream_options\": {\"include_usage\": true}}",
                    &status);
     char joined[4096] = "";
+    json_t *drawn = json_array();
     int tokens = 0, done = 0, ended = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         if (strcmp(line, "data: [DONE]") == 0) done++;
         json_t *event = json_loads(line + 6, 0, NULL);
         if (!event) continue;
         if (choice(event, 0)) strcat(joined, text_of(event));
+        json_array_extend(drawn, json_object_get(choice(event, 0), "token_ids"));
         ended += strcmp(reason_of(event), "length") == 0;
         tokens += usage_of(event, "completion_tokens");
         json_decref(event);
@@ -168,6 +170,28 @@ static void test_answers(int port)
     CHECK_MSG(strcmp(joined, greedy) == 0 && done == 1 && ended == 1 && tokens == 24,
               "'%s', %d, %d, %d", joined, done, ended, tokens);
     free(text);
+
+    // Its ids are as many, say the same, and are those of the whole answer.
+    list = json_dumps(drawn, JSON_COMPACT);
+    body = format("{\"tokens\": %s}", list);
+    text = request(port, "POST", "/detokenize", "", body, &status);
+    a = json_loads(text, 0, NULL);
+    const char *said = json_string_value(json_object_get(a, "text"));
+    CHECK_MSG(json_array_size(drawn) == 24 && said && strcmp(said, greedy) == 0, "%s: %s", list,
+              text);
+    json_decref(a);
+    free(text);
+    free(body);
+    free(list);
+    a = complete(port,
+                 "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, "
+                 "\"return_token_ids\": true}",
+                 &status);
+    CHECK(json_equal(json_object_get(choice(a, 0), "token_ids"), drawn));
+    CHECK(json_array_size(json_object_get(choice(a, 0), "prompt_token_ids")) ==
+          (size_t)usage_of(a, "prompt_tokens"));
+    json_decref(a);
+    json_decref(drawn);
 
     // Several prompts, several choices: each as if alone.
     a = complete(port, "{\"prompt\": [\"The city of Paris\", \"A\"], \"n\": 2, \"max_tokens\": 24}",

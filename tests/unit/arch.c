@@ -493,15 +493,17 @@ static void check_delta_nets(void)
     CHECK(plan->layers[46].kept == 35 && plan->layers[47].kept == 11 && plan->layers[3].kept == 0);
     CHECK(plan->run_count == 24 && plan->runs[0].group == 2 && plan->runs[0].times == 12);
     CHECK(plan->layers[0].delta_in->out == 12288 && !plan->layers[0].delta_z);
-    CHECK(missing_on_cuda(plan) && strstr(missing_on_cuda(plan), "step delta_grouped"));
+    CHECK(!missing_on_cuda(plan));
 
     // The first layers dense, as numbers and by steps; other kinds of layers where config says so.
     plan = plan_of(NEXT, "\"mlp_only_layers\": [3], \"decoder_sparse_step\": 2");
     for (int l = 0; l < 4; l++) CHECK(!plan->layers[l].router == (l != 1));
-    CHECK(plan->parallel == 0 && strstr(missing_on_cuda(plan), "step delta_grouped"));
+    CHECK(plan->parallel == 0);
     plan = plan_of(NEXT, "\"layer_types\": [\"full_attention\", \"linear_attention\", "
                          "\"linear_attention\", \"linear_attention\"]");
     CHECK(plan->layers[0].q && !plan->layers[0].delta_in && plan->layers[3].delta_in);
+    plan = plan_of(NEXT, "\"linear_num_key_heads\": 1, \"linear_key_head_dim\": 45");
+    CHECK(missing_on_cuda(plan) && strstr(missing_on_cuda(plan), "1 key heads of 45 channels"));
     CHECK(plan->runs[0].group == 1 && plan->run_count == 2);
 
     plan = plan_of(FIVE, "\"text_config\": {\"hidden_size\": 64, \"num_hidden_layers\": 9, "

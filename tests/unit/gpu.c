@@ -166,9 +166,11 @@ static void test_memory(Gpu *gpu)
     free(host);
 }
 
-// Uploads `bytes` from an odd place of a mapped file to an odd place and compares all of them.
-static void check_upload(Gpu *gpu, const uint8_t *file, size_t bytes)
+// Uploads `bytes` from an odd place of a file, or of its mapping, to an odd place and compares all
+// of them.
+static void check_upload(Gpu *gpu, const uint8_t *file, int fd, size_t bytes)
 {
+    GpuSource from = fd < 0 ? (GpuSource){file + 3, -1, 0} : (GpuSource){NULL, fd, 3};
     GpuPointer p;
     Error err;
     uint8_t *back = malloc(bytes + 2);
@@ -178,9 +180,11 @@ static void check_upload(Gpu *gpu, const uint8_t *file, size_t bytes)
         gpu_clear_async(gpu, p, bytes + 2);
         gpu_wait(gpu);
         double start = seconds();
-        gpu_upload(gpu, p + 1, file + 3, bytes);
+        gpu_upload(gpu, p + 1, from, bytes);
         double rate = (double)bytes / (seconds() - start) * 1e-9;
-        if (i == 0) printf("upload of %zu bytes: %.2f GB/s first, ", bytes, rate);
+        if (i == 0)
+            printf("upload of %zu bytes from %s: %.2f GB/s first, ", bytes,
+                   fd < 0 ? "memory" : "a file", rate);
         if (rate > best) best = rate;
     }
     printf("%.2f GB/s best\n", best);
@@ -201,11 +205,14 @@ static void test_upload(Gpu *gpu)
     const uint8_t *file = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fileno(f), 0);
     CHECK(file != MAP_FAILED);
     if (file == MAP_FAILED) return;
-    check_upload(gpu, file, bytes - 3);
-    check_upload(gpu, file, (size_t)16 << 20);
-    check_upload(gpu, file, ((size_t)8 << 20) + 1);
-    check_upload(gpu, file, (size_t)8 << 20);
-    check_upload(gpu, file, 1000);
+    for (int fd = fileno(f);; fd = -1) {
+        check_upload(gpu, file, fd, bytes - 3);
+        check_upload(gpu, file, fd, (size_t)16 << 20);
+        check_upload(gpu, file, fd, ((size_t)8 << 20) + 1);
+        check_upload(gpu, file, fd, (size_t)8 << 20);
+        check_upload(gpu, file, fd, 1000);
+        if (fd < 0) break;
+    }
     munmap((void *)file, bytes);
     fclose(f);
 }

@@ -394,6 +394,27 @@ static void check_directory(void)
     rmdir(dir);
 }
 
+// A model that came without a tokenizer: ids have no text, text has no ids.
+static void check_nothing(void)
+{
+    Tokens *t;
+    TokenList ids = {0};
+    TokenText text = {0};
+    TokenStream stream;
+    Error err;
+    CHECK(tokens_open(&t, NULL, 0, &err) == 0);
+    CHECK(tokens_bos(t) == -1 && tokens_eos(t) == -1 && !tokens_exists(t, 0));
+    CHECK(tokens_encode(t, "a", 1, TOKENS_ADD_SPECIAL, &ids, &err) == 0 && ids.count == 0);
+    CHECK(tokens_decode(t, (int32_t[]){0, 7}, 2, 0, &text, &err) == 0 && text.bytes == 0);
+    stream_open(&stream, t, 1);
+    CHECK(stream_feed(&stream, 100000, &err) == 0 && stream.text.bytes == 0);
+    CHECK(stream_flush(&stream, &err) == 0 && stream.text.bytes == 0);
+    stream_close(&stream);
+    free(ids.id);
+    free(text.data);
+    tokens_close(t);
+}
+
 int main(void)
 {
     static const char *const names[] = {"llama3",           "gpt2",   "sentencepiece", "metaspace",
@@ -403,6 +424,7 @@ int main(void)
     check_long_word();
     check_hostile();
     check_directory();
+    check_nothing();
     check_damaged("tests/data/tokenizers/options", 7);
     check_damaged("tests/data/tokenizers/sentencepiece", 31);
     return check_done();

@@ -6,7 +6,8 @@
 set -e
 cd "$(dirname "$0")/../../.."
 out=${1:?folder} sm=${2:-90a} here=tests/kernels/cuda
-configs="${CONFIGS:-formats small odd wide features alone experts groups parallel widths latent}"
+configs="${CONFIGS:-formats small odd wide features alone experts groups parallel widths latent \
+    delta delta_odd}"
 wgmma=1
 [ "$sm" = emulated80 ] && wgmma=0 sm=emulated
 [ "$sm" = emulated ] || configs="$configs large"
@@ -22,7 +23,7 @@ for c in $configs; do
         c++ -rdynamic -o "$out/$c" "$out/$c.test.o" "$out/$c.sample.o" "$out/$c.o" -ldl -lm
     else
         "$out/compile" $sm $here/$c "$out/$c.cubin"
-        cc $flags -o "$out/$c" tests/kernels/cuda.c runtime/sample.c runtime/gpu.c -ldl -lpthread -lm
+        cc $flags -o "$out/$c" tests/kernels/cuda.c runtime/sample.c runtime/gpu.c runtime/start.c -ldl -lpthread -lm
     fi
 done
 cat > "$out/run" <<END

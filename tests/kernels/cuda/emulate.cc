@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <vector>
 extern "C" {
 #include "runtime/gpu.h"
@@ -473,18 +474,18 @@ void gpu_clear_async(Gpu *, GpuPointer to, size_t bytes)
 {
     memset((void *)to, 0, bytes);
 }
-void gpu_upload(Gpu *, GpuPointer to, const void *from, size_t bytes)
+void gpu_upload(Gpu *, GpuPointer to, GpuSource from, size_t bytes)
 {
-    memcpy((void *)to, from, bytes);
+    if (from.memory) {
+        memcpy((void *)to, from.memory, bytes);
+        return;
+    }
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pread(from.fd, (char *)to + done, bytes - done, from.offset + done);
+        if (n <= 0) abort();
+        done += n;
+    }
 }
-// What would be captured runs at once, and again the next time, since no graph comes of it.
-void gpu_capture_begin(Gpu *) {}
-GpuGraph *gpu_capture_end(Gpu *)
-{
-    return NULL;
-}
-void gpu_graph_launch(Gpu *, GpuGraph *) {}
-void gpu_graph_free(Gpu *, GpuGraph *) {}
 void gpu_mark(Gpu *, int) {}
 double gpu_elapsed(Gpu *, int, int)
 {
@@ -508,9 +509,41 @@ int gpu_kernel(Gpu *, const char *name)
     functions[function_count] = f;
     return function_count++;
 }
+
+// A launch of a graph, with copies of its arguments.
+struct Recorded {
+    int kernel, at_a_time;
+    uint32_t grid, grid_y, block, shared;
+    std::vector<char> arguments[4];
+};
+struct GpuGraph : std::vector<Recorded> {};
+static GpuGraph *captured; // a graph that is being made
+
+static Recorded record(int kernel, uint32_t grid, uint32_t grid_y, uint32_t block, uint32_t shared,
+                       int at_a_time, void **arguments)
+{
+    Recorded r = {kernel, at_a_time, grid, grid_y, block, shared, {}};
+    Signature kind = signatures[kernel];
+    size_t bytes[4] = {sizeof(State), sizeof(Batch),
+                       kind == STEP   ? sizeof(Step)
+                       : kind == PASS ? sizeof(int)
+                                      : sizeof(void *),
+                       kind == PASS       ? 0
+                       : kind == SAMPLING ? sizeof(void *)
+                                          : sizeof(int)};
+    for (int i = 0; i < 4 && bytes[i]; i++)
+        r.arguments[i].assign((char *)arguments[i], (char *)arguments[i] + bytes[i]);
+    return r;
+}
+
 static void run_grid(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t block,
                      uint32_t shared, int at_a_time, void **arguments)
 {
+    if (captured) {
+        captured->push_back(
+            record(kernel, grid, grid_y, block, shared, at_a_time, arguments));
+        return;
+    }
     launch_function = functions[kernel];
     launch_signature = signatures[kernel];
     launch_arguments = arguments;
@@ -545,6 +578,29 @@ void gpu_launch(Gpu *gpu, int kernel, uint32_t grid, uint32_t grid_y, uint32_t b
 {
     run_grid(gpu, kernel, grid, grid_y, block, shared,
              EMULATED_WGMMA && block == WIDE_THREADS ? 2 : 1, arguments);
+}
+
+void gpu_capture_begin(Gpu *)
+{
+    captured = new GpuGraph;
+}
+GpuGraph *gpu_capture_end(Gpu *)
+{
+    GpuGraph *graph = captured;
+    captured = NULL;
+    return graph;
+}
+void gpu_graph_launch(Gpu *gpu, GpuGraph *graph)
+{
+    for (Recorded &r : *graph) {
+        void *arguments[4];
+        for (int i = 0; i < 4; i++) arguments[i] = r.arguments[i].data();
+        run_grid(gpu, r.kernel, r.grid, r.grid_y, r.block, r.shared, r.at_a_time, arguments);
+    }
+}
+void gpu_graph_free(Gpu *, GpuGraph *graph)
+{
+    delete graph;
 }
 
 int gpu_launch_together(Gpu *gpu, int kernel, uint32_t block, uint32_t shared, void **arguments)

@@ -30,6 +30,13 @@ TEST_KERNELS
 #define TEST_ROUTED(l) false
 #define TABLE_EXPERTS(l)
 #endif
+#if DELTA_HEADS
+#define TABLE_RECURRENT(in, z, o, l) TABLE_delta(in, z, l) TABLE_delta_out(o, l)
+#define TABLE_DELTA(l) TEST_DELTA_FORMATS(TABLE_RECURRENT, l)
+#else
+#define TEST_DELTA(l) false
+#define TABLE_DELTA(l)
+#endif
 #ifndef TEST_ATTENDS
 #define TEST_ATTENDS(l) true
 #define TEST_FEEDS(l) true
@@ -38,7 +45,9 @@ TEST_KERNELS
 #define ALL_STEPS(q, k, v, o, g, u, d, h)                                                          \
     TABLE_embed(EMBED_FORMAT)                                                                      \
     for (int l = 0; l < LAYERS; l++) {                                                             \
-        if (TEST_ATTENDS(l)) {                                                                     \
+        if (TEST_DELTA(l)) {                                                                       \
+            TABLE_DELTA(l)                                                                         \
+        } else if (TEST_ATTENDS(l)) {                                                              \
             TABLE_QKV(q, k, v, l)                                                                  \
             TABLE_attend(l)                                                                        \
             if (!PARALLEL) { TABLE_OUT(o, l) }                                                     \

@@ -197,6 +197,7 @@ DEVICE void copy_commit(void) { emulate_commit(); }
 template <int N> DEVICE void copy_wait(void) { emulate_copy_wait(N); }
 DEVICE uint4 load_weights(const uint4 *p) { return *p; }
 DEVICE float4 load_fresh(const float *p) { return *(const float4 *)p; }
+DEVICE float2 load_fresh2(const float *p) { return *(const float2 *)p; }
 DEVICE float load_fresh1(const float *p) { return *p; }
 DEVICE uint64_t load_fresh64(const uint64_t *p) { return *p; }
 DEVICE void load_fresh4(const uint64_t *p, uint64_t v[4])
