@@ -1,0 +1,17 @@
+// Regular expressions: the part of Perl's, Python's and JavaScript's that is regular. \d and \w are
+// of ASCII; the dot is anything but an end of line.
+#pragma once
+#include "grammar.h"
+
+typedef struct {
+    Expr e;
+    int64_t min, max; // characters; max GRAMMAR_MANY or more: any number
+} Pattern;
+
+// The texts of an expression. `json`: as they stand in a JSON string. `search`: those with a match
+// anywhere in them, but for ^ and $; else the match is the whole. A failure is the grammar's.
+Pattern pattern_read(Grammar *g, const char *text, size_t bytes, int json, int search);
+
+// One of the characters of sorted ranges, as it stands in a JSON string: raw where that may be, and
+// escaped otherwise. U+0000 never is.
+Expr pattern_json_class(Grammar *g, const Range *ranges, int count);
