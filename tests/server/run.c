@@ -83,7 +83,7 @@ static void test_refusals(int port)
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"sampler_order\": [\"best\"]}", 400,
             "best");
     refused(port, "POST", completions,
-            "{\"prompt\": \"a\", \"response_format\": {\"type\": \"json_object\"}}", 400,
+            "{\"prompt\": \"a\", \"response_format\": {\"type\": \"yaml\"}}", 400,
             "response_format");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"max_tokens\": 5000}", 400,
             "maximum context length is 2048");
@@ -714,11 +714,11 @@ static void test_chat_refusals(int port)
          "'image_url'"},
         {"{" HELLO ", \"tools\": {}}", "tools: expected"},
         {"{" HELLO ", \"tools\": [{\"type\": \"function\"}]}", "tools: number 0"},
-        {"{" HELLO ", " TOOLS ", \"tool_choice\": \"required\"}", "tool_choice"},
+        {"{" HELLO ", \"tool_choice\": \"required\"}", "no tools"},
         {"{" HELLO ", " TOOLS
          ", \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": "
-         "\"clock\"}}}",
-         "tool_choice"},
+         "\"clocks\"}}}",
+         "'clocks'"},
         {"{" HELLO ", " TOOLS ", \"parallel_tool_calls\": false}", "parallel_tool_calls"},
         {"{" HELLO ", \"chat_template_kwargs\": []}", "expected an object"},
         {"{" HELLO ", \"add_generation_prompt\": true, \"continue_final_message\": true}",
