@@ -2,6 +2,7 @@
 #include "constrain.h"
 #include "frame.h"
 #include "gbnf.h"
+#include "notation.h"
 #include "pattern.h"
 #include "schema.h"
 #include <stdlib.h>
@@ -76,7 +77,7 @@ int constraint_read(const json_t *body, Constraint *c, Refusal *r)
 // The rule of what the content must be; -1 when nothing is asked, or after a failure.
 static int content_rule(Grammar *g, const Constraint *c)
 {
-    if (c->schema) return json_is_true(c->schema) ? schema_object(g) : schema_read(g, c->schema);
+    if (c->schema) return json_is_true(c->schema) ? notation_object(g) : schema_read(g, c->schema);
     if (c->grammar) return gbnf_read(g, c->grammar, strlen(c->grammar));
     if (!c->regex) return -1;
     int rule = grammar_fresh(g);
@@ -156,7 +157,7 @@ void constraints_give(Constraints *all, Matcher *m)
 {
     for (int i = 0; i < CONSTRAINTS_KEPT; i++)
         if (m && all->kept[i].matcher == m) {
-            all->kept[i].users--;
+            if (--all->kept[i].users == 0) matcher_rest(m);
             return;
         }
     matcher_close(m);

@@ -1,20 +1,14 @@
 // Marks are special tokens, or their text where the vocabulary has them as text.
 #include "frame.h"
+#include "notation.h"
 #include "schema.h"
 #include <stdlib.h>
 #include <string.h>
-
-static Expr word(Grammar *g, const char *text)
-{
-    return grammar_text(g, text, strlen(text));
-}
+#include <utf8proc.h>
 
 static Expr mark(Grammar *g, const char *text)
 {
-    Expr e = grammar_choice(g);
-    grammar_add(g, e, word(g, text));
-    grammar_add(g, e, grammar_token(g, text, strlen(text)));
-    return e;
+    return grammar_either(g, 2, grammar_word(g, text), grammar_token(g, text, strlen(text)));
 }
 
 static Expr optional(Grammar *g, Expr e)
@@ -28,13 +22,10 @@ enum { MOST_MARK = 64 }; // characters
 
 static int characters(const char *text, uint32_t *c)
 {
+    const uint8_t *p = (const uint8_t *)text;
     int count = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && count < MOST_MARK;) {
-        int more = *p < 0xc0 ? 0 : *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : 3;
-        uint32_t one = *p & (more ? 0x3fu >> more : 0x7fu);
-        for (p++; more > 0 && *p; more--) one = one << 6 | (*p++ & 0x3fu);
-        c[count++] = one;
-    }
+    for (utf8proc_int32_t one; *p && count < MOST_MARK; c[count++] = (uint32_t)one)
+        p += utf8proc_iterate(p, -1, &one);
     return count;
 }
 
@@ -93,17 +84,17 @@ static int is_harmony(const ReplyFormat *f)
 // Of a reply in channels, what may come before what is said.
 static Expr analysis(Grammar *g)
 {
-    return optional(g, grammar_join(g, 6, mark(g, "<|channel|>"), word(g, "analysis"),
+    return optional(g, grammar_join(g, 6, mark(g, "<|channel|>"), grammar_word(g, "analysis"),
                                     mark(g, "<|message|>"), until(g, "<|end|>"),
-                                    mark(g, "<|start|>"), word(g, "assistant")));
+                                    mark(g, "<|start|>"), grammar_word(g, "assistant")));
 }
 
 static Expr harmony_reply(Grammar *g, int body)
 {
-    Expr json =
-        grammar_join(g, 3, optional(g, word(g, " ")), mark(g, "<|constrain|>"), word(g, "json"));
-    Expr final = grammar_join(g, 5, mark(g, "<|channel|>"), word(g, "final"), optional(g, json),
-                              mark(g, "<|message|>"), grammar_call(g, body));
+    Expr json = grammar_join(g, 3, optional(g, grammar_word(g, " ")), mark(g, "<|constrain|>"),
+                             grammar_word(g, "json"));
+    Expr final = grammar_join(g, 5, mark(g, "<|channel|>"), grammar_word(g, "final"),
+                              optional(g, json), mark(g, "<|message|>"), grammar_call(g, body));
     return grammar_join(g, 2, analysis(g), final);
 }
 
@@ -136,7 +127,7 @@ typedef struct {
 static Expr object_call(const Call *c, const char *name_key, const char *arguments_key)
 {
     Member members[] = {{name_key, c->name, 0}, {arguments_key, NULL, c->arguments}};
-    return grammar_call(c->g, schema_members(c->g, members, 2));
+    return grammar_call(c->g, notation_members(c->g, members, 2));
 }
 
 // The name without its quotes, where it needs no escapes.
@@ -152,10 +143,10 @@ static Expr deepseek_call(const Call *c)
     Grammar *g = c->g;
     int fenced = strstr(c->template_text, "```json") != NULL;
     Expr arguments = grammar_call(g, c->arguments);
-    Expr e = fenced
-                 ? grammar_join(g, 6, word(g, "function"), mark(g, "<｜tool▁sep｜>"), bare_name(c),
-                                word(g, "\n```json\n"), arguments, word(g, "\n```"))
-                 : grammar_join(g, 3, bare_name(c), mark(g, "<｜tool▁sep｜>"), arguments);
+    Expr e = fenced ? grammar_join(g, 6, grammar_word(g, "function"), mark(g, "<｜tool▁sep｜>"),
+                                   bare_name(c), grammar_word(g, "\n```json\n"), arguments,
+                                   grammar_word(g, "\n```"))
+                    : grammar_join(g, 3, bare_name(c), mark(g, "<｜tool▁sep｜>"), arguments);
     return grammar_join(g, 3, mark(g, "<｜tool▁call▁begin｜>"), e, mark(g, "<｜tool▁call▁end｜>"));
 }
 
@@ -164,23 +155,23 @@ static Expr command_call(const Call *c)
     Member members[] = {{"tool_call_id", "\"0\"", 0},
                         {"tool_name", c->name, 0},
                         {"parameters", NULL, c->arguments}};
-    return grammar_call(c->g, schema_members(c->g, members, 3));
+    return grammar_call(c->g, notation_members(c->g, members, 3));
 }
 
 static Expr harmony_call(const Call *c)
 {
     Grammar *g = c->g;
-    Expr json = grammar_join(g, 2, mark(g, "<|constrain|>"), word(g, "json"));
-    return grammar_join(g, 7, mark(g, "<|channel|>"), word(g, "commentary to=functions."),
-                        bare_name(c), word(g, " "), optional(g, json), mark(g, "<|message|>"),
-                        grammar_call(g, c->arguments));
+    Expr json = grammar_join(g, 2, mark(g, "<|constrain|>"), grammar_word(g, "json"));
+    return grammar_join(g, 7, mark(g, "<|channel|>"), grammar_word(g, "commentary to=functions."),
+                        bare_name(c), grammar_word(g, " "), optional(g, json),
+                        mark(g, "<|message|>"), grammar_call(g, c->arguments));
 }
 
 static Expr tagged_call(const Call *c)
 {
     Grammar *g = c->g;
-    return grammar_join(g, 5, mark(g, "<tool_call>"), word(g, "\n"),
-                        object_call(c, "name", "arguments"), word(g, "\n"),
+    return grammar_join(g, 5, mark(g, "<tool_call>"), grammar_word(g, "\n"),
+                        object_call(c, "name", "arguments"), grammar_word(g, "\n"),
                         mark(g, "</tool_call>"));
 }
 
@@ -240,8 +231,8 @@ static int any_call(Grammar *g, const ReplyFormat *f, size_t shape, const char *
         const json_t *parameters = json_object_get(function, "parameters");
         json_t *own = json_object_get(function, "name");
         if (name && strcmp(json_string_value(own), name) != 0) continue;
-        int arguments =
-            parameters && !json_is_null(parameters) ? schema_read(g, parameters) : schema_object(g);
+        int arguments = parameters && !json_is_null(parameters) ? schema_read(g, parameters)
+                                                                : notation_object(g);
         char *text = json_dumps(own, JSON_ENCODE_ANY | JSON_COMPACT);
         Call call = {g, f, template_text, text ? text : "\"\"", arguments};
         grammar_add(g, all, shapes[shape].call(&call));
@@ -264,15 +255,17 @@ int frame_calls(Grammar *g, const ReplyFormat *f, const char *template_text, con
     Expr all = grammar_sequence(g);
     if (is_harmony(f)) grammar_add(g, all, analysis(g));
     if (shapes[i].open)
-        grammar_add(g, all,
-                    grammar_join(g, 2, mark(g, shapes[i].open), word(g, shapes[i].open_text)));
-    grammar_add(g, all, grammar_call(g, call));
-    if (!single && shapes[i].between)
         grammar_add(
             g, all,
-            grammar_repeat(g, grammar_join(g, 2, word(g, shapes[i].between), grammar_call(g, call)),
-                           0, GRAMMAR_MANY));
-    if (shapes[i].open) grammar_add(g, all, word(g, shapes[i].close_text));
+            grammar_join(g, 2, mark(g, shapes[i].open), grammar_word(g, shapes[i].open_text)));
+    grammar_add(g, all, grammar_call(g, call));
+    if (!single && shapes[i].between)
+        grammar_add(g, all,
+                    grammar_repeat(g,
+                                   grammar_join(g, 2, grammar_word(g, shapes[i].between),
+                                                grammar_call(g, call)),
+                                   0, GRAMMAR_MANY));
+    if (shapes[i].open) grammar_add(g, all, grammar_word(g, shapes[i].close_text));
     if (shapes[i].close) grammar_add(g, all, mark(g, shapes[i].close));
     grammar_define(g, rule, all);
     return rule;

@@ -3,6 +3,7 @@
 #include "gbnf.h"
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #define MOST_DEPTH 200
 #define MOST_RANGES 4096 // of one class
@@ -73,35 +74,20 @@ static int read_escape(Text *t, uint32_t *out)
 // A character of a literal or class.
 static int read_character(Text *t, uint32_t *out)
 {
-    int c = peek(t), more = c < 0x80   ? 0
-                            : c < 0xc0 ? -1
-                            : c < 0xe0 ? 1
-                            : c < 0xf0 ? 2
-                            : c < 0xf8 ? 3
-                                       : -1;
+    utf8proc_int32_t one;
+    int c = peek(t);
     if (c < 0) return fail(t, "the text ends too early");
-    t->at++;
     if (c == '\n') t->line++;
     if (c == '\\') {
+        t->at++;
         if (read_escape(t, out) != 0) return -1;
-        return *out > 0x10ffff || (*out >= 0xd800 && *out < 0xe000) ? fail(t, "no such character")
-                                                                    : 0;
+        return utf8proc_codepoint_valid((utf8proc_int32_t)*out) ? 0 : fail(t, "no such character");
     }
-    *out = (uint32_t)c & (more > 0 ? 0x3fu >> more : 0x7f);
-    for (int i = 0; i < more; i++, t->at++) {
-        if ((peek(t) & 0xc0) != 0x80 || peek(t) < 0) return fail(t, "that is not UTF-8");
-        *out = *out << 6 | ((uint32_t)peek(t) & 0x3f);
-    }
-    return more < 0 ? fail(t, "that is not UTF-8") : 0;
-}
-
-static size_t put_utf8(char *out, uint32_t c)
-{
-    if (c < 0x80) return out[0] = (char)c, 1;
-    size_t more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    for (size_t i = more; i > 0; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)(0xf0 << (3 - more) | c);
-    return more + 1;
+    utf8proc_ssize_t bytes = utf8proc_iterate((const uint8_t *)t->at, t->end - t->at, &one);
+    if (bytes < 1) return fail(t, "that is not UTF-8");
+    t->at += bytes;
+    *out = (uint32_t)one;
+    return 0;
 }
 
 static Expr read_literal(Text *t)
@@ -116,7 +102,8 @@ static Expr read_literal(Text *t)
     int status = 0;
     while (status == 0 && t->at < close) {
         status = read_character(t, &c);
-        if (status == 0) bytes += put_utf8(text + bytes, c);
+        if (status == 0)
+            bytes += (size_t)utf8proc_encode_char((utf8proc_int32_t)c, (uint8_t *)text + bytes);
     }
     t->at = close + 1;
     Expr e = status == 0 ? grammar_text(t->g, text, bytes) : -1;

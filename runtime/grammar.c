@@ -173,6 +173,11 @@ Expr grammar_text(Grammar *g, const char *text, size_t bytes)
     return add_text(g, 0, text, bytes);
 }
 
+Expr grammar_word(Grammar *g, const char *text)
+{
+    return add_text(g, 0, text, strlen(text));
+}
+
 Expr grammar_token(Grammar *g, const char *text, size_t bytes)
 {
     return add_text(g, 1, text, bytes);
@@ -261,6 +266,16 @@ Expr grammar_join(Grammar *g, int count, ...)
 {
     va_list parts;
     Expr list = grammar_sequence(g);
+    va_start(parts, count);
+    for (int i = 0; i < count; i++) grammar_add(g, list, va_arg(parts, Expr));
+    va_end(parts);
+    return list;
+}
+
+Expr grammar_either(Grammar *g, int count, ...)
+{
+    va_list parts;
+    Expr list = grammar_choice(g);
     va_start(parts, count);
     for (int i = 0; i < count; i++) grammar_add(g, list, va_arg(parts, Expr));
     va_end(parts);

@@ -36,6 +36,7 @@ int grammar_defined(const Grammar *g, int rule);
 void grammar_define(Grammar *g, int rule, Expr e);
 
 Expr grammar_text(Grammar *g, const char *text, size_t bytes);  // these bytes; empty is fine
+Expr grammar_word(Grammar *g, const char *text);                // these characters
 Expr grammar_token(Grammar *g, const char *text, size_t bytes); // a special token, by its text
 Expr grammar_class(Grammar *g, const Range *ranges, int count, int negated); // one character
 Expr grammar_call(Grammar *g, int rule);
@@ -44,8 +45,9 @@ Expr grammar_repeat(Grammar *g, Expr e, int32_t min, int32_t max); // max GRAMMA
 Expr grammar_sequence(Grammar *g);
 Expr grammar_choice(Grammar *g);
 void grammar_add(Grammar *g, Expr list, Expr e);
-// A sequence of `count` parts.
+// A sequence or choice of `count` parts.
 Expr grammar_join(Grammar *g, int count, ...);
+Expr grammar_either(Grammar *g, int count, ...);
 
 // What match.c runs. An item of work is a place in `steps` within some chain of callers.
 typedef enum { STEP_BYTE, STEP_SPLIT, STEP_CALL, STEP_REPEAT, STEP_END } StepKind;

@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEPT_BYTES (32 << 20) // cleared away between tokens
-#define MOST_BYTES (96 << 20) // the end
+#define KEPT_BYTES (16 << 20) // cleared away between tokens
+#define MOST_BYTES (64 << 20) // the end
+#define REST_BYTES (4 << 20)  // kept while nobody uses it
 #define MOST_WORK 8000000     // items that may be looked at, and how many more with every token
 #define MORE_WORK 300000
 #define MOST_ITEMS 20000 // of one set
@@ -622,6 +623,11 @@ void matcher_close(Matcher *m)
     free(m->seen.data);
     program_close(&m->p);
     free(m);
+}
+
+void matcher_rest(Matcher *m)
+{
+    if (!m->places && bytes_used(m) > REST_BYTES) clear_away(m);
 }
 
 int matcher_failed(const Matcher *m)

@@ -22,6 +22,8 @@ enum { MATCH_DEAD = -1, MATCH_FAILED = -2 }; // no text goes on so; beyond bound
 // Takes the program over, also on failure.
 int matcher_open(Matcher **m, Program *p, Error *err);
 void matcher_close(Matcher *m);
+// Nobody uses it for now: gives back memory beyond a few MiB.
+void matcher_rest(Matcher *m);
 int matcher_failed(const Matcher *m); // it went beyond its bounds, and will not go on
 
 // At the beginning of a text, until it is left.

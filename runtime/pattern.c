@@ -2,6 +2,7 @@
 #include "pattern.h"
 #include <stdio.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #define MOST_DEPTH 200
 #define MOST_COUNT 1000000
@@ -175,15 +176,13 @@ static int read_escape(Text *t, uint32_t *out)
 
 static int read_character(Text *t, uint32_t *out)
 {
-    int c = peek(t), more = c < 0xc0 ? 0 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
-    if (c < 0) return (int)fail(t, "it ends too early").e;
-    t->at++;
-    if (c == '\\') return read_escape(t, out);
-    *out = (uint32_t)c & (more ? 0x3fu >> more : 0x7fu);
-    for (; more > 0; more--, t->at++) {
-        if (peek(t) < 0) return (int)fail(t, "that is not UTF-8").e;
-        *out = *out << 6 | ((uint32_t)peek(t) & 0x3f);
-    }
+    utf8proc_int32_t one;
+    if (peek(t) < 0) return (int)fail(t, "it ends too early").e;
+    if (take(t, '\\')) return read_escape(t, out);
+    utf8proc_ssize_t bytes = utf8proc_iterate((const uint8_t *)t->at, t->end - t->at, &one);
+    if (bytes < 1) return (int)fail(t, "that is not UTF-8").e;
+    t->at += bytes;
+    *out = (uint32_t)one;
     return 0;
 }
 

@@ -1,8 +1,8 @@
-// One function a type. Parts that stand in many places are rules with names, so that they are
-// there once.
+// One function a type.
 #include "schema.h"
 #include "match.h"
 #include "merge.h"
+#include "notation.h"
 #include "pattern.h"
 #include "ranges.h"
 #include <math.h>
@@ -13,7 +13,7 @@
 #define MOST_DEPTH 60     // of schemas within schemas
 #define MOST_VALUES 20000 // schemas that are read
 #define MOST_ITEMS 1000000
-#define MOST_NAME 256 // characters
+#define MOST_NAME 1024 // bytes
 
 typedef struct {
     Grammar *g;
@@ -56,200 +56,6 @@ static size_t enter(Schema *s, const char *fmt, ...)
 
 static Expr value_at(Schema *s, const json_t *schema, const char *keyword, const char *name);
 static Expr value(Schema *s, const json_t *schema);
-
-// --- parts of JSON -------------------------------------------------------------------------------
-
-static Expr word(Grammar *g, const char *text)
-{
-    return grammar_text(g, text, strlen(text));
-}
-
-// The rule of a name, to be defined when *fresh.
-static int part(Grammar *g, const char *name, int *fresh)
-{
-    int rule = grammar_rule(g, name, strlen(name));
-    *fresh = rule >= 0 && !grammar_defined(g, rule);
-    return rule;
-}
-
-static Expr either(Grammar *g, int count, ...)
-{
-    va_list parts;
-    Expr list = grammar_choice(g);
-    va_start(parts, count);
-    for (int i = 0; i < count; i++) grammar_add(g, list, va_arg(parts, Expr));
-    va_end(parts);
-    return list;
-}
-
-// Nothing, a space, or a new line with some indentation.
-static Expr space(Grammar *g)
-{
-    int fresh, rule = part(g, "json space", &fresh);
-    if (fresh)
-        grammar_define(
-            g, rule,
-            either(g, 4, word(g, ""), word(g, " "),
-                   grammar_join(g, 2, word(g, "\n"), grammar_repeat(g, word(g, " "), 0, 64)),
-                   grammar_join(g, 2, word(g, "\n"), grammar_repeat(g, word(g, "\t"), 1, 16))));
-    return grammar_call(g, rule);
-}
-
-// A class given as text, two characters a range.
-static Expr ranges_of(Grammar *g, const char *pairs)
-{
-    Range r[16];
-    int count = 0;
-    for (; pairs[2 * count] && count < 16; count++)
-        r[count] = (Range){(unsigned char)pairs[2 * count], (unsigned char)pairs[2 * count + 1]};
-    return grammar_class(g, r, count, 0);
-}
-
-static Expr hex(Grammar *g, int count)
-{
-    return grammar_repeat(g, ranges_of(g, "09afAF"), count, count);
-}
-
-// \u and four digits: neither U+0000 nor half of a pair of surrogates.
-static Expr unicode_escape(Grammar *g)
-{
-    Expr four = either(g, 5, grammar_join(g, 2, word(g, "000"), ranges_of(g, "19afAF")),
-                       grammar_join(g, 3, word(g, "00"), ranges_of(g, "19afAF"), hex(g, 1)),
-                       grammar_join(g, 3, word(g, "0"), ranges_of(g, "19afAF"), hex(g, 2)),
-                       grammar_join(g, 2, ranges_of(g, "19acACefEF"), hex(g, 3)),
-                       grammar_join(g, 3, ranges_of(g, "ddDD"), ranges_of(g, "07"), hex(g, 2)));
-    Expr pair = grammar_join(g, 7, ranges_of(g, "ddDD"), ranges_of(g, "89abAB"), hex(g, 2),
-                             word(g, "\\u"), ranges_of(g, "ddDD"), ranges_of(g, "cfCF"), hex(g, 2));
-    return grammar_join(g, 2, word(g, "u"), either(g, 2, four, pair));
-}
-
-static const Range raw[] = {{0x20, 0x21}, {0x23, 0x5b}, {0x5d, 0x10ffff}};
-
-static Expr character(Grammar *g)
-{
-    int fresh, rule = part(g, "json character", &fresh);
-    if (fresh)
-        grammar_define(g, rule,
-                       either(g, 2, grammar_class(g, raw, 3, 0),
-                              grammar_join(g, 2, word(g, "\\"),
-                                           either(g, 2, ranges_of(g, "\"\"\\\\//bbffnnrrtt"),
-                                                  unicode_escape(g)))));
-    return grammar_call(g, rule);
-}
-
-static Expr string_of(Grammar *g, int32_t min, int32_t max)
-{
-    char name[64];
-    snprintf(name, sizeof name, "json string %d %d", min, max);
-    int fresh, rule = part(g, name, &fresh);
-    if (fresh)
-        grammar_define(g, rule,
-                       grammar_join(g, 3, word(g, "\""), grammar_repeat(g, character(g), min, max),
-                                    word(g, "\"")));
-    return grammar_call(g, rule);
-}
-
-static Expr whole_number(Grammar *g)
-{
-    int fresh, rule = part(g, "json whole number", &fresh);
-    if (fresh) grammar_define(g, rule, ranges_whole(g, (Bound){0}, (Bound){0}));
-    return grammar_call(g, rule);
-}
-
-static Expr number(Grammar *g)
-{
-    int fresh, rule = part(g, "json number", &fresh);
-    if (fresh) {
-        Expr fraction =
-            grammar_join(g, 2, word(g, "."), grammar_repeat(g, ranges_of(g, "09"), 1, 16));
-        Expr exponent =
-            grammar_join(g, 3, ranges_of(g, "eeEE"), grammar_repeat(g, ranges_of(g, "++--"), 0, 1),
-                         grammar_repeat(g, ranges_of(g, "09"), 1, 2));
-        grammar_define(g, rule,
-                       grammar_join(g, 3, whole_number(g), grammar_repeat(g, fraction, 0, 1),
-                                    grammar_repeat(g, exponent, 0, 1)));
-    }
-    return grammar_call(g, rule);
-}
-
-// open ( item ( , item )* )? close
-static Expr enclosed(Grammar *g, const char *open, int item, const char *close)
-{
-    Expr more = grammar_join(g, 3, word(g, ","), space(g), grammar_call(g, item));
-    Expr items = grammar_join(g, 3, grammar_call(g, item), grammar_repeat(g, more, 0, GRAMMAR_MANY),
-                              space(g));
-    return grammar_join(g, 4, word(g, open), space(g), grammar_repeat(g, items, 0, 1),
-                        word(g, close));
-}
-
-static Expr any_value(Grammar *g);
-
-int schema_object(Grammar *g)
-{
-    int fresh, rule = part(g, "json object", &fresh);
-    if (!fresh) return rule;
-    int pair = grammar_fresh(g);
-    grammar_define(g, rule, enclosed(g, "{", pair, "}"));
-    grammar_define(
-        g, pair,
-        grammar_join(g, 4, string_of(g, 0, GRAMMAR_MANY), word(g, ":"), space(g), any_value(g)));
-    return rule;
-}
-
-static Expr any_array(Grammar *g)
-{
-    int fresh, rule = part(g, "json array", &fresh);
-    if (fresh) {
-        int item = grammar_fresh(g);
-        grammar_define(g, rule, enclosed(g, "[", item, "]"));
-        grammar_define(g, item, any_value(g));
-    }
-    return grammar_call(g, rule);
-}
-
-static Expr any_value(Grammar *g)
-{
-    int fresh, rule = part(g, "json value", &fresh);
-    if (fresh) {
-        Expr all = grammar_choice(g);
-        grammar_define(g, rule, all);
-        grammar_add(g, all, string_of(g, 0, GRAMMAR_MANY));
-        grammar_add(g, all, number(g));
-        grammar_add(g, all, word(g, "true"));
-        grammar_add(g, all, word(g, "false"));
-        grammar_add(g, all, word(g, "null"));
-        grammar_add(g, all, grammar_call(g, schema_object(g)));
-        grammar_add(g, all, any_array(g));
-    }
-    return grammar_call(g, rule);
-}
-
-// The text of a JSON value as it is written.
-static Expr exactly(Grammar *g, const json_t *v)
-{
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
-    Expr e = text ? word(g, text) : grammar_fail(g, "out of memory");
-    free(text);
-    return e;
-}
-
-int schema_members(Grammar *g, const Member *members, int count)
-{
-    int rule = grammar_fresh(g);
-    Expr all = grammar_join(g, 2, word(g, "{"), space(g));
-    for (int i = 0; i < count; i++) {
-        json_t *name = json_string(members[i].name);
-        if (i) grammar_add(g, all, grammar_join(g, 2, word(g, ","), space(g)));
-        grammar_add(g, all, exactly(g, name));
-        grammar_add(g, all, grammar_join(g, 2, word(g, ":"), space(g)));
-        grammar_add(g, all,
-                    members[i].text ? word(g, members[i].text) : grammar_call(g, members[i].rule));
-        json_decref(name);
-    }
-    grammar_add(g, all, grammar_join(g, 2, space(g), word(g, "}")));
-    grammar_define(g, rule, all);
-    return rule;
-}
 
 // --- strings -------------------------------------------------------------------------------------
 
@@ -323,7 +129,7 @@ static Expr string_like(Schema *s, const json_t *schema, const char *keyword, co
     if (known.min < min) return fail(s, "minLength", "it cannot be joined with this %s", keyword);
     if (known.max > max) return fail(s, "maxLength", "it cannot be joined with this %s", keyword);
     Pattern p = pattern_read(s->g, pattern, strlen(pattern), 1, search);
-    return grammar_join(s->g, 3, word(s->g, "\""), p.e, word(s->g, "\""));
+    return grammar_join(s->g, 3, grammar_word(s->g, "\""), p.e, grammar_word(s->g, "\""));
 }
 
 static Expr string_value(Schema *s, const json_t *schema)
@@ -344,7 +150,7 @@ static Expr string_value(Schema *s, const json_t *schema)
         get_count(s, schema, "maxLength", &max) != 0)
         return -1;
     if (min > max) return fail(s, "maxLength", "it is less than minLength");
-    return string_of(s->g, min, max);
+    return notation_string(s->g, min, max);
 }
 
 // --- numbers -------------------------------------------------------------------------------------
@@ -375,7 +181,7 @@ static Expr number_value(Schema *s, const json_t *schema, int whole)
     // Beyond what the texts can reach a bound says nothing.
     if (low.set && low.value < -1e15) low.set = 0;
     if (high.set && high.value > 1e15) high.set = 0;
-    if (!low.set && !high.set) return whole ? whole_number(s->g) : number(s->g);
+    if (!low.set && !high.set) return whole ? notation_whole(s->g) : notation_number(s->g);
     Expr e = whole ? ranges_whole(s->g, low, high) : ranges_real(s->g, low, high);
     const char *keyword = low.set     ? low.open ? "exclusiveMinimum" : "minimum"
                           : high.open ? "exclusiveMaximum"
@@ -389,13 +195,14 @@ static Expr number_value(Schema *s, const json_t *schema, int whole)
 static Expr more_items(Schema *s, int rule, int32_t at, int32_t min, int32_t max)
 {
     Grammar *g = s->g;
-    if (rule < 0 || max <= at) return word(g, "");
+    if (rule < 0 || max <= at) return grammar_word(g, "");
     int32_t least = min > at ? min - at : 0, most = max == GRAMMAR_MANY ? max : max - at;
     if (at) {
-        Expr more = grammar_join(g, 3, word(g, ","), space(g), grammar_call(g, rule));
+        Expr more =
+            grammar_join(g, 3, grammar_word(g, ","), notation_space(g), grammar_call(g, rule));
         return grammar_repeat(g, more, least, most);
     }
-    Expr more = grammar_join(g, 3, word(g, ","), space(g), grammar_call(g, rule));
+    Expr more = grammar_join(g, 3, grammar_word(g, ","), notation_space(g), grammar_call(g, rule));
     Expr all = grammar_join(
         g, 2, grammar_call(g, rule),
         grammar_repeat(g, more, least > 1 ? least - 1 : 0, most == GRAMMAR_MANY ? most : most - 1));
@@ -411,13 +218,13 @@ static Expr first_items(Schema *s, const json_t *list, int rule, int32_t min, in
     Expr rest = more_items(s, rule, count, min, max);
     for (int32_t i = count - 1; i >= 0; i--) {
         if (i >= max) {
-            rest = word(g, "");
+            rest = grammar_word(g, "");
             continue;
         }
         char name[24];
         snprintf(name, sizeof name, "%d", i);
         Expr item = value_at(s, json_array_get(list, (size_t)i), "prefixItems", name);
-        Expr here = i ? grammar_join(g, 4, word(g, ","), space(g), item, rest)
+        Expr here = i ? grammar_join(g, 4, grammar_word(g, ","), notation_space(g), item, rest)
                       : grammar_join(g, 2, item, rest);
         rest = grammar_repeat(g, here, i < min, 1);
     }
@@ -442,117 +249,14 @@ static Expr array_value(Schema *s, const json_t *schema)
     int rule = -1;
     if (!json_is_false(items) && (items || wanted) && max > count) {
         rule = grammar_fresh(s->g);
-        grammar_define(s->g, rule, items ? value_at(s, items, "items", NULL) : any_value(s->g));
+        grammar_define(s->g, rule,
+                       items ? value_at(s, items, "items", NULL) : notation_value(s->g));
     } else if (json_is_false(items) && min > count) {
         return fail(s, "items", "minItems asks for more than there may be");
     }
     Expr all = count ? first_items(s, list, rule, min, max) : more_items(s, rule, 0, min, max);
-    return grammar_join(s->g, 5, word(s->g, "["), space(s->g), all, space(s->g), word(s->g, "]"));
-}
-
-// --- names of properties -------------------------------------------------------------------------
-
-typedef struct {
-    uint32_t *c;
-    int count;
-} Name;
-
-static int by_name(const void *a, const void *b)
-{
-    const Name *x = a, *y = b;
-    for (int i = 0; i < x->count && i < y->count; i++)
-        if (x->c[i] != y->c[i]) return x->c[i] < y->c[i] ? -1 : 1;
-    return x->count - y->count;
-}
-
-static Expr plain_rest(Grammar *g)
-{
-    int fresh, rule = part(g, "json plain rest", &fresh);
-    if (fresh)
-        grammar_define(g, rule,
-                       grammar_join(g, 2,
-                                    grammar_repeat(g, grammar_class(g, raw, 3, 0), 0, GRAMMAR_MANY),
-                                    word(g, "\"")));
-    return grammar_call(g, rule);
-}
-
-// What follows `depth` characters that names[0 .. count-1] have in common, so that it is none of
-// them, and the closing quote.
-static Expr other_rest(Grammar *g, const Name *names, int count, int depth)
-{
-    int rule = grammar_fresh(g), ends = 0, others = 0;
-    Expr all = grammar_choice(g);
-    Range *taken = malloc(((size_t)count + 4) * sizeof *taken),
-          *left = malloc(((size_t)count + 8) * sizeof *left);
-    if (!taken || !left) grammar_fail(g, "out of memory");
-    for (int i = 0, next; taken && left && i < count; i = next) {
-        for (next = i + 1; next < count && names[i].count > depth && names[next].count > depth &&
-                           names[next].c[depth] == names[i].c[depth];)
-            next++;
-        if (names[i].count == depth) {
-            ends = 1;
-            continue;
-        }
-        Range one = {names[i].c[depth], names[i].c[depth]};
-        taken[others++] = one;
-        grammar_add(g, all,
-                    grammar_join(g, 2, grammar_class(g, &one, 1, 0),
-                                 other_rest(g, names + i, next - i, depth + 1)));
-    }
-    if (taken && left) {
-        static const Range never[] = {{0, 0x1f}, {'"', '"'}, {'\\', '\\'}};
-        memcpy(taken + others, never, sizeof never);
-        others = range_complement(taken, range_unite(taken, others + 3), left);
-        grammar_add(g, all, grammar_join(g, 2, grammar_class(g, left, others, 0), plain_rest(g)));
-    }
-    if (!ends) grammar_add(g, all, word(g, "\""));
-    free(taken);
-    free(left);
-    grammar_define(g, rule, all);
-    return grammar_call(g, rule);
-}
-
-// A name's characters; NULL for one that would need escapes, which is never written here.
-static uint32_t *characters_of(const char *text, int *count)
-{
-    uint32_t *c = malloc((strlen(text) + 1) * sizeof *c);
-    *count = 0;
-    for (const unsigned char *p = (const unsigned char *)text; c && *p;) {
-        int more = *p < 0xc0 ? 0 : *p < 0xe0 ? 1 : *p < 0xf0 ? 2 : 3;
-        uint32_t one = *p & (more ? 0x3fu >> more : 0x7fu);
-        if (*p < ' ' || *p == '"' || *p == '\\') {
-            free(c);
-            return NULL;
-        }
-        for (p++; more > 0 && *p; more--) one = one << 6 | (*p++ & 0x3fu);
-        c[(*count)++] = one;
-    }
-    return c;
-}
-
-// A name that is none of the object's.
-static Expr other_name(Schema *s, const json_t *properties)
-{
-    size_t room = json_object_size(properties) + 1;
-    Name *names = calloc(room, sizeof *names);
-    int count = 0, longest = 0;
-    const char *key;
-    json_t *ignored;
-    if (!names) return grammar_fail(s->g, "out of memory");
-    json_object_foreach((json_t *)properties, key, ignored)
-    {
-        names[count].c = characters_of(key, &names[count].count);
-        if (!names[count].c) continue;
-        if (names[count].count > longest) longest = names[count].count;
-        count++;
-    }
-    qsort(names, (size_t)count, sizeof *names, by_name);
-    Expr rest = longest <= MOST_NAME ? other_rest(s->g, names, count, 0)
-                                     : fail(s, "additionalProperties",
-                                            "the name of a property is too long beside it");
-    for (int i = 0; i < count; i++) free(names[i].c);
-    free(names);
-    return grammar_join(s->g, 2, word(s->g, "\""), rest);
+    return grammar_join(s->g, 5, grammar_word(s->g, "["), notation_space(s->g), all,
+                        notation_space(s->g), grammar_word(s->g, "]"));
 }
 
 // --- objects -------------------------------------------------------------------------------------
@@ -614,18 +318,20 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
     const json_t *names = json_object_get(schema, "propertyNames");
     int listed = json_object_size(o->listed) > 0;
     Grammar *g = s->g;
+    const char *name;
+    json_t *ignored;
     if (patterns && json_object_size(patterns)) {
         void *only = json_object_iter((json_t *)patterns);
         const char *pattern = json_object_iter_key(only);
         if (listed || names || (more && !json_is_false(more)) || json_object_size(patterns) > 1)
             return fail(s, "patternProperties", "only one is there, without other properties");
-        json_t *name = json_pack("{s:s}", "pattern", pattern);
-        o->key = string_value(s, name);
-        json_decref(name);
+        json_t *key = json_pack("{s:s}", "pattern", pattern);
+        o->key = string_value(s, key);
+        json_decref(key);
         o->other = grammar_fresh(g);
         grammar_define(
             g, o->other,
-            grammar_join(g, 4, o->key, word(g, ":"), space(g),
+            grammar_join(g, 4, o->key, grammar_word(g, ":"), notation_space(g),
                          value_at(s, json_object_iter_value(only), "patternProperties", pattern)));
         return 0;
     }
@@ -635,19 +341,24 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
     if (!more && listed) return 0;
     if (!more && (json_object_get(schema, "properties"))) return 0;
     if (more && json_is_false(merge_flat(&s->merger, more))) return 0;
+    json_object_foreach(o->listed, name, ignored)
+    {
+        if (strlen(name) > MOST_NAME)
+            return fail(s, "additionalProperties", "a property's name is too long beside it");
+    }
     if (names && !json_is_true(names)) {
         json_t *text = json_pack("{s:s}", "type", "string");
         const json_t *both = merge_both(&s->merger, text, names);
         o->key = both ? value_at(s, both, "propertyNames", NULL) : fail_merge(s);
         json_decref(text);
     } else {
-        o->key = other_name(s, o->listed);
+        o->key = notation_other_name(g, o->listed);
     }
     o->other = grammar_fresh(g);
     grammar_define(
         g, o->other,
-        grammar_join(g, 4, o->key, word(g, ":"), space(g),
-                     more ? value_at(s, more, "additionalProperties", NULL) : any_value(g)));
+        grammar_join(g, 4, o->key, grammar_word(g, ":"), notation_space(g),
+                     more ? value_at(s, more, "additionalProperties", NULL) : notation_value(g)));
     return 0;
 }
 
@@ -671,11 +382,12 @@ static Expr others_only(Schema *s, const Object *o)
 {
     Grammar *g = s->g;
     int32_t most = o->max == GRAMMAR_MANY ? o->max : o->max - 1;
-    if (o->other < 0 || o->max == 0) return word(g, "}");
-    Expr more = grammar_join(g, 3, word(g, ","), space(g), grammar_call(g, o->other));
-    Expr some =
-        grammar_join(g, 3, grammar_call(g, o->other), grammar_repeat(g, more, 0, most), space(g));
-    return grammar_join(g, 2, grammar_repeat(g, some, o->min > 0, 1), word(g, "}"));
+    if (o->other < 0 || o->max == 0) return grammar_word(g, "}");
+    Expr more =
+        grammar_join(g, 3, grammar_word(g, ","), notation_space(g), grammar_call(g, o->other));
+    Expr some = grammar_join(g, 3, grammar_call(g, o->other), grammar_repeat(g, more, 0, most),
+                             notation_space(g));
+    return grammar_join(g, 2, grammar_repeat(g, some, o->min > 0, 1), grammar_word(g, "}"));
 }
 
 // From the last property to the first: what may stand from there on when something stands before
@@ -684,14 +396,15 @@ static Expr listed_and_others(Schema *s, const Object *o)
 {
     Grammar *g = s->g;
     int later = grammar_fresh(g), first = grammar_fresh(g), count = 0;
-    Expr more = word(g, "");
+    Expr more = grammar_word(g, "");
     if (o->other >= 0)
-        more =
-            grammar_repeat(g, grammar_join(g, 3, word(g, ","), space(g), grammar_call(g, o->other)),
-                           0, GRAMMAR_MANY);
-    grammar_define(g, later, grammar_join(g, 3, more, space(g), word(g, "}")));
+        more = grammar_repeat(
+            g,
+            grammar_join(g, 3, grammar_word(g, ","), notation_space(g), grammar_call(g, o->other)),
+            0, GRAMMAR_MANY);
+    grammar_define(g, later, grammar_join(g, 3, more, notation_space(g), grammar_word(g, "}")));
     Expr none = grammar_choice(g);
-    if (!o->min) grammar_add(g, none, word(g, "}"));
+    if (!o->min) grammar_add(g, none, grammar_word(g, "}"));
     if (o->other >= 0)
         grammar_add(g, none, grammar_join(g, 2, grammar_call(g, o->other), grammar_call(g, later)));
     int some = !o->min || o->other >= 0;
@@ -705,14 +418,18 @@ static Expr listed_and_others(Schema *s, const Object *o)
         json_t *name = json_string(names[count]);
         int optional = !json_object_get(o->required, names[count]);
         Expr v = value_at(s, json_object_get(o->listed, names[count]), "properties", names[count]);
-        grammar_define(g, pair, grammar_join(g, 4, exactly(g, name), word(g, ":"), space(g), v));
+        grammar_define(g, pair,
+                       grammar_join(g, 4, notation_exactly(g, name), grammar_word(g, ":"),
+                                    notation_space(g), v));
         json_decref(name);
-        Expr with = grammar_join(g, 4, word(g, ","), space(g), grammar_call(g, pair),
-                                 grammar_call(g, later));
+        Expr with = grammar_join(g, 4, grammar_word(g, ","), notation_space(g),
+                                 grammar_call(g, pair), grammar_call(g, later));
         Expr begin = grammar_join(g, 2, grammar_call(g, pair), grammar_call(g, later));
-        grammar_define(g, next_later, optional ? either(g, 2, with, grammar_call(g, later)) : with);
+        grammar_define(g, next_later,
+                       optional ? grammar_either(g, 2, with, grammar_call(g, later)) : with);
         grammar_define(g, next_first,
-                       optional && some ? either(g, 2, begin, grammar_call(g, first)) : begin);
+                       optional && some ? grammar_either(g, 2, begin, grammar_call(g, first))
+                                        : begin);
         later = next_later;
         first = next_first;
         some = 1;
@@ -731,7 +448,7 @@ static Expr object_value(Schema *s, const json_t *schema)
         rest = json_object_size(o.listed) ? listed_and_others(s, &o) : others_only(s, &o);
     json_decref(o.listed);
     json_decref(o.required);
-    return grammar_join(s->g, 3, word(s->g, "{"), space(s->g), rest);
+    return grammar_join(s->g, 3, grammar_word(s->g, "{"), notation_space(s->g), rest);
 }
 
 // --- any schema ----------------------------------------------------------------------------------
@@ -791,7 +508,7 @@ static Expr one_of_values(Schema *s, const json_t *schema, const json_t *values)
     {
         if (!merge_has_type(json_object_get(rest, "type"), v) || !has_length(schema, v)) continue;
         if (!plain && !fits(s, rest, v)) continue;
-        grammar_add(s->g, all, exactly(s->g, v));
+        grammar_add(s->g, all, notation_exactly(s->g, v));
         count++;
     }
     json_decref(rest);
@@ -895,11 +612,11 @@ static Expr of_type(Schema *s, const json_t *schema, const char *type)
     case 's':
         return string_value(s, schema);
     case 'b':
-        return either(s->g, 2, word(s->g, "true"), word(s->g, "false"));
+        return grammar_either(s->g, 2, grammar_word(s->g, "true"), grammar_word(s->g, "false"));
     case 'i':
         return number_value(s, schema, 1);
     default:
-        return type[2] == 'l' ? word(s->g, "null") : number_value(s, schema, 0);
+        return type[2] == 'l' ? grammar_word(s->g, "null") : number_value(s, schema, 0);
     }
 }
 
@@ -930,7 +647,7 @@ static Expr by_type(Schema *s, const json_t *schema)
             grammar_add(s->g, all, of_type(s, schema, types[i].type));
             count++;
         }
-    return count ? all : any_value(s->g);
+    return count ? all : notation_value(s->g);
 }
 
 static Expr value(Schema *s, const json_t *schema)
@@ -943,7 +660,7 @@ static Expr value(Schema *s, const json_t *schema)
     if (!flat)
         fail_merge(s);
     else if (json_is_true(flat))
-        e = any_value(s->g);
+        e = notation_value(s->g);
     else if (json_is_false(flat))
         fail(s, "", "nothing is valid here");
     else if (json_object_get(flat, "$ref") && !name)

@@ -3,6 +3,7 @@
 // jansson reads what random walks through masks have written.
 #include "compiler/tokenizer.h"
 #include "runtime/mask.h"
+#include "runtime/notation.h"
 #include "runtime/pattern.h"
 #include "runtime/sample.h"
 #include "runtime/schema.h"
@@ -151,7 +152,7 @@ static void test_regexes(void)
 static void test_json(void)
 {
     Grammar *g = grammar_open();
-    Matcher *m = compile(g, schema_object(g));
+    Matcher *m = compile(g, notation_object(g));
     int ended = 0;
     for (int walk = 0; walk < 60; walk++) {
         TokenText text = {0};
