@@ -7,6 +7,7 @@
 #define MOST_NODES 2000000
 #define MOST_STEPS 500000
 #define MOST_NESTING 500
+#define MOST_LEAF 48 // nodes of a rule that is laid where it is called
 
 typedef enum { TEXT, CLASS, CALL, REPEAT, SEQUENCE, CHOICE } NodeKind;
 typedef struct {
@@ -470,6 +471,28 @@ static int32_t lay_choice(Compiler *c, Expr first, int32_t next)
     return all < 0 ? grammar_fail(c->g, "a choice of nothing") : all;
 }
 
+// The nodes of an expression that calls nothing; more than `most` for others.
+static int leaf_size(const Grammar *g, Expr e, int most)
+{
+    const Node *n = &g->node[e];
+    int size = n->kind == CALL ? most + 1 : n->kind == CLASS ? 1 + n->count / 4 : 1;
+    for (Expr part = n->kind > CALL ? n->first : -1; part >= 0 && size <= most;
+         part = g->node[part].next)
+        size += leaf_size(g, part, most - size);
+    return size;
+}
+
+// Rules that are small and call nothing are laid where they are called: a state then says more by
+// itself.
+static int32_t lay_call(Compiler *c, int rule, int32_t next)
+{
+    if (grammar_defined(c->g, rule) &&
+        leaf_size(c->g, c->g->rule[rule].body, MOST_LEAF) <= MOST_LEAF)
+        return lay_expr(c, c->g->rule[rule].body, next);
+    int32_t number = rule_number(c, rule);
+    return number < 0 ? -1 : lay(c, (Step){.kind = STEP_CALL, .next = next, .other = number});
+}
+
 static int32_t lay_expr(Compiler *c, Expr e, int32_t next)
 {
     if (next < 0) return -1;
@@ -482,10 +505,7 @@ static int32_t lay_expr(Compiler *c, Expr e, int32_t next)
     if (n->kind == REPEAT) place = lay_repeat(c, n, next);
     if (n->kind == SEQUENCE) place = lay_sequence(c, n->first, next);
     if (n->kind == CHOICE) place = lay_choice(c, n->first, next);
-    if (n->kind == CALL) {
-        int32_t rule = rule_number(c, n->at);
-        if (rule >= 0) place = lay(c, (Step){.kind = STEP_CALL, .next = next, .other = rule});
-    }
+    if (n->kind == CALL) place = lay_call(c, n->at, next);
     c->depth--;
     return place;
 }
