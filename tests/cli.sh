@@ -292,7 +292,7 @@ check "a grammar" sh -c "$program run -p '$text' --temperature 1 --grammar-file 
 check "a schema" sh -c "$program run -p '$text' --temperature 1 --json-schema '{\"type\": \"boolean\"}' --device cpu | grep -qx 'true\|false'"
 check "a schema in a chat" sh -c "echo Hi | $program chat --raw --json-schema '{\"enum\": [\"a\"]}' --device cpu 2>/dev/null | grep -qx '\"a\"'"
 refuses 1 "--json-schema: schema #/type" $program run -p x --json-schema '{"type": "x"}' --device cpu
-refuses 1 "grammar: line 1" $program run -p x --grammar-file tests/cli.sh --device cpu
+refuses 1 "tests/cli.sh: line 4: expected '::='" $program run -p x --grammar-file tests/cli.sh --device cpu
 refuses 1 "No such file" $program run -p x --grammar-file "$work/nowhere" --device cpu
 refuses 2 "exclude each other" $program run -p x --grammar-file "$work/grammar" --json-schema '{}' --device cpu
 check "JSON output" sh -c "$program run -p '$text' -n 3 --json --device cpu | grep -q '\"stop_reason\": \"length\"'"
