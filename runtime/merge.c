@@ -374,16 +374,37 @@ static const json_t *alternatives_apart(Merger *m, const json_t *list, int depth
     return whole;
 }
 
+// unevaluated* that is false, in the words of a schema that nothing stands beside.
+static int close_schema(Merger *m, json_t *schema, const char *unevaluated, const char *keyword)
+{
+    static const char *const beside[] = {"$ref", "allOf", "anyOf", "oneOf", "patternProperties"};
+    const json_t *value = json_object_get(schema, unevaluated);
+    if (!value) return 0;
+    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
+        if (!json_is_false(value) || json_object_get(schema, beside[i])) {
+            fail(m, unevaluated, "only false is there, without allOf and the like beside it");
+            return -1;
+        }
+    if (!json_object_get(schema, keyword)) json_object_set_new(schema, keyword, json_false());
+    json_object_del(schema, unevaluated);
+    return 0;
+}
+
 static const json_t *flat(Merger *m, const json_t *schema, int depth)
 {
     static const char *const replaced[] = {"allOf", "oneOf", "const", NULL};
     if (depth > MOST_DEPTH) return fail(m, "allOf", "schemas are merged too deeply");
     if (json_is_boolean(schema)) return schema;
     if (!json_is_object(schema)) return fail(m, "", "expected an object, true or false");
-    json_t *rest = keep(m, json_object()), *value, *part;
+    json_t *rest = keep(m, json_object()), *value, *part,
+           *closed = keep(m, json_copy((json_t *)schema));
     const char *key;
     size_t i;
-    if (!rest) return fail(m, "", "out of memory");
+    if (!rest || !closed) return fail(m, "", "out of memory");
+    if (close_schema(m, closed, "unevaluatedProperties", "additionalProperties") != 0 ||
+        close_schema(m, closed, "unevaluatedItems", "items") != 0)
+        return NULL;
+    schema = closed;
     json_object_foreach((json_t *)schema, key, value)
     {
         if (!merge_is_note(key) && !is_one_of(key, replaced)) json_object_set(rest, key, value);

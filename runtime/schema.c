@@ -178,10 +178,10 @@ static Expr number_value(Schema *s, const json_t *schema, int whole)
     if (multiple && json_number_value(multiple) != 1)
         return fail(s, "multipleOf", "only 1 is there");
     whole |= multiple != NULL;
-    // Beyond what the texts can reach a bound says nothing.
+    if (!low.set && !high.set) return whole ? notation_whole(s->g) : notation_number(s->g);
+    // Beyond what the texts without exponents can reach a bound says nothing.
     if (low.set && low.value < -1e15) low.set = 0;
     if (high.set && high.value > 1e15) high.set = 0;
-    if (!low.set && !high.set) return whole ? notation_whole(s->g) : notation_number(s->g);
     Expr e = whole ? ranges_whole(s->g, low, high) : ranges_real(s->g, low, high);
     const char *keyword = low.set     ? low.open ? "exclusiveMinimum" : "minimum"
                           : high.open ? "exclusiveMaximum"
@@ -562,8 +562,7 @@ static int check_keywords(Schema *s, const json_t *schema)
         "not",          "if",       "dependentRequired", "dependentSchemas",
         "dependencies", "contains", "$dynamicRef",       "$recursiveRef",
         "extends",      "disallow", "divisibleBy",       NULL};
-    static const char *const harmless_false[] = {"uniqueItems", "unevaluatedProperties",
-                                                 "unevaluatedItems", NULL};
+    static const char *const harmless_false[] = {"uniqueItems", NULL};
     for (int i = 0; refused[i]; i++)
         if (json_object_get(schema, refused[i])) return fail(s, refused[i], "it is not there");
     for (int i = 0; harmless_false[i]; i++) {
