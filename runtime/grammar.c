@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_NODES 2000000
+#define MOST_NODES 1000000
 #define MOST_STEPS 500000
 #define MOST_NESTING 500
 #define MOST_LEAF 48 // nodes of a rule that is laid where it is called

@@ -227,6 +227,7 @@ int mask_fill(Matcher *m, const Vocabulary *v, const Place *place, const char *p
 {
     Walk w = {.m = m, .v = v, .mask = mask};
     matcher_begin(m);
+    if (matcher_failed(m)) return -1;
     memset(mask, 0, 4 * BIT_WORDS(v->count));
     w.states = malloc(((size_t)v->deepest + 1) * sizeof *w.states);
     if (!w.states) return -1;

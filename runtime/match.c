@@ -589,7 +589,7 @@ static void clear_away(Matcher *m)
 void matcher_begin(Matcher *m)
 {
     m->work = m->work + MORE_WORK < MOST_WORK ? m->work + MORE_WORK : MOST_WORK;
-    if (bytes_used(m) > KEPT_BYTES) clear_away(m);
+    if (bytes_used(m) > KEPT_BYTES && !m->failed) clear_away(m);
 }
 
 int matcher_open(Matcher **out, Program *p, Error *err)

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_MERGES 20000
+#define MOST_MERGES 200000 // schemas and their properties
 #define MOST_DEPTH 40
 #define MOST_ALTERNATIVES 512
 
@@ -198,6 +198,7 @@ static json_t *merge_properties(Merger *m, const json_t *a, const json_t *b, int
     for (int i = 0; i < 2; i++)
         json_object_foreach(json_object_get(sides[i], "properties"), name, value)
         {
+            m->merges++;
             if (json_object_get(all, name)) continue;
             const json_t *other = of_property(sides[1 - i], name);
             const json_t *one = other ? both(m, value, other, depth + 1) : value;
@@ -323,7 +324,8 @@ static int has_tuple(const json_t *schema)
 
 static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth)
 {
-    if (depth > MOST_DEPTH || ++m->merges > MOST_MERGES)
+    m->merges += 1 + (int)(json_object_size(a) + json_object_size(b));
+    if (depth > MOST_DEPTH || m->merges > MOST_MERGES)
         return fail(m, "allOf", "schemas are merged too deeply");
     a = flat(m, a, depth + 1);
     b = a ? flat(m, b, depth + 1) : NULL;

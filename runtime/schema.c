@@ -506,6 +506,8 @@ static Expr one_of_values(Schema *s, const json_t *schema, const json_t *values)
         fail(s, "enum", "too many values beside other keywords");
     json_array_foreach(values, i, v)
     {
+        if (s->values > MOST_VALUES) fail(s, "enum", "it is too large");
+        if (s->values > MOST_VALUES) break;
         if (!merge_has_type(json_object_get(rest, "type"), v) || !has_length(schema, v)) continue;
         if (!plain && !fits(s, rest, v)) continue;
         grammar_add(s->g, all, notation_exactly(s->g, v));
