@@ -608,7 +608,8 @@ int matcher_open(Matcher **out, Program *p, Error *err)
     if (!m->waiting) return error_set(err, "out of memory");
     add_first_nodes(m);
     if (start_state(m) >= 0) return 0;
-    return error_set(err, m->start == MATCH_DEAD ? "it allows no text" : "it is too ambiguous");
+    return error_set(err, m->start == MATCH_DEAD ? "it allows no text"
+                                                 : "too much may stand at one place");
 }
 
 void matcher_close(Matcher *m)

@@ -310,22 +310,27 @@ static Pattern repeat(Text *t, Pattern p, int64_t min, int64_t max)
                      most < GRAMMAR_MANY ? most : GRAMMAR_MANY};
 }
 
+// How often the atom before may stand; once when nothing says so, and then 0.
+static int read_quantifier(Text *t, int64_t *min, int64_t *max)
+{
+    int c = peek(t);
+    int counted = c == '{' && read_counts(t, min, max);
+    if (counted) return 1;
+    *min = c != '*' && c != '?';
+    *max = c == '*' || c == '+' ? GRAMMAR_MANY : 1;
+    if (c != '*' && c != '+' && c != '?') return 0;
+    t->at++;
+    return 1;
+}
+
 static Pattern read_repeated(Text *t)
 {
     Pattern p = read_atom(t);
-    int c = peek(t);
-    int64_t min = c == '+', max = c == '?' ? 1 : GRAMMAR_MANY;
-    if (p.e < 0) return p;
-    if (c == '{') {
-        if (!read_counts(t, &min, &max)) return p;
-    } else if (c == '*' || c == '+' || c == '?') {
-        t->at++;
-    } else {
-        return p;
-    }
+    int64_t min, max;
+    if (p.e < 0 || !read_quantifier(t, &min, &max)) return p;
     p = repeat(t, p, min, max);
     take(t, '?'); // the shortest first makes no difference
-    c = peek(t);
+    int c = peek(t);
     if (c == '*' || c == '+' || c == '?') return fail(t, "a repetition of a repetition");
     return p;
 }
@@ -384,4 +389,26 @@ Pattern pattern_read(Grammar *g, const char *text, size_t bytes, int json, int s
     Pattern p = read_choice(&t);
     if (p.e >= 0 && t.at < t.end) return fail(&t, "a ')' without its '('");
     return p;
+}
+
+int pattern_read_run(Grammar *g, const char *text, size_t bytes, int64_t min, int64_t max,
+                     Pattern *out)
+{
+    Grammar *probe = grammar_open(); // first without adding anything
+    Grammar *grammars[] = {probe, g};
+    int found = probe != NULL;
+    for (int i = 0; found && i < 2; i++) {
+        Text t = {grammars[i], text, text, text + bytes, 1, 1, 0};
+        int64_t low, high;
+        if (!(found = take(&t, '^') && peek(&t) != '(')) break;
+        Pattern p = read_atom(&t);
+        read_quantifier(&t, &low, &high);
+        if (!(found = p.e >= 0 && take(&t, '$') && t.at == t.end)) break;
+        if (low < min) low = min;
+        if (high > max) high = max;
+        *out = repeat(&t, p, low, high);
+        found = out->e >= 0;
+    }
+    grammar_close(probe);
+    return found;
 }

@@ -119,6 +119,9 @@ static Expr string_like(Schema *s, const json_t *schema, const char *keyword, co
     if (get_count(s, schema, "minLength", &min) != 0 ||
         get_count(s, schema, "maxLength", &max) != 0)
         return -1;
+    Pattern run;
+    if (search && pattern_read_run(s->g, pattern, strlen(pattern), min, max, &run))
+        return grammar_join(s->g, 3, grammar_word(s->g, "\""), run.e, grammar_word(s->g, "\""));
     // Told apart from the failure of another pattern, which has no place yet.
     Grammar *probe = grammar_open();
     Pattern known = {-1, 0, 0};
