@@ -18,8 +18,8 @@ int request_encode(const Api *api, const char *text, size_t bytes, int flags, co
 {
     Error err;
     if (!model_info.tokenizer)
-        return refusal_set(r, 400, name, "%s: the model came without a tokenizer; only token ids go",
-                           name);
+        return refusal_set(r, 400, name,
+                           "%s: the model came without a tokenizer; only token ids go", name);
     if (tokens_encode(api->tokens, text, bytes, flags, out, &err) != 0)
         return refusal_set(r, 400, name, "%s: %s", name, err.text);
     for (size_t i = 0; i < out->count; i++)
@@ -288,6 +288,10 @@ static int get_constraint(Api *api, Answer *a, Refusal *r)
                            : c.grammar ? "grammar"
                                        : "the JSON schema");
     if (!asked && !a->must_call) return 0;
+    if (!model_info.tokenizer)
+        return refusal_set(
+            r, 400, "response_format",
+            "the model came without a tokenizer; its answers have no text to constrain");
     c.tools = a->tools;
     c.tool = a->tool;
     c.single = a->single;
