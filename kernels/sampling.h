@@ -1,7 +1,7 @@
 // How the next token is drawn, one definition for host and device: equal logits, settings and draws
 // give equal tokens on both, because everything behind the logits is integer arithmetic. The
-// filters apply in this order to the distribution after temperature: top-k, top-p, min-p; the draw
-// is among what is left, in the order of ids.
+// filters apply in this order to the distribution after temperature of the tokens that the mask
+// allows: top-k, top-p, min-p; the draw is among what is left, in the order of ids.
 #pragma once
 #include "types.h"
 
@@ -12,15 +12,17 @@
 #endif
 
 typedef struct {
-    float temperature; // below SAMPLING_COLD: the most likely token, lowest id on ties
-    float top_p;       // smallest set of likeliest tokens whose mass reaches it; 1: off
-    float min_p;       // share of the likeliest token's probability; 0: off
-    int32_t top_k;     // 0: off
-    uint64_t seed;     // equal seeds give equal draws
-    uint64_t draw;     // which draw of its sequence this is
+    float temperature;    // below SAMPLING_COLD: the most likely token, lowest id on ties
+    float top_p;          // smallest set of likeliest tokens whose mass reaches it; 1: off
+    float min_p;          // share of the likeliest token's probability; 0: off
+    int32_t top_k;        // 0: off
+    uint64_t seed;        // equal seeds give equal draws
+    uint64_t draw;        // which draw of its sequence this is
+    const uint32_t *mask; // bits by id: other tokens are never drawn; NULL: all are
 } Sampling;
 
 #define SAMPLING_COLD 1e-4f
+#define SAMPLING_NOTHING (-2) // instead of a token: the mask leaves none
 
 // 24 random bits, a function of (seed, draw) alone: two rounds of the splitmix64 finaliser (Steele,
 // Lea and Flood, 2014).

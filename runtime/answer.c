@@ -21,6 +21,7 @@ void answer_free(Answer *a)
         reply_close(&a->said[i].reply);
         json_decref(a->said[i].deltas);
     }
+    if (a->matcher) constraints_give(a->constraints, a->matcher);
     for (int i = 0; a->prompt && i < a->prompts; i++) free(a->prompt[i].id);
     free(a->prompt);
     free(a->jobs);
@@ -82,7 +83,7 @@ void answer_begin(Answer *a, int i)
     struct Said *said = &a->said[i];
     if (!a->chat) return;
     said->deltas = json_array();
-    reply_open(&said->reply, a->format, a->in_reasoning, a->tools,
+    reply_open(&said->reply, a->format, a->reasoning == REASONING_OPEN, a->tools,
                (ReplySink){said, say_text, say_call});
 }
 

@@ -25,6 +25,7 @@ int api_open(Api *api, Generator *g, const Tokens *t, const char *name, Error *e
 void api_close(Api *api)
 {
     chat_close(&api->chat);
+    constraints_close(&api->constraints);
     free(api->newlines);
     free(api->breakers);
 }

@@ -3,6 +3,7 @@
 // nothing of connections.
 #pragma once
 #include "chat.h"
+#include "constrain.h"
 #include "fields.h"
 #include "generate.h"
 
@@ -11,6 +12,7 @@ typedef struct {
     const Tokens *tokens;
     const char *name; // of the model
     Chat chat;
+    Constraints constraints;
     uint32_t *newlines, *breakers; // bits by id: what XTC leaves alone; DRY's default breakers
 } Api;
 
@@ -42,9 +44,14 @@ typedef struct {
     json_t *output, *item, *texts; // of responses: items, the one that is being said and its texts
     int sequence;                  // number of events
     const json_t *tools;           // or NULL
+    const char *tool;              // that must be called, or NULL
+    int must_call, single;         // a tool; one call at most
     ReplyFormat format;
-    int in_reasoning;
-    TokenList *prompt; // (prompts)
+    const char *template_text;
+    Reasoning reasoning;
+    Constraints *constraints; // where the matcher is given back
+    Matcher *matcher;         // of all jobs, or NULL
+    TokenList *prompt;        // (prompts)
     uint32_t *allowed, *breakers;
     int32_t *bias_id, *stop_ids;
     float *bias;

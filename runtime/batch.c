@@ -579,8 +579,13 @@ static void add_rows(Batcher *b, Batch *pass, Sequence *s, int rows)
     if (s->computed == s->count) {
         const SamplerOptions *o = &s->sampler.options;
         b->owner[pass->outputs] = slot;
-        b->sampling[pass->outputs] =
-            (Sampling){o->temperature, o->top_p, o->min_p, o->top_k, o->seed, s->draws};
+        b->sampling[pass->outputs] = (Sampling){o->temperature,
+                                                o->top_p,
+                                                o->min_p,
+                                                o->top_k,
+                                                o->seed,
+                                                s->draws,
+                                                s->plain ? s->sampler.mask : NULL};
         b->output[pass->outputs++] = pass->rows - 1;
     }
 }

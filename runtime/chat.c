@@ -161,6 +161,7 @@ int chat_prompt(const Chat *c, const json_t *values, ChatPrompt *out, Error *err
     if (render(c, i, values, 1, out, err) != 0 && render(c, i, values, 0, out, &second) != 0)
         return -1;
     out->format = reply_format(source);
-    out->in_reasoning = reply_begins_reasoning(&out->format, out->text, out->bytes);
+    out->template_text = source;
+    out->reasoning = reply_reasoning(&out->format, out->text, out->bytes);
     return 0;
 }

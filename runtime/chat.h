@@ -25,7 +25,8 @@ typedef struct {
     char *text; // the caller's, to be freed
     size_t bytes;
     ReplyFormat format;
-    int in_reasoning; // the reply begins inside reasoning
+    const char *template_text; // of the template that was used
+    Reasoning reasoning;
 } ChatPrompt;
 
 // The texts of a list as one.

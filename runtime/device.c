@@ -42,7 +42,8 @@ struct Device {
     Gpu *gpu;
     size_t rows_bytes;
     void *rows_host;      // page-locked
-    GpuPointer rows_gpu, pages_gpu, tokens_gpu;
+    GpuPointer rows_gpu, pages_gpu, tokens_gpu, masks_gpu;
+    uint32_t *masks; // (max_outputs, BIT_WORDS(vocab)), page-locked
     int pages_dirty_from, pages_dirty_to; // entries of page_table not yet on the GPU
     int running, logits_read, hidden_read, tokens_read;
     uint64_t *trace; // host copy
@@ -162,6 +163,11 @@ static size_t table_entries(const DeviceOptions *o)
     return (size_t)o->max_sequences * (size_t)o->pages_per_sequence;
 }
 
+static size_t masks_bytes(const DeviceOptions *o)
+{
+    return 4 * BIT_WORDS(model_info.vocab) * (size_t)o->max_outputs;
+}
+
 static size_t rows_layout(const DeviceOptions *o, void *base, Rows *r)
 {
     size_t rows = (size_t)o->max_rows, outputs = (size_t)o->max_outputs;
@@ -223,9 +229,11 @@ static int open_gpu(Device *d, const Weights *w, Error *err)
     if (gpu_alloc_host(d->gpu, d->rows_bytes, &d->rows_host, err) != 0 ||
         gpu_alloc_host(d->gpu, table, (void **)&d->page_table, err) != 0 ||
         gpu_alloc_host(d->gpu, 4 * (size_t)o->max_outputs, (void **)&d->tokens, err) != 0 ||
+        gpu_alloc_host(d->gpu, masks_bytes(o), (void **)&d->masks, err) != 0 ||
         !memset(d->page_table, 0, table) ||
         !(d->rows_gpu = (GpuPointer)take_gpu(d, d->rows_bytes, err)) ||
         !(d->pages_gpu = (GpuPointer)take_gpu(d, table, err)) ||
+        !(d->masks_gpu = (GpuPointer)take_gpu(d, masks_bytes(o), err)) ||
         !(d->tokens_gpu = (GpuPointer)take_gpu(d, 4 * (size_t)o->max_outputs, err)))
         return -1;
     return 0;
@@ -390,6 +398,20 @@ static void gpu_pass(Device *d, const Rows *on_gpu)
     d->running = 1;
 }
 
+// Copies the masks of a pass to the GPU, where its rows find them.
+static void send_masks(Device *d, Sampling *sampling, int outputs)
+{
+    size_t words = BIT_WORDS(model_info.vocab);
+    for (int i = 0; i < outputs; i++) {
+        uint32_t *mask = d->masks + (size_t)i * words;
+        GpuPointer there = d->masks_gpu + 4 * words * (size_t)i;
+        if (!sampling[i].mask) continue;
+        memcpy(mask, sampling[i].mask, 4 * words);
+        gpu_write_async(d->gpu, there, mask, 4 * words);
+        sampling[i].mask = (const uint32_t *)there;
+    }
+}
+
 void device_forward(Device *d, const Batch *b, const Sampling *sampling)
 {
     if (d->gpu) device_wait(d);
@@ -421,6 +443,7 @@ void device_forward(Device *d, const Batch *b, const Sampling *sampling)
         d->batch.page_table[pool] = (d->gpu ? (int32_t *)d->pages_gpu : d->page_table) +
                                     (size_t)pool * table_entries(&d->options);
     if (d->gpu) {
+        if (sampling) send_masks(d, r.sampling, b->outputs);
         gpu_pass(d, &on_device);
         return;
     }

@@ -36,6 +36,7 @@ void generator_close(Generator *g)
     free(g->running);
     free(g->drawn);
     free(g->border);
+    vocabulary_close(g->vocabulary);
     pthread_cond_destroy(&g->work);
     pthread_mutex_destroy(&g->lock);
 }
@@ -58,6 +59,7 @@ void job_close(Job *job)
     free(job->healing);
     free(job->containing);
     free(job->taken);
+    free(job->mask);
 }
 
 int generator_check(const Generator *g, const Job *job, Error *err)
@@ -128,6 +130,14 @@ static int prepare_bans(const Generator *g, Job *job, Error *err)
     return 0;
 }
 
+static int prepare_grammar(Generator *g, Job *job, Error *err)
+{
+    job->mask = malloc(BIT_WORDS(model_info.vocab) * sizeof *job->mask);
+    if (!job->mask) return error_set(err, "out of memory");
+    if (g->vocabulary) return 0;
+    return vocabulary_open(&g->vocabulary, g->tokens, model_info.vocab, err);
+}
+
 int generator_submit(Generator *g, Job *job, Error *err)
 {
     job->id_count = job->prompt_count;
@@ -136,6 +146,7 @@ int generator_submit(Generator *g, Job *job, Error *err)
     memcpy(job->ids, job->prompt, 4 * (size_t)job->prompt_count);
     if (job->heal && prepare_healing(g, job, err) != 0) return -1;
     if (job->banned_count && prepare_bans(g, job, err) != 0) return -1;
+    if (job->matcher && prepare_grammar(g, job, err) != 0) return -1;
     if (job->min_tokens > 0) {
         job->sampler.late_until = job->id_count + job->min_tokens;
         job->sampler.late = model_info.eos;
@@ -167,6 +178,7 @@ void generator_cancel(Generator *g, Job *job)
 
 static void finish(Generator *g, Job *job, Reason reason)
 {
+    place_leave(&job->place);
     if (job->slot >= 0) {
         batch_retire(&g->batch, job->slot);
         g->running[job->slot] = NULL;
@@ -264,6 +276,66 @@ static int whole_characters(const Job *job, int from)
     return from;
 }
 
+// --- grammars ------------------------------------------------------------------------------------
+
+// The text may end here or not: with one of these tokens.
+static void mark_ends(Job *job, const int32_t *id, int count)
+{
+    int may = match_accepts(job->matcher, job->place.state);
+    for (int i = 0; i < count; i++) {
+        job->mask[id[i] / 32] &= ~(1u << id[i] % 32);
+        if (may) ADD_BIT(job->mask, id[i]);
+    }
+}
+
+static int beyond_bounds(Job *job, Error *err)
+{
+    job->impossible = 1;
+    return error_set(err, "the grammar takes more time or memory than it may");
+}
+
+// What the grammar allows next, for the next draw.
+static int set_mask(Generator *g, Job *job, Error *err)
+{
+    // Of a token that is drawn anew, what the prompt had stays.
+    size_t prefix = job->token_count ? 0 : (size_t)job->healed_bytes, bytes;
+    const char *healed = tokens_bytes(g->tokens, job->prompt[job->prompt_count - 1], &bytes);
+    if (mask_fill(job->matcher, g->vocabulary, &job->place, healed, prefix, job->mask) != 0)
+        return beyond_bounds(job, err);
+    if (!job->ignore_end) mark_ends(job, model_info.eos, model_info.eos_count);
+    if (job->token_count >= job->min_tokens) mark_ends(job, job->stop_id, job->stop_id_count);
+    g->batch.sequences[job->slot].sampler.mask = job->mask;
+    return 0;
+}
+
+// Reads a token of the answer.
+static int follow_grammar(Generator *g, Job *job, int number, Error *err)
+{
+    size_t skip = number ? 0 : (size_t)job->healed_bytes;
+    int status = mask_read(job->matcher, &job->place, g->tokens, job->token[number].id, skip);
+    if (status == MATCH_DEAD) return error_set(err, "the grammar does not allow what was drawn");
+    return status == 0 ? 0 : beyond_bounds(job, err);
+}
+
+// The answer's first tokens anew.
+static int restart_grammar(Generator *g, Job *job, Error *err)
+{
+    place_leave(&job->place);
+    place_enter(job->matcher, &job->place);
+    for (int i = 0; i < job->token_count; i++)
+        if (follow_grammar(g, job, i, err) != 0) return -1;
+    return set_mask(g, job, err);
+}
+
+// Behind a new token.
+static Reason obey_grammar(Generator *g, Job *job, Error *err)
+{
+    if (follow_grammar(g, job, job->token_count - 1, err) != 0) return REASON_FAILED;
+    // Where nothing can follow nothing need be drawn.
+    if (match_ends(job->matcher, job->place.state)) return REASON_END;
+    return set_mask(g, job, err) == 0 ? REASON_NONE : REASON_FAILED;
+}
+
 // Takes back the text from byte `at` on, and the tokens that made it; what began it is not drawn
 // there again. Returns -1 when that happened too often.
 static int take_back(Generator *g, Job *job, size_t at, Error *err)
@@ -293,7 +365,7 @@ static int take_back(Generator *g, Job *job, size_t at, Error *err)
     if (stream_feed(&job->stream, job->ids[job->id_count - 1], err) != 0) return -1;
     for (int i = 0; i < from; i++)
         if (feed_stream(job, job->token[i].id, err) != 0) return -1;
-    return 0;
+    return job->matcher ? restart_grammar(g, job, err) : 0;
 }
 
 // The last `window` tokens are something said at least twice: their border is at least half of them
@@ -366,7 +438,14 @@ static Reason settle(Generator *g, Job *job, int last, Error *err)
         cut(job, (size_t)stop);
         job->stopped_by = stopped_by;
     }
-    decide(job, job->text.bytes - (last || stop >= 0 ? 0 : held));
+    size_t sure = job->text.bytes - (last || stop >= 0 ? 0 : held);
+    // A token is taken back as a whole, so none is decided in part.
+    if (job->banned_count && held && !last && stop < 0) {
+        int whole = job->tokens_decided;
+        while (whole < job->token_count && (size_t)job->token[whole].end <= sure) whole++;
+        sure = whole ? (size_t)job->token[whole - 1].end : 0;
+    }
+    decide(job, sure);
     return stop >= 0 ? REASON_STOP : REASON_NONE;
 }
 
@@ -401,12 +480,14 @@ static Reason take_token(Generator *g, Job *job, const Drawn *drawn, Error *err)
             add_text(job, job->stream.text.data, job->stream.text.bytes, err) != 0 ||
             add_token(job, id, drawn->logits, err) != 0)
             return REASON_FAILED;
-        reason = settle(g, job, 0, err);
-        if (reason != REASON_NONE) return reason;
-        if (repeats(g, job))
-            reason = REASON_LOOP;
-        else if (job->token_count >= job->max_tokens)
-            reason = REASON_LENGTH;
+        if (job->matcher) reason = obey_grammar(g, job, err);
+        if (reason == REASON_FAILED) return reason;
+        int tokens = job->token_count;
+        Reason found = settle(g, job, 0, err);
+        if (found != REASON_NONE) return found;
+        if (job->token_count < tokens) return REASON_NONE; // taken back
+        if (reason == REASON_NONE && repeats(g, job)) reason = REASON_LOOP;
+        if (reason == REASON_NONE && job->token_count >= job->max_tokens) reason = REASON_LENGTH;
     }
     if (reason == REASON_NONE) return reason;
     if (stream_flush(&job->stream, err) != 0 ||
@@ -454,6 +535,13 @@ static void admit(Generator *g)
         job->slot = slot;
         g->running[slot] = job;
         g->batch.sequences[slot].wants_logits = job->logprobs >= 0;
+        if (job->matcher) {
+            place_enter(job->matcher, &job->place);
+            if (set_mask(g, job, &job->error) != 0) {
+                finish(g, job, REASON_FAILED);
+                continue;
+            }
+        }
         if (job->max_tokens == 0) finish(g, job, REASON_LENGTH);
     }
 }

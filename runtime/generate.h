@@ -4,6 +4,7 @@
 // under the generator's lock. Knows nothing of HTTP, JSON or chat.
 #pragma once
 #include "batch.h"
+#include "mask.h"
 #include "tokens.h"
 #include <pthread.h>
 
@@ -44,6 +45,8 @@ struct Job {
     int heal;               // the prompt's last token may be drawn anew as a longer one
     int show_special;       // special tokens appear in the text
     const uint32_t *hidden; // bits by id: tokens that leave no text; NULL: none
+    Matcher *matcher;       // the grammar that the text behind the prompt obeys, or NULL; jobs may
+                            // share one, which nobody else uses meanwhile
     int priority;           // smaller goes first
     void (*changed)(Job *job); // called by the generator's thread, lock held, when there is news
     void *owner;
@@ -73,6 +76,8 @@ struct Job {
     uint32_t *containing, *taken; // bits by id: tokens with a banned string in them; and what was
                                   // taken back at the place at hand
     int takes;                    // how often
+    Place place;                  // in the grammar, while the job runs
+    uint32_t *mask;               // bits by id: what the grammar allows next
 };
 
 typedef struct {
@@ -86,6 +91,7 @@ typedef struct {
 typedef struct {
     Batcher batch;
     const Tokens *tokens;
+    Vocabulary *vocabulary; // NULL until a job has a grammar
     pthread_mutex_t lock;
     GeneratorStats stats; // guarded by lock
     // private

@@ -199,16 +199,22 @@ static int get_choice(const json_t *body, json_t *chat, Refusal *r)
 {
     const json_t *choice = field_of(body, "tool_choice", NULL);
     const char *type = field_type(choice);
+    const json_t *name = field_of(choice, "name", NULL);
     int single = 0;
     if (!choice) return 0;
     if (field_flag(choice, "disable_parallel_tool_use", NULL, &single, r) != 0) return -1;
-    if (single)
+    if (single) json_object_set_new(chat, "parallel_tool_calls", json_false());
+    if (strcmp(type, "tool") == 0 && json_is_string(name)) {
+        json_object_set_new(
+            chat, "tool_choice",
+            json_pack("{s:s, s:{s:O}}", "type", "function", "function", "name", name));
+        return 0;
+    }
+    if (strcmp(type, "auto") != 0 && strcmp(type, "none") != 0 && strcmp(type, "any") != 0)
         return refusal_set(r, 400, "tool_choice",
-                           "tool_choice: disable_parallel_tool_use is not there yet");
-    if (strcmp(type, "auto") != 0 && strcmp(type, "none") != 0)
-        return refusal_set(r, 400, "tool_choice",
-                           "tool_choice: only auto and none are there yet, not '%.40s'", type);
-    json_object_set_new(chat, "tool_choice", json_string(type));
+                           "tool_choice: expected type auto, any, none, or tool with a name");
+    json_object_set_new(chat, "tool_choice",
+                        json_string(strcmp(type, "any") == 0 ? "required" : type));
     return 0;
 }
 
@@ -232,7 +238,7 @@ static int get_thinking(const json_t *body, json_t *chat, Refusal *r)
     if (config && !json_is_object(config))
         return refusal_set(r, 400, "output_config", "output_config: expected an object");
     if (field_of(config, "format", NULL))
-        return refusal_set(r, 400, "output_config", "output_config: format is not there yet");
+        json_object_set(chat, "response_format", (json_t *)field_of(config, "format", NULL));
     if (effort && !json_is_string(effort))
         return refusal_set(r, 400, "output_config", "output_config: effort: expected a text");
     if (effort) json_object_set(chat, "reasoning_effort", (json_t *)effort);

@@ -205,6 +205,10 @@ static const struct {
     {"--seed", "S", RUN | CHAT, OTHER, 0, 0, 0, parse_seed, "equal seeds give equal draws"},
     {"--stop", "TEXT", RUN | CHAT, OTHER, 0, 0, 0, add_stop,
      "end before this text; may be repeated"},
+    {"--grammar-file", "FILE", RUN | CHAT, TEXT, AT(grammar_file), 1, 0, 0,
+     "what is written obeys this grammar (GBNF)"},
+    {"--json-schema", "JSON", RUN | CHAT, TEXT, AT(json_schema), 1, 0, 0,
+     "what is written is JSON that is valid under this schema"},
     {"--json", 0, RUN | BENCH | INFO | EVAL, FLAG, AT(json), 0, 0, 0, "print JSON"},
     {"--decode", 0, TOKENIZE, FLAG, AT(decode), 0, 0, 0, "ids to text"},
     {"--no-special", 0, TOKENIZE, FLAG, AT(no_special), 0, 0, 0,
@@ -554,6 +558,7 @@ uint64_t memory_bytes(const DeviceOptions *o)
                         m->ropes * m->rope_dim);
     bytes += 4 * outputs * (uint64_t)m->vocab;
     if (o->keep_hidden) bytes += 4 * rows * (uint64_t)(m->layers + 1) * (uint64_t)m->dim;
+    if (o->cuda) bytes += 4 * outputs * (uint64_t)(m->vocab + 31) / 32; // masks
     if (o->cuda && m->gpu_work_bytes) bytes += m->gpu_work_bytes(o->max_rows, o->max_outputs);
     if (!o->cuda && m->cpu) bytes += m->cpu[0]->work_bytes(o->max_rows, o->max_outputs);
     return bytes;

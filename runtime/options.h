@@ -28,6 +28,7 @@ typedef struct {
         deterministic;
     // text and sampling; NAN and -1 mean not given
     const char *prompt, *ids, *output, *text, *reference, *system;
+    const char *grammar_file, *json_schema;
     const char *stop[16];
     int stop_count, n, chat, raw, top_k, seed_given;
     float temperature, top_p, min_p;

@@ -103,12 +103,18 @@ static int is_blank(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-int reply_begins_reasoning(const ReplyFormat *f, const char *prompt, size_t bytes)
+static int ends_with(const char *text, size_t bytes, const char *end)
 {
-    if (!f->open_mark) return 0;
-    size_t mark = strlen(f->open_mark);
+    size_t n = strlen(end);
+    return bytes >= n && memcmp(text + bytes - n, end, n) == 0;
+}
+
+Reasoning reply_reasoning(const ReplyFormat *f, const char *prompt, size_t bytes)
+{
+    if (!f->open_mark) return REASONING_MAY;
     while (bytes && is_blank(prompt[bytes - 1])) bytes--;
-    return bytes >= mark && memcmp(prompt + bytes - mark, f->open_mark, mark) == 0;
+    if (ends_with(prompt, bytes, f->open_mark)) return REASONING_OPEN;
+    return ends_with(prompt, bytes, f->close_mark) ? REASONING_OVER : REASONING_MAY;
 }
 
 enum { TAGS = 9 }; // of reasoning and of calls
@@ -444,6 +450,7 @@ static void give_text(Reply *r, size_t bytes, int part_ends)
         r->sink.text(r->sink.to, r->mode == REASONING, r->text + start, end - start);
         r->fresh = 0;
         r->started |= r->mode == CONTENT;
+        r->spoken |= r->mode == CONTENT;
     }
     drop(r, part_ends || r->fresh ? bytes : end);
 }
@@ -458,6 +465,7 @@ static int calls_have_ends(const Reply *r)
 // The tags that count in a mode.
 static int counts(const Reply *r, Action a)
 {
+    if (r->format.constrained && r->spoken) return 0;
     if (a == REASONING_BEGIN) return r->mode == CONTENT;
     if (a == REASONING_END || a == DROP) return r->mode == CONTENT || r->mode == REASONING;
     if (a == CALL_BEGIN)

@@ -12,14 +12,17 @@ typedef struct {
     const char *name;      // of the calls: "tool_call", "harmony", ...; "plain" for none
     const char *open_mark; // of reasoning: "<think>"; NULL without
     const char *close_mark;
+    int constrained; // once there is content, nothing else follows, whatever it looks like
     // private
     const struct CallFormat *calls;
 } ReplyFormat;
 
 // The format that a chat template (its Jinja text) speaks.
 ReplyFormat reply_format(const char *template_text);
-// 1 when the prompt leaves the reply inside reasoning ("...<think>\n").
-int reply_begins_reasoning(const ReplyFormat *f, const char *prompt, size_t bytes);
+// Whether a reply reasons: the prompt leaves it inside ("...<think>\n"), or behind that already
+// ("...</think>\n"), or the model decides.
+typedef enum { REASONING_MAY, REASONING_OPEN, REASONING_OVER } Reasoning;
+Reasoning reply_reasoning(const ReplyFormat *f, const char *prompt, size_t bytes);
 
 // 1 for a text that the format is made of: one of its tags, or a mark within calls.
 int reply_is_mark(const ReplyFormat *f, const char *text, size_t bytes);
@@ -38,10 +41,10 @@ typedef struct {
     ReplyFormat format;
     const json_t *tools;
     ReplySink sink;
-    int mode, fresh, started;
-    const char *opened;  // the tag that began the call
-    char recipient[128]; // of a call whose name stands in a header
-    char *text;          // read but not given away
+    int mode, fresh, started, spoken; // spoken: content was given
+    const char *opened;               // the tag that began the call
+    char recipient[128];              // of a call whose name stands in a header
+    char *text;                       // read but not given away
     size_t bytes, room;
     size_t searched; // up to here no tag begins
 } Reply;

@@ -1,6 +1,7 @@
 // Requests to jobs.
 #include "request.h"
 #include "answer.h"
+#include "constrain.h"
 #include "program.h"
 #include "sampling.h"
 #include <stdlib.h>
@@ -17,8 +18,8 @@ int request_encode(const Api *api, const char *text, size_t bytes, int flags, co
 {
     Error err;
     if (!model_info.tokenizer)
-        return refusal_set(r, 400, name, "%s: the model came without a tokenizer; only token ids go",
-                           name);
+        return refusal_set(r, 400, name,
+                           "%s: the model came without a tokenizer; only token ids go", name);
     if (tokens_encode(api->tokens, text, bytes, flags, out, &err) != 0)
         return refusal_set(r, 400, name, "%s: %s", name, err.text);
     for (size_t i = 0; i < out->count; i++)
@@ -60,6 +61,27 @@ static int get_prompts(const Api *api, Answer *a, Refusal *r)
     return 0;
 }
 
+// Who chooses: 1 when no tool is to be called, 0 else.
+static int get_choice(Answer *a, const json_t *choice, Refusal *r)
+{
+    const char *word = json_string_value(choice);
+    const json_t *name = json_object_get(json_object_get(choice, "function"), "name");
+    if (json_is_object(choice)) {
+        // As chat completions have it, or responses.
+        if (!name) name = json_object_get(choice, "name");
+        if (strcmp(field_type(choice), "function") != 0 || !json_is_string(name))
+            return refusal_set(r, 400, "tool_choice",
+                               "tool_choice: expected a function with a name");
+        a->tool = json_string_value(name);
+    } else if (choice && (!word || (strcmp(word, "auto") != 0 && strcmp(word, "none") != 0 &&
+                                    strcmp(word, "required") != 0))) {
+        return refusal_set(r, 400, "tool_choice",
+                           "tool_choice: expected auto, none, required or a function");
+    }
+    a->must_call = a->tool || (word && strcmp(word, "required") == 0);
+    return word && strcmp(word, "none") == 0;
+}
+
 // The tools that the model is to know, into a->tools.
 static int get_tools(Answer *a, Refusal *r)
 {
@@ -68,9 +90,6 @@ static int get_tools(Answer *a, Refusal *r)
     int parallel = 1;
     size_t i;
     if (field_flag(a->body, "parallel_tool_calls", NULL, &parallel, r) != 0) return -1;
-    if (!parallel)
-        return refusal_set(r, 400, "parallel_tool_calls",
-                           "parallel_tool_calls: only true is there yet");
     if (tools && !json_is_array(tools))
         return refusal_set(r, 400, "tools", "tools: expected a list of functions");
     json_array_foreach(tools, i, tool)
@@ -81,11 +100,16 @@ static int get_tools(Answer *a, Refusal *r)
             !json_is_string(json_object_get(function, "name")))
             return refusal_set(r, 400, "tools", "tools: number %zu is no function with a name", i);
     }
-    const char *name = json_string_value(choice);
-    int none = name && strcmp(name, "none") == 0;
-    if (choice && !none && (!name || strcmp(name, "auto") != 0))
-        return refusal_set(r, 400, "tool_choice", "tool_choice: only auto and none are there yet");
+    int none = get_choice(a, choice, r);
+    if (none < 0) return -1;
     a->tools = none || !json_array_size(tools) ? NULL : tools;
+    a->single = !parallel;
+    if (a->must_call && !a->tools)
+        return refusal_set(r, 400, "tool_choice", "tool_choice: there are no tools to call");
+    if (a->tools && a->single && !a->must_call)
+        return refusal_set(
+            r, 400, "parallel_tool_calls",
+            "parallel_tool_calls: false goes with a tool_choice that asks for a call");
     return 0;
 }
 
@@ -137,7 +161,8 @@ static int get_messages(const Api *api, Answer *a, Refusal *r)
         status = request_encode(api, prompt.text, prompt.bytes, TOKENS_PARSE_SPECIAL, "messages",
                                 a->prompt, r);
     a->format = prompt.format;
-    a->in_reasoning = prompt.in_reasoning;
+    a->template_text = prompt.template_text;
+    a->reasoning = prompt.reasoning;
     free(prompt.text);
     json_decref(values);
     return status;
@@ -157,6 +182,10 @@ static const char *const common_fields[] = {"model",
                                             "loop_detect_window",
                                             "priority",
                                             "skip_special_tokens",
+                                            "json_schema",
+                                            "regex_pattern",
+                                            "grammar",
+                                            "grammar_string",
                                             "user",
                                             "metadata",
                                             "store",
@@ -202,8 +231,6 @@ static int get_logprobs(const Answer *a, Job *job, Refusal *r)
 static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r)
 {
     const json_t *body = a->body, *options = field_of(body, "stream_options", NULL), *v;
-    const json_t *format = field_of(body, "response_format", NULL);
-    const char *type = json_string_value(json_object_get(format, "type"));
     int skip_special = 1, best_of = -1, most = api->generator->batch.max_context;
     job->max_tokens = -1;
     if (sampling_read(api, a, &job->sampler, r) != 0 ||
@@ -230,8 +257,6 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
         return refusal_set(r, 400, "stream_options", "stream_options: expected an object");
     if (options && !a->stream)
         return refusal_set(r, 400, "stream_options", "stream_options goes with stream true");
-    if (format && (!type || strcmp(type, "text") != 0))
-        return refusal_set(r, 400, "response_format", "response_format: only text is there yet");
     if (best_of >= 0 && best_of != *choices)
         return refusal_set(r, 400, "best_of", "best_of: only as many as n");
     if (a->echo && job->logprobs >= 0)
@@ -247,6 +272,39 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
     job->stop_id = a->stop_ids;
     job->banned = a->banned;
     return 0;
+}
+
+// The grammar of the answer, into a->matcher.
+static int get_constraint(Api *api, Answer *a, Refusal *r)
+{
+    Constraint c = {.template_text = a->template_text, .reasoning = a->reasoning};
+    Error err;
+    int asked = constraint_read(a->body, &c, r);
+    if (asked < 0) return -1;
+    if (asked && a->must_call)
+        return refusal_set(r, 400, "tool_choice",
+                           "tool_choice: the answer is either a call or what %s asks for",
+                           c.regex     ? "regex_pattern"
+                           : c.grammar ? "grammar"
+                                       : "the JSON schema");
+    if (!asked && !a->must_call) return 0;
+    if (!model_info.tokenizer)
+        return refusal_set(
+            r, 400, "response_format",
+            "the model came without a tokenizer; its answers have no text to constrain");
+    c.tools = a->tools;
+    c.tool = a->tool;
+    c.single = a->single;
+    c.reply = a->chat ? &a->format : NULL;
+    a->format.constrained = 1;
+    a->constraints = &api->constraints;
+    if (constraints_take(a->constraints, &c, &a->matcher, &err) == 0) return 0;
+    const char *field = c.regex                                  ? "regex_pattern"
+                        : c.grammar                              ? "grammar"
+                        : a->must_call                           ? "tools"
+                        : field_of(a->body, "json_schema", NULL) ? "json_schema"
+                                                                 : "response_format";
+    return refusal_set(r, 400, field, "%s: %s", field, err.text);
 }
 
 // The length of the answer, and whether the prompt leaves room for it.
@@ -288,7 +346,8 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
     int choices = 1;
     job_init(&common);
     if (get_job(api, a, &common, &choices, r) != 0 ||
-        (chat ? get_messages(api, a, r) : get_prompts(api, a, r)) != 0)
+        (chat ? get_messages(api, a, r) : get_prompts(api, a, r)) != 0 ||
+        get_constraint(api, a, r) != 0)
         return -1;
     if (a->prompts * choices > MOST_CHOICES)
         return refusal_set(r, 400, "n", "more than %d choices", MOST_CHOICES);
@@ -298,6 +357,7 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
     for (int i = 0; i < a->prompts * choices; i++) {
         Job *job = &a->jobs[i];
         *job = common;
+        job->matcher = a->matcher;
         a->job_count++;
         answer_begin(a, i);
         job->sampler.seed += (uint64_t)(i % choices);

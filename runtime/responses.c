@@ -185,11 +185,10 @@ static int get_style(const json_t *body, json_t *chat, Refusal *r)
     if ((text && !json_is_object(text)) || (reasoning && !json_is_object(reasoning)))
         return refusal_set(r, 400, text ? "text" : "reasoning",
                            "text and reasoning: expected objects");
-    if (format && strcmp(field_type(format), "text") != 0)
-        return refusal_set(r, 400, "text", "text.format: only text is there yet");
     if ((verbosity && !json_is_string(verbosity)) || (effort && !json_is_string(effort)))
         return refusal_set(r, 400, verbosity ? "text" : "reasoning",
                            "text.verbosity and reasoning.effort: expected texts");
+    if (format) json_object_set(chat, "response_format", (json_t *)format);
     if (verbosity) json_object_set(chat, "verbosity", verbosity);
     if (effort) json_object_set(chat, "reasoning_effort", effort);
     if (effort && strcmp(json_string_value(effort), "none") == 0)
@@ -229,6 +228,7 @@ static int open_response(Api *api, json_t *body, Answer **out, Refusal *r)
     int status = request_open(api, &responses, "resp_", chat, 1, out, r);
     json_decref(chat);
     if (status != 0 && strcmp(r->param, "messages") == 0) strcpy(r->param, "input");
+    if (status != 0 && strcmp(r->param, "response_format") == 0) strcpy(r->param, "text");
     if (status != 0) return -1;
     (*out)->asked = json_incref(body);
     (*out)->output = json_array();
@@ -283,8 +283,8 @@ static json_t *response_json(const Api *api, const Answer *a, const Refusal *fai
     json_t *response = json_pack(
         "{s:s, s:s, s:I, s:s, s:s, s:b, s:n, s:b, s:b, s:s, s:f, s:f, s:O}", "id", a->id, "object",
         "response", "created_at", (json_int_t)a->created, "status", status, "model", api->name,
-        "background", 0, "previous_response_id", "store", 0, "parallel_tool_calls", 1, "truncation",
-        "disabled", "temperature", (double)job->sampler.temperature, "top_p",
+        "background", 0, "previous_response_id", "store", 0, "parallel_tool_calls", !a->single,
+        "truncation", "disabled", "temperature", (double)job->sampler.temperature, "top_p",
         (double)job->sampler.top_p, "output", a->output);
     for (size_t i = 0; i < sizeof repeated / sizeof *repeated; i++) {
         const json_t *value = field_of(a->asked, repeated[i].name, NULL);

@@ -571,7 +571,8 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
     for (int i = 0; i < o->bias_count; i++) r->candidate[o->bias_id[i]].logit += o->bias[i];
     for (int i = 0; i < r->count; i++)
         r->keep[i] = r->candidate[i].logit > -INFINITY && (!o->allowed || HAS_BIT(o->allowed, i)) &&
-                     (!o->first || count != o->first_at || HAS_BIT(o->first, i));
+                     (!o->first || count != o->first_at || HAS_BIT(o->first, i)) &&
+                     (!s->mask || HAS_BIT(s->mask, i));
     for (int i = 0; count < o->late_until && i < o->late_count; i++) r->keep[o->late[i]] = 0;
     for (int i = 0; count == s->banned_at && i < r->count; i++)
         if (HAS_BIT(s->banned, i)) r->keep[i] = 0;
@@ -618,8 +619,12 @@ int32_t sample_token(SampleRoom *r, const float *logits, const int32_t *history,
 int32_t sample_plain(SampleRoom *r, const float *logits, const Sampling *s)
 {
     if (fill(r, logits) != 0) return SAMPLE_NAN;
+    for (int i = 0; s->mask && i < r->count; i++) r->keep[i] = HAS_BIT(s->mask, i);
+    if (s->mask) compact(r);
+    if (!r->count) return SAMPLE_NOTHING;
     int best = best_index(r);
-    if (s->temperature < SAMPLING_COLD || s->top_k == 1 || !isfinite(logits[best])) return best;
+    if (s->temperature < SAMPLING_COLD || s->top_k == 1 || !isfinite(r->candidate[best].logit))
+        return r->candidate[best].id;
     SamplerOptions o = {.top_k = s->top_k, .top_p = s->top_p, .min_p = s->min_p, .seed = s->seed};
     r->inverse = 1 / s->temperature;
     top_k(r, &o);

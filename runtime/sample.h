@@ -67,6 +67,7 @@ typedef struct {
     double weighted, total; // of adaptive-p
     const uint32_t *banned; // bits by id: what was taken back, not drawn again after banned_at tokens
     int banned_at;
+    const uint32_t *mask; // bits by id: others are not drawn now; NULL: all may be
 } Sampler;
 void sampler_start(Sampler *s, const SamplerOptions *o);
 
@@ -76,7 +77,7 @@ int sample_open(SampleRoom **room, int vocab, int max_context, Error *err);
 void sample_close(SampleRoom *room);
 
 // Instead of a token: a logit is NaN; everything is excluded.
-enum { SAMPLE_NAN = -1, SAMPLE_NOTHING = -2 };
+enum { SAMPLE_NAN = -1, SAMPLE_NOTHING = SAMPLING_NOTHING };
 // The token that follows history (count), or one of those. logits (vocab) stay unchanged. `draw` is
 // the number of this draw in its sequence.
 int32_t sample_token(SampleRoom *room, const float *logits, const int32_t *history, int count,

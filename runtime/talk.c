@@ -96,7 +96,7 @@ static json_t *add_message(Talk *t, const char *role, const char *content)
 // Continues a text on stdout, the prompt of a chat or (`prompt` NULL) a raw one. *out is what was
 // said, and the caller's to close; -1 after a message on stderr. Ctrl-C ends the answer where it
 // is.
-static int answer(Talk *t, const char *text, size_t bytes, const ChatPrompt *prompt, Speech *out)
+static int answer(Talk *t, const char *text, size_t bytes, ChatPrompt *prompt, Speech *out)
 {
     Error err;
     TokenList ids = {0};
@@ -104,6 +104,7 @@ static int answer(Talk *t, const char *text, size_t bytes, const ChatPrompt *pro
     Job job;
     int flags = TOKENS_PARSE_SPECIAL | (prompt ? 0 : TOKENS_ADD_SPECIAL);
     job_init(&job);
+    job.matcher = choose_matcher(t->options, prompt);
     speech_open(out, &job, &t->chat, prompt, 0);
     int status = tokens_encode(t->writer.tokens, text, bytes, flags, &ids, &err);
     if (status == 0) check_ids(ids.id, ids.count);
@@ -133,6 +134,7 @@ static int answer(Talk *t, const char *text, size_t bytes, const ChatPrompt *pro
                 job.prompt_count, job.reused, job.first - job.started, job.token_count,
                 job.ended > job.first ? (job.token_count - 1) / (job.ended - job.first) : 0);
     t->sampler.seed++;
+    matcher_close(job.matcher);
     job_close(&job);
     free(ids.id);
     return status;
@@ -288,6 +290,7 @@ int command_chat(const Options *o)
     if (chat_open(&t.chat, tokens, &err) != 0) fail("%s", err.text);
     if (!o->raw && chat_check(&t.chat, &err) != 0)
         fail("%s; chat --raw continues what you type", err.text);
+    matcher_close(choose_matcher(o, NULL)); // what is wrong with it is said now
     open_writer(&t.writer, o, tokens);
     if (o->system) set_system(&t, o->system);
     struct sigaction action = {.sa_handler = on_interrupt};

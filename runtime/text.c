@@ -5,6 +5,7 @@
 #include "writer.h"
 #include "tokenize.h"
 #include "tokens.h"
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,41 @@ SamplerOptions choose_sampler(const Options *o)
         s.seed = (uint64_t)t.tv_sec * 1000000007u + (uint64_t)t.tv_nsec;
     }
     return s;
+}
+
+static char *read_whole(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    char *text = NULL;
+    size_t room = 0;
+    if (!f || getdelim(&text, &room, 0, f) < 0)
+        fail("%s: %s", path, f ? "it is empty" : strerror(errno));
+    fclose(f);
+    return text;
+}
+
+Matcher *choose_matcher(const Options *o, ChatPrompt *prompt)
+{
+    Constraint c = {.reply = prompt ? &prompt->format : NULL,
+                    .reasoning = prompt ? prompt->reasoning : REASONING_MAY};
+    const char *where = o->grammar_file ? o->grammar_file : "--json-schema";
+    char *grammar = NULL;
+    json_t *schema = NULL;
+    json_error_t at;
+    Matcher *m;
+    Error err;
+    if (!o->grammar_file && !o->json_schema) return NULL;
+    if (o->grammar_file && o->json_schema)
+        usage_error("--grammar-file and --json-schema exclude each other");
+    if (o->json_schema && !(schema = json_loads(o->json_schema, JSON_REJECT_DUPLICATES, &at)))
+        fail("--json-schema: %s", at.text);
+    if (o->grammar_file) c.grammar = grammar = read_whole(o->grammar_file);
+    c.schema = schema;
+    if (constraint_compile(&c, &m, &err) != 0) fail("%s: %s", where, err.text);
+    if (prompt) prompt->format.constrained = 1;
+    json_decref(schema);
+    free(grammar);
+    return m;
 }
 
 void open_writer(Writer *w, const Options *o, Tokens *tokens)
@@ -114,7 +150,8 @@ void speech_open(Speech *s, Job *job, const Chat *chat, const ChatPrompt *prompt
 {
     *s = (Speech){.quiet = quiet};
     reply_open(&s->reply, prompt ? prompt->format : reply_format(""),
-               prompt && prompt->in_reasoning, NULL, (ReplySink){s, hear_text, hear_call});
+               prompt && prompt->reasoning == REASONING_OPEN, NULL,
+               (ReplySink){s, hear_text, hear_call});
     append_text(&s->content, "", 0);
     append_text(&s->reasoning, "", 0);
     job->show_special = prompt != NULL; // replies are made of them
@@ -206,6 +243,7 @@ int command_run(const Options *o)
     job.prompt_count = (int)ids.count;
     job.max_tokens = n;
     job.sampler = choose_sampler(o);
+    job.matcher = choose_matcher(o, o->chat ? &prompt : NULL);
     job.stop = o->stop;
     job.stop_count = o->stop_count;
     speech_open(&speech, &job, &chat, o->chat ? &prompt : NULL, o->json);
@@ -230,6 +268,7 @@ int command_run(const Options *o)
         putchar('\n');
     }
     speech_close(&speech);
+    matcher_close(job.matcher);
     job_close(&job);
     close_writer(&w);
     chat_close(&chat);

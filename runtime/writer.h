@@ -1,6 +1,7 @@
 // What the commands that make text share.
 #pragma once
 #include "chat.h"
+#include "constrain.h"
 #include "generate.h"
 #include "options.h"
 
@@ -15,6 +16,9 @@ void open_writer(Writer *w, const Options *o, Tokens *tokens);
 void close_writer(Writer *w);
 
 SamplerOptions choose_sampler(const Options *o);
+// What --grammar-file and --json-schema ask for, for a text or for the reply to a prompt; NULL when
+// they do not. The caller closes it. Exits on failure.
+Matcher *choose_matcher(const Options *o, ChatPrompt *prompt);
 // What a job says: printed as it comes, content on stdout, reasoning on stderr, and kept.
 typedef struct {
     TokenText content, reasoning;

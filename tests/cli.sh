@@ -287,6 +287,14 @@ check "top-k 1 is greedy" [ "$greedy" = "$($program run -p "$text" -n 24 --tempe
 stop=$(printf '%s' "$greedy" | cut -d ' ' -f 5)
 check "a stop string ends the text before it" [ "$(printf '%s' "$greedy" | sed "s/$stop.*//")" = \
     "$($program run -p "$text" -n 24 --stop "$stop" --device cpu)" ]
+printf 'root ::= "it is " ("so" | "not so") "."\n' >"$work/grammar"
+check "a grammar" sh -c "$program run -p '$text' --temperature 1 --grammar-file $work/grammar --device cpu | grep -qx 'it is so\.\|it is not so\.'"
+check "a schema" sh -c "$program run -p '$text' --temperature 1 --json-schema '{\"type\": \"boolean\"}' --device cpu | grep -qx 'true\|false'"
+check "a schema in a chat" sh -c "echo Hi | $program chat --raw --json-schema '{\"enum\": [\"a\"]}' --device cpu 2>/dev/null | grep -qx '\"a\"'"
+refuses 1 "--json-schema: schema #/type" $program run -p x --json-schema '{"type": "x"}' --device cpu
+refuses 1 "tests/cli.sh: line 4: expected '::='" $program run -p x --grammar-file tests/cli.sh --device cpu
+refuses 1 "No such file" $program run -p x --grammar-file "$work/nowhere" --device cpu
+refuses 2 "exclude each other" $program run -p x --grammar-file "$work/grammar" --json-schema '{}' --device cpu
 check "JSON output" sh -c "$program run -p '$text' -n 3 --json --device cpu | grep -q '\"stop_reason\": \"length\"'"
 check "a closed stdout is told" sh -c "! $program run -p '$text' -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"
 check "chat tells it too" sh -c "! echo x | $program chat --raw -n 4 --device cpu >&- 2>$work/err && grep -q 'cannot write' $work/err"

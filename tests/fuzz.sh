@@ -25,7 +25,7 @@ done
 [ -d "tests/fuzz/seeds/$name" ] && cp tests/fuzz/seeds/"$name"/* "$corpus/"
 words=$build/fuzz/$name.words
 grep -oh '"[A-Za-z_]\{2,40\}"' runtime/*.c | sort -u >"$words"
-case $name in request | http) options="-dict=$words" leaks=1 ;; *) options= leaks=0 ;; esac
+case $name in request | http | grammar) options="-dict=$words" leaks=1 ;; *) options= leaks=0 ;; esac
 ASAN_OPTIONS=detect_leaks=$leaks "$build/fuzz/$name" $options -detect_leaks=$leaks -timeout=60 -max_len=20000 \
     -max_total_time="$seconds" -artifact_prefix="$build/fuzz/$name." -print_final_stats=1 "$corpus" >"$build/fuzz/$name.log" 2>&1
 status=$?

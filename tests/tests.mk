@@ -22,18 +22,21 @@ $(B)/tests/libcuda.so.1: tests/fake_driver.c
 	$(CC) $(TEST_CFLAGS) -shared -Wl,-soname,libcuda.so.1 -o $@ $<
 
 # Fuzzers need clang and its runtime; without them the test says so.
-FUZZ = safetensors config tokenizer template
+FUZZ = safetensors config tokenizer template grammar
 FUZZ_safetensors = compiler/checkpoint.c compiler/json.c compiler/util.c
 FUZZ_config = $(FUZZ_safetensors) compiler/arch.c compiler/graph.c compiler/fuse.c compiler/choose.c \
               compiler/embedded.c $(B)/embedded.o
 FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/tokens.c
 FUZZ_template = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                 $(patsubst %,runtime/%.c,template value methods filters)
+FUZZ_grammar = $(GRAMMARS)
+GRAMMARS = $(patsubst %,runtime/%.c,gbnf grammar match merge notation pattern ranges schema)
 # What the server reads, up to the real generator over a made-up model.
 SERVED = request http
 FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
-               $(patsubst %,runtime/%.c,api answer batch cache chat completions conversation fields filters generate \
-                 messages methods pools reply request responses sample sampling states template tier \
+               $(GRAMMARS) \
+               $(patsubst %,runtime/%.c,api answer batch cache chat completions constrain conversation fields filters \
+                 frame generate mask messages methods pools reply request responses sample sampling states template tier \
                  tokens value)
 FUZZ_http = $(FUZZ_request) runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a
 FUZZ_WRAP = $(foreach f,die arena_alloc arena_copy arena_format grow_array,-Wl$(comma)--wrap=$f)
@@ -41,7 +44,7 @@ FUZZ_WRAP_tokenizer = $(foreach f,die arena_alloc,-Wl$(comma)--wrap=$f)
 $(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/*.h compiler/*.c runtime/*.[ch] $(B)/embedded.o
 	@mkdir -p $(@D)
 	clang -std=gnu11 -D_GNU_SOURCE -g -O1 -I. $(LUA_CFLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-	    $(if $(filter $(SERVED),$*),,$(or $(FUZZ_WRAP_$*),$(FUZZ_WRAP))) \
+	    $(if $(filter $(SERVED) grammar,$*),,$(or $(FUZZ_WRAP_$*),$(FUZZ_WRAP))) \
 	    $(if $(filter template,$*),-DRENDER_MAX_STEPS=200000u) -o $@ $< $(FUZZ_$*) \
 	    -lcjson $(LUA_LIBS) -lpcre2-8 -lutf8proc -l:libjansson.a -lxxhash -lm
 
@@ -121,19 +124,20 @@ test-fuzz: $(B)/exlc
 test-units: $(UNIT) $(B)/tests/archs/run
 	@ASAN_OPTIONS=detect_leaks=0 tests/run.sh $(UNIT_TESTS)
 
-# Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates;
-# SOAK is how many requests the server gets.
+# Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates,
+# SCHEMAS a file with a {"schema": ...} a line; SOAK is how many requests the server gets.
 SOAK = 400
 test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/recurrent
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
-	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright
+	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright 'jsonschema[format-nongpl]'
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
 	build/venv-jinja/bin/pip install -q jinja2==3.1.6 transformers==5.23.0
 	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'constrained: build/venv/bin/python tests/clients/constrained.py $(B)/tests/wikilm $(B)/tests/chatlm $(SCHEMAS)' \
+    'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'page: build/venv/bin/python tests/clients/page.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'soak: build/venv/bin/python tests/clients/soak.py $(B)/tests/chatlm tests/data/wiki.txt $(SOAK)' \
 	    'soak, recurrent: build/venv/bin/python tests/clients/soak.py $(B)/tests/recurrent tests/data/wiki.txt $(SOAK)' \

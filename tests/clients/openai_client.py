@@ -120,7 +120,7 @@ def test_chat(c):
         final = stream.get_final_completion().choices[0].message
     check(final.content == "city" and final.tool_calls[0].function.name == "now", final)
     refused(openai.BadRequestError, "tool_choice", lambda: c.chat.completions.create(
-        model="chatlm", messages=messages[:1], tools=TOOLS, tool_choice="required"))
+        model="chatlm", messages=messages[:1], tool_choice="required"))
 
 
 ITEMS = [{"type": "function", "name": "clock", "parameters": {"type": "object", "properties": {}}, "strict": False}]
@@ -167,10 +167,10 @@ def test_responses(c):
             ("not stored", {"previous_response_id": "resp_1"}), ("not stored", {"conversation": "conv_1"}),
             ("not stored", {"background": True}), ("truncation", {"truncation": "auto"}),
             ("output_text.logprobs", {"include": ["message.output_text.logprobs"]}),
-            ("only text", {"text": {"format": {"type": "json_object"}}}),
+            ("json_schema.schema", {"text": {"format": {"type": "json_schema", "name": "x"}}}),
             ("'web_search'", {"tools": [{"type": "web_search"}]}),
-            ("tool_choice", {"tools": ITEMS, "tool_choice": "required"}),
-            ("parallel_tool_calls", {"parallel_tool_calls": False}),
+            ("tool_choice", {"tools": ITEMS, "tool_choice": "any"}),
+            ("parallel_tool_calls", {"tools": ITEMS, "parallel_tool_calls": False}),
             ("'input_image'", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
             ("'item_reference'", {"input": [{"type": "item_reference", "id": "x"}]}),
             ("call_id", {"input": [{"type": "function_call_output", "output": "x"}]}),

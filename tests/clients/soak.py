@@ -35,6 +35,10 @@ FIELDS = {
     "token_healing": [True, False], "loop_detect_window": [0, 32], "echo": [True], "logit_bias": [{"5": 3}],
     "banned_tokens": [[300, 301]], "allowed_tokens": [list(range(200, 900))], "ignore_eos": [True],
     "priority": [-1, 0, 3], "stream": [True, False],
+    "regex_pattern": [r"[A-Z][a-z]{2,9}( [a-z]+){1,9}\.", r"\d{1,3}(,\d{3})*"],
+    "grammar": ['root ::= "(" root ")" | [a-z ]+'],
+    "json_schema": [{}, {"type": "array", "items": {"enum": ["the", "of", 1]}, "maxItems": 9},
+                    {"type": "string", "maxLength": 30}],
 }
 
 # Of those, what other paths than completions do not take.

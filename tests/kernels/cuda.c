@@ -1005,8 +1005,9 @@ static int by_logit(const void *x, const void *y)
 }
 
 // Draws many tokens from one row of logits: the same ones as the CPU's chain draws, and as often as
-// the probabilities say.
-static void check_sample(float temperature, int top_k, float top_p, float min_p, int coarse)
+// the probabilities say. `masked`: every so manieth token is allowed; 0: no mask.
+static void check_sample(float temperature, int top_k, float top_p, float min_p, int coarse,
+                         int masked)
 {
     enum { DRAWS = 64, ROUNDS = 12 };
     if (s.max_outputs < DRAWS) return;
@@ -1015,9 +1016,15 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
     Candidate sorted[VOCAB];
     static double p[VOCAB];
     double total = 0, sum = 0;
-    for (int i = 0; i < VOCAB; i++) sorted[i] = (Candidate){logits[i], i};
-    qsort(sorted, VOCAB, sizeof *sorted, by_logit);
-    int kept = temperature <= 0 ? 1 : top_k > 0 && top_k < VOCAB ? top_k : VOCAB;
+    uint32_t mask[(VOCAB + 31) / 32] = {0};
+    int allowed = 0;
+    for (int i = 0; i < VOCAB; i++) {
+        if (masked && (i * 7919 + 3) % masked) continue;
+        mask[i / 32] |= 1u << i % 32;
+        sorted[allowed++] = (Candidate){logits[i], i};
+    }
+    qsort(sorted, (size_t)allowed, sizeof *sorted, by_logit);
+    int kept = temperature <= 0 ? 1 : top_k > 0 && top_k < allowed ? top_k : allowed;
     for (int i = 0; i < kept; i++)
         total += temperature > 0 ? exp((sorted[i].logit - sorted[0].logit) / temperature) : 1;
     int count = 0;
@@ -1049,19 +1056,27 @@ static void check_sample(float temperature, int top_k, float top_p, float min_p,
     memset(hits, 0, sizeof hits);
     static Sampling *device_how;
     static int32_t *device_tokens;
-    if (!device_how) device_how = device(sizeof how), device_tokens = device(DRAWS * 4);
+    static uint32_t *device_mask;
+    if (!device_how) {
+        device_how = device(sizeof how);
+        device_tokens = device(DRAWS * 4);
+        device_mask = device(sizeof mask);
+    }
+    put(device_mask, mask, sizeof mask);
     b.outputs = DRAWS;
     for (int round = 0; round < ROUNDS; round++) {
         for (int i = 0; i < DRAWS; i++)
-            how[i] = (Sampling){temperature, top_p, min_p, top_k, 42, round * DRAWS + i};
+            how[i] = (Sampling){temperature, top_p, min_p, top_k, 42, round * DRAWS + i,
+                                masked ? device_mask : NULL};
         put(device_how, how, sizeof how);
         launch_sample(gpu, &s, &b, device_how, device_tokens);
         int32_t *tokens = get(device_tokens, DRAWS * 4);
         for (int i = 0; i < DRAWS; i++) {
+            how[i].mask = masked ? mask : NULL;
             int32_t same = sample_plain(room, logits, &how[i]);
             if (tokens[i] != same) {
-                printf("sample(%g, %d, %g, %g): token %d, on the CPU %d\n", temperature, top_k,
-                       top_p, min_p, tokens[i], same);
+                printf("sample(%g, %d, %g, %g, mask %d): token %d, on the CPU %d\n", temperature,
+                       top_k, top_p, min_p, masked, tokens[i], same);
                 failed++;
                 free(tokens);
                 goto done;
@@ -1096,7 +1111,7 @@ done:
 
 // --- all of it -----------------------------------------------------------------------------------
 
-static void check_nan(void)
+static void check_nan(void) // and a mask of nothing
 {
     set_x();
     float nan = NAN;
@@ -1109,11 +1124,16 @@ static void check_nan(void)
     Sampling how[TEST_ROWS] = {{0}};
     Sampling *device_how = device(sizeof how);
     int32_t *device_tokens = device(sizeof(int32_t) * TEST_ROWS);
+    // Output 1 may be no token at all.
+    static uint32_t nothing[(VOCAB + 31) / 32];
+    uint32_t *mask = device(sizeof nothing);
+    put(mask, nothing, sizeof nothing);
+    if (TEST_ROWS > 1) how[1].mask = mask;
     put(device_how, how, sizeof how);
     launch_sample(gpu, &s, &b, device_how, device_tokens);
     int32_t *tokens = get(device_tokens, b.outputs * 4);
     for (int i = 0; i < b.outputs; i++)
-        if ((tokens[i] == -1) != (i == 0)) {
+        if (i < 2 ? tokens[i] != -1 - i : tokens[i] < 0) {
             printf("token of output %d is %d with a NaN in output 0\n", i, tokens[i]);
             failed++;
             break;
@@ -1588,12 +1608,16 @@ int main(int count, char **arguments)
     for (int i = 0; i < 6; i++) check_quantized(widths[i][0], widths[i][1]);
     use_cache(16, 16);
 #endif
-    check_sample(0, 0, 1, 0, 1);
-    check_sample(1, 0, 1, 0, 0);
-    check_sample(0.7f, 40, 0.9f, 0, 0);
-    check_sample(1.3f, 0, 0.8f, 0.05f, 1);
-    check_sample(1, 5, 1, 0, 1);
-    check_sample(2, 0, 0.5f, 0, 0);
+    static const int masks[] = {0, 3, 50};
+    for (int i = 0; i < 3; i++) {
+        int masked = masks[i];
+        check_sample(0, 0, 1, 0, 1, masked);
+        check_sample(1, 0, 1, 0, 0, masked);
+        check_sample(0.7f, 40, 0.9f, 0, 0, masked);
+        check_sample(1.3f, 0, 0.8f, 0.05f, 1, masked);
+        check_sample(1, 5, 1, 0, 1, masked);
+        check_sample(2, 0, 0.5f, 0, 0, masked);
+    }
     printf("%s\n%d passed, %d failed, 0 skipped\n", gpu->name, checked - failed, failed);
 #ifdef TEST_TIMING
     if (count > 1 && !failed) timing();

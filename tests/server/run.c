@@ -83,7 +83,7 @@ static void test_refusals(int port)
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"sampler_order\": [\"best\"]}", 400,
             "best");
     refused(port, "POST", completions,
-            "{\"prompt\": \"a\", \"response_format\": {\"type\": \"json_object\"}}", 400,
+            "{\"prompt\": \"a\", \"response_format\": {\"type\": \"yaml\"}}", 400,
             "response_format");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"max_tokens\": 5000}", 400,
             "maximum context length is 2048");
@@ -258,6 +258,35 @@ static void test_endings(int port)
                  "[\" \", \"e\"]}",
                  &status);
     CHECK_MSG(status == 200 && !strpbrk(text_of(a), " eE"), "%d '%s'", status, text_of(a));
+    json_decref(a);
+
+    // Grammars end the text themselves, where nothing may follow; and leave the choice to the
+    // model.
+    for (int seed = 0; seed < 4; seed++) {
+        char *body = format(
+            "{\"prompt\": \"The city of Paris\", \"temperature\": 1.5, \"seed\": %d, "
+            "\"max_tokens\": 200, \"response_format\": {\"type\": \"json_schema\", "
+            "\"json_schema\": {\"name\": \"x\", \"schema\": {\"type\": \"array\", \"items\": "
+            "{\"type\": [\"integer\", \"boolean\"]}, \"minItems\": 2, \"maxItems\": 5}}}}",
+            seed);
+        a = complete(port, body, &status);
+        json_t *list = json_loads(text_of(a), 0, NULL), *item;
+        size_t i, good = 0;
+        json_array_foreach(list, i, item) good += json_is_integer(item) || json_is_boolean(item);
+        CHECK_MSG(good >= 2 && good == json_array_size(list) && strcmp(reason_of(a), "stop") == 0,
+                  "%s", text_of(a));
+        json_decref(list);
+        json_decref(a);
+        free(body);
+    }
+    // The likeliest of what is allowed is not the likeliest of all.
+    a = complete(
+        port,
+        "{\"prompt\": \"The city of Paris\", \"regex_pattern\": \" (is|was) (the|a) [a-z]+\", "
+        "\"max_tokens\": 20, \"stop\": \"zzz\"}",
+        &status);
+    CHECK_MSG(strncmp(text_of(a), " is the ", 8) == 0 && !strchr(text_of(a) + 8, ' '), "'%s'",
+              text_of(a));
     json_decref(a);
 
     // The end of text: drawn at once when it is by far the likeliest, not before min_tokens, never
@@ -664,6 +693,35 @@ static void test_replies(int port)
     free(text);
 }
 
+// Calls that are asked for: of a tool, with valid arguments, and one where more are not wanted.
+static void test_forced(int port)
+{
+    static const char tools[] =
+        "\"enable_thinking\": false, \"temperature\": 1, \"max_tokens\": 300, \"tools\": "
+        "[{\"type\": \"function\", \"function\": {\"name\": \"move\", \"parameters\": {\"type\": "
+        "\"object\", \"properties\": {\"to\": {\"enum\": [\"left\", \"right\"]}}, \"required\": "
+        "[\"to\"]}}}]";
+    for (int seed = 0; seed < 4; seed++) {
+        int status;
+        char *body = format("{" HELLO ", %s, \"seed\": %d, \"tool_choice\": \"required\", "
+                            "\"parallel_tool_calls\": false}",
+                            tools, seed);
+        json_t *a = chat(port, body, &status),
+               *choice = json_array_get(json_object_get(a, "choices"), 0);
+        json_t *calls = json_object_get(json_object_get(choice, "message"), "tool_calls");
+        json_t *function = json_object_get(json_array_get(calls, 0), "function");
+        const char *text = json_string_value(json_object_get(function, "arguments"));
+        json_t *arguments = text ? json_loads(text, 0, NULL) : NULL;
+        const char *to = json_string_value(json_object_get(arguments, "to"));
+        CHECK_MSG(status == 200 && json_array_size(calls) == 1 && to &&
+                      (strcmp(to, "left") == 0 || strcmp(to, "right") == 0),
+                  "%d %s", status, text ? text : "?");
+        json_decref(arguments);
+        json_decref(a);
+        free(body);
+    }
+}
+
 // A call with a number of many digits, in Anthropic's form a number of the answer, and in OpenAI's
 // events as its text. Every token is dictated:
 //   "<tool_call>" " now" "[" "A" "R" "G" "S" "]" "{" " \"" "x" "\"" ":\n" "0" "." "193" "186" "189"
@@ -714,11 +772,11 @@ static void test_chat_refusals(int port)
          "'image_url'"},
         {"{" HELLO ", \"tools\": {}}", "tools: expected"},
         {"{" HELLO ", \"tools\": [{\"type\": \"function\"}]}", "tools: number 0"},
-        {"{" HELLO ", " TOOLS ", \"tool_choice\": \"required\"}", "tool_choice"},
+        {"{" HELLO ", \"tool_choice\": \"required\"}", "no tools"},
         {"{" HELLO ", " TOOLS
          ", \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": "
-         "\"clock\"}}}",
-         "tool_choice"},
+         "\"clocks\"}}}",
+         "'clocks'"},
         {"{" HELLO ", " TOOLS ", \"parallel_tool_calls\": false}", "parallel_tool_calls"},
         {"{" HELLO ", \"chat_template_kwargs\": []}", "expected an object"},
         {"{" HELLO ", \"add_generation_prompt\": true, \"continue_final_message\": true}",
@@ -742,6 +800,7 @@ static void test_chat(const char *chatting)
     test_items(s.port);
     test_replies(s.port);
     test_numbers(s.port);
+    test_forced(s.port);
     test_chat_refusals(s.port);
     CHECK(stop_server(&s, SIGTERM) == 0);
 }

@@ -176,11 +176,11 @@ static const struct {
 static void check_begin(void)
 {
     ReplyFormat f = reply_format("... '</think>' ...");
-    CHECK(reply_begins_reasoning(&f, "x<think>\n", 9));
-    CHECK(!reply_begins_reasoning(&f, "<think>\n\n</think>\n\n", 19));
-    CHECK(!reply_begins_reasoning(&f, "", 0));
+    CHECK(reply_reasoning(&f, "x<think>\n", 9) == REASONING_OPEN);
+    CHECK(reply_reasoning(&f, "<think>\n\n</think>\n\n", 19) == REASONING_OVER);
+    CHECK(reply_reasoning(&f, "", 0) == REASONING_MAY);
     f = reply_format("<think>");
-    CHECK(!reply_begins_reasoning(&f, "<think>", 7));
+    CHECK(reply_reasoning(&f, "<think>", 7) == REASONING_MAY);
     CHECK(strcmp(f.name, "plain") == 0);
     CHECK(
         strcmp(reply_format("{\"name\": function name, \"parameters\": dictionary of argument name")

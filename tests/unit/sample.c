@@ -234,6 +234,40 @@ static void test_bans(void)
     logits[3] = kept;
 }
 
+// Draws under a mask are those of logits that are minus infinity elsewhere.
+static void test_masks(void)
+{
+    static uint32_t mask[BIT_WORDS(VOCAB)];
+    float cut[VOCAB];
+    int same = 0, all = 0;
+    Sampler s;
+    for (int i = 0; i < VOCAB; i++) {
+        if (i % 3 == 1) ADD_BIT(mask, i);
+        cut[i] = i % 3 == 1 ? logits[i] : -INFINITY;
+    }
+    for (int i = 0; i < 600; i++) {
+        SamplerOptions o = sampler_defaults;
+        o.temperature = (float)(i % 5) * 0.5f;
+        o.top_k = i % 7;
+        o.top_p = i % 2 ? 0.8f : 1;
+        o.repetition = i % 4 ? 1 : 1.3f;
+        Sampling p = {
+            .temperature = o.temperature, .top_p = o.top_p, .top_k = o.top_k, .draw = (uint64_t)i};
+        sampler_start(&s, &o);
+        int32_t expected = sample_token(room, cut, history, count, &s, (uint64_t)i);
+        s.mask = mask;
+        same += sample_token(room, logits, history, count, &s, (uint64_t)i) == expected;
+        int32_t plain = sample_plain(room, cut, &p);
+        p.mask = mask;
+        same += sample_plain(room, logits, &p) == plain && plain % 3 == 1;
+        all += 2;
+    }
+    CHECK_MSG(same == all, "%d of %d", same, all);
+    memset(mask, 0, sizeof mask);
+    CHECK(sample_token(room, logits, history, count, &s, 0) == SAMPLE_NOTHING);
+    CHECK(sample_plain(room, logits, &(Sampling){.mask = mask}) == SAMPLE_NOTHING);
+}
+
 static void test_weights(void)
 {
     double worst = 0;
@@ -324,6 +358,7 @@ int main(void)
     test_plain();
     test_feedback();
     test_bans();
+    test_masks();
     test_weights();
     test_refusals();
     show_cost();
