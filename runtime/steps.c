@@ -63,6 +63,7 @@ static int add_dense(Work *w, const StepName *s)
 {
     const ModelInfo *m = &model_info;
     int q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+    int keys = m->delta_key_heads * m->delta_key_dim, values = m->delta_heads * m->delta_value_dim;
     const struct {
         const char *name;
         int in, out[3];
@@ -71,6 +72,9 @@ static int add_dense(Work *w, const StepName *s)
                  {"out", q, {m->dim}},
                  {"out_norm", q, {m->dim}},
                  {"out_gated", q, {m->dim}},
+                 {"delta", m->dim, {2 * keys + values, values}},
+                 {"delta_grouped", m->dim, {2 * keys + 2 * values}},
+                 {"delta_out", values, {m->dim}},
                  {"up", m->dim, {m->ffn_dim, m->ffn_dim}},
                  {"up_alone", m->dim, {m->ffn_dim}},
                  {"down", m->ffn_dim, {m->dim}},
@@ -111,6 +115,9 @@ static Work work_of(const StepName *s, const DeviceOptions *o, const Batch *pass
                       m->cache_layers;
     } else {
         add_dense(&w, s);
+        if (strcmp(s->name, "delta") == 0 || strcmp(s->name, "delta_grouped") == 0)
+            w.bytes += 2.0 * (double)m->state_bytes / (m->layers - m->cache_layers) *
+                       pass->segments; // read and written
     }
     return w;
 }
