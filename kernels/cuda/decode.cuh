@@ -51,7 +51,6 @@ typedef struct {
 typedef struct {
     int32_t begin, end;     // in the ring
     int32_t columns, facts; // of its slice's activations of row 0, in the room
-    int32_t unit;           // counted through all parts of the step
     int16_t steps, format;
     uint64_t sums; // place of its first column's sum of row 0
 } Chunk;
@@ -700,17 +699,31 @@ DEVICE void multiply_chunk(const Decoder &d, const Plan &plan, const Chunk &chun
     }
 }
 
-// The chunks of this warp, every other one from *next on, of the units before `units`, which are
-// those that are prepared.
-template <bool WIDE>
-DEVICE void multiply_chunks(const Decoder &d, const Plan &plan, int units, uint32_t *next)
+// How many of a plan's chunks belong to its first `units` units.
+DEVICE int chunks_of(const Plan &plan, int units)
 {
-    uint32_t end = d.chunk + plan.chunks;
+    if (units >= plan.units) return plan.chunks;
+    int chunks = 0;
+    for (int i = 0; i < plan.count && units > 0; i++) {
+        const Part &p = plan.part[i];
+        if (p.from >= p.to) continue;
+        int a_unit = UNIT_ROWS / SLICE_ROWS(p.format);
+        int end = (p.first_unit + units) * a_unit * p.blocks;
+        chunks += (end < p.to ? end : p.to) - p.from;
+        units -= p.last_unit - p.first_unit + 1;
+    }
+    return chunks;
+}
+
+// The chunks of this warp, every other one from *next on, before the one with number `end`. It waits
+// for no later one: that may come only when those before it are multiplied.
+template <bool WIDE>
+DEVICE void multiply_chunks(const Decoder &d, const Plan &plan, uint32_t end, uint32_t *next)
+{
 #pragma unroll 1
     for (; (int32_t)(end - *next) > 0; *next += 2) {
         barrier_wait(full_barrier(*next), chunk_parity(*next));
         const Chunk &chunk = decode_shared()->chunk[*next % RING_CHUNKS];
-        if (chunk.unit >= units) break;
         // clang-format off
         switch (chunk.format) {
 #define MULTIPLY(f) case f: multiply_chunk<f, WIDE>(d, plan, chunk); break;
@@ -736,7 +749,6 @@ DEVICE void copy_part(Decoder &d, const Plan &plan, const Part &p, int units)
         int number = unit * a_unit + slice, place = (units + unit - p.first_unit) % plan.held;
         const uint8_t *facts = (const uint8_t *)unit_facts(d, place, plan.rows, 0);
         Chunk chunk;
-        chunk.unit = units + unit - p.first_unit;
         chunk.steps = number == p.slices - 1 ? p.last_steps : SLICE_ROWS(p.format) / PASS_ROWS;
         chunk.format = p.format;
         chunk.columns = unit_columns(p.format, place, plan.rows, 0) +
@@ -878,7 +890,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void multiply_step(Decoder &d, const
         }
         multipliers_sync();
         if (first == 0 && threadIdx.x < WARP) stamp(d, 3, 0);
-        multiply_chunks<WIDE>(d, plan, first + plan.held, &next);
+        multiply_chunks<WIDE>(d, plan, d.chunk + chunks_of(plan, first + plan.held), &next);
         if (first + plan.held >= plan.units) break;
         multipliers_sync();
     }

@@ -1601,6 +1601,7 @@ int main(int count, char **arguments)
     check_batch(1, (int[]){150});
     int ones[33];
     for (int i = 0; i < 33; i++) ones[i] = 1;
+    if (MAX_BATCH >= 32) check_batch(32, ones); // the most rows of the decode form
     check_batch(33, ones);
 #endif
 #if QUANTIZED_CACHE

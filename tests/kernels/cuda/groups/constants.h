@@ -1,17 +1,17 @@
 // Constants of one test of tests/kernels/cuda.c: more experts than a warp has lanes, in groups, with
-// independent scores.
+// independent scores; a head of whose chunks the ring holds one beside the most rows.
 #pragma once
 
 #define LAYERS 2
 #define NORM_EPS 1e-05f
 #define ROPE_FACTOR 1.0f
 #define ROPE_INTERLEAVED 0
-#define DIM 640
+#define DIM 1024
 #define HEADS 2
 #define KV_HEADS 1
 #define HEAD_DIM 64
 #define FFN_DIM 128
-#define VOCAB 200
+#define VOCAB 1792
 #define SOFTMAX_SCALE 0.125f
 #define EMBED_FORMAT f16
 #define ROPE_DIM 8
@@ -36,15 +36,15 @@
 #define TEST_OUT(F) F(m4)
 #define TEST_UP(F) F(m4, m4)
 #define TEST_DOWN(F) F(m4)
-#define TEST_HEAD(F) F(m4)
+#define TEST_HEAD(F) F(m8)
 #define TEST_EXPERTS(F) F(m4, m4, m3, m4, m4, m4)
 #define TEST_EXPERT_FORMATS(F, layer) F(m4, m4, m3, m4, m4, m4, layer)
 #define TEST_ROUTED(l) 1
 #define TEST_SHARED_WEIGHT 0
-#define MODEL_FORMATS(F) F(m4) F(m3)
+#define MODEL_FORMATS(F) F(m4) F(m3) F(m8)
 #define TEST_DOWN_FORMAT m4
-#define TEST_STEP_FORMATS(F) F(m4, m4, m4, m4, m4, m4, m4, m4) // q k v o gate up down head, one of each above
-#define TEST_HEAD_FORMAT m4
+#define TEST_STEP_FORMATS(F) F(m4, m4, m4, m4, m4, m4, m4, m8) // q k v o gate up down head, one of each above
+#define TEST_HEAD_FORMAT m8
 #define TEST_HEAD_NORM 0
 #define TEST_WINDOW 0
 #define TEST_KERNELS                                                                               \
