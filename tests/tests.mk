@@ -84,7 +84,7 @@ $(B)/tests/bare: $(B)/exlc tests/server/bare/config.json
 # One quoted 'name: command' a test.
 UNIT_TESTS = $(foreach u,$(UNIT) $(B)/tests/archs/run,'$(notdir $u): $u $(if $(filter %/run,$u),tests/archs/*.test)')
 fuzz_tests = $(foreach f,$1,'fuzz $f: tests/fuzz.sh $(B) $f $(FUZZ_SECONDS)')
-FUZZ_SECONDS = 7
+FUZZ_SECONDS = 4
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
 # On the CUDA target without a GPU.
