@@ -18,16 +18,6 @@ DEVICE float *query_rows(const State &s, const Batch &b)
     return latent_rows(s, b) + (uint64_t)b.rows * LATENT_ROW;
 }
 
-// Grid: rows.
-template <int FORMAT>
-DEVICE void latent_prepare(const State &s, const Batch &b, const Layer *layer, const Linear *linear)
-{
-    grid_release();
-    grid_wait();
-    prepare<DIM, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, normed_source(s, layer->attn_norm, nullptr),
-                                            blockIdx.x, b.rows);
-}
-
 // Norms q_a in place; latents to the cache. Grid: rows.
 DEVICE void latent_norm(const State &s, const Batch &b, const Layer *layer)
 {
@@ -153,17 +143,9 @@ DEVICE void latent_prefill(const State &s, const Batch &b, const Layer *layer)
     int window = layer->window;
     grid_wait();
 
-    int tile = blockIdx.x, segment = 0;
-    for (; segment < b.segments; segment++) {
-        int tiles = (b.segment[segment].rows + QUERY_ROWS - 1) / QUERY_ROWS;
-        if (tile < tiles) break;
-        tile -= tiles;
-    }
-    if (segment == b.segments) return;
-    const Segment own = b.segment[segment];
-    int rows =
-        own.rows - tile * QUERY_ROWS < QUERY_ROWS ? own.rows - tile * QUERY_ROWS : QUERY_ROWS;
-    int first_row = own.row + tile * QUERY_ROWS, position = own.position + tile * QUERY_ROWS;
+    QueryTile own;
+    if (!find_queries(b, blockIdx.x, &own)) return;
+    int rows = own.rows, first_row = own.row, position = own.position;
     int last = position + rows - 1, from = first_key(window, position), first = from / KEYS * KEYS;
 
     uint8_t *queries = shared_memory(), *stages = queries + QUERY_ROWS * VALUE_STRIDE;

@@ -337,6 +337,28 @@ DEVICE void turn_sums(float sums[HEAD_DIM / 8][4], int r)
             }
 }
 
+// Up to QUERY_ROWS rows of one segment.
+typedef struct {
+    int sequence, row, position, rows; // row and position of the first one
+} QueryTile;
+
+// Tile `tile` of a batch, counted through its segments; false when there are not so many.
+DEVICE bool find_queries(const Batch &b, int tile, QueryTile *found)
+{
+    int segment = 0;
+    for (; segment < b.segments; segment++) {
+        int tiles = (b.segment[segment].rows + QUERY_ROWS - 1) / QUERY_ROWS;
+        if (tile < tiles) break;
+        tile -= tiles;
+    }
+    if (segment == b.segments) return false;
+    const Segment own = b.segment[segment];
+    int before = tile * QUERY_ROWS, left = own.rows - before;
+    *found = QueryTile{own.sequence, own.row + before, own.position + before,
+                       left < QUERY_ROWS ? left : QUERY_ROWS};
+    return true;
+}
+
 // Grid: (tiles of queries, at most rows / 64 + segments; query heads).
 template <bool QUANTIZED>
 DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
@@ -348,17 +370,9 @@ DEVICE void attend_prefill(const State &s, const Batch &b, const Layer *layer)
     int window = layer->window, kv_head = kv_head_of(layer, head / GROUP);
     grid_wait();
 
-    int tile = blockIdx.x, segment = 0;
-    for (; segment < b.segments; segment++) {
-        int tiles = (b.segment[segment].rows + QUERY_ROWS - 1) / QUERY_ROWS;
-        if (tile < tiles) break;
-        tile -= tiles;
-    }
-    if (segment == b.segments) return;
-    const Segment own = b.segment[segment];
-    int rows =
-        own.rows - tile * QUERY_ROWS < QUERY_ROWS ? own.rows - tile * QUERY_ROWS : QUERY_ROWS;
-    int first_row = own.row + tile * QUERY_ROWS, position = own.position + tile * QUERY_ROWS;
+    QueryTile own;
+    if (!find_queries(b, blockIdx.x, &own)) return;
+    int rows = own.rows, first_row = own.row, position = own.position;
     int last = position + rows - 1, first = first_key(window, position) / KEY_ROWS * KEY_ROWS;
 
     uint8_t *queries = shared_memory(), *stages = queries + QUERY_ROWS * VALUE_STRIDE;

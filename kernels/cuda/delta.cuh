@@ -555,16 +555,6 @@ DEVICE void delta_gates_prefill(const State &s, const Batch &b, const Layer *lay
     gates[head] = g.strength, gates[DELTA_HEADS + head] = g.decay;
 }
 
-// Activations of one of the two products. Grid: rows.
-template <int FORMAT>
-DEVICE void delta_prepare(const State &s, const Batch &b, const Layer *layer, const Linear *linear)
-{
-    grid_release();
-    grid_wait();
-    prepare<DIM, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, normed_source(s, layer->attn_norm, nullptr),
-                                            blockIdx.x, b.rows);
-}
-
 #define DELTA_MIX_HEADS (2 * DELTA_KEY_HEADS + DELTA_HEADS)
 #define DELTA_MIX_LANES ((WIDER(DELTA_KEY_DIM, DELTA_VALUE_DIM) + WARP - 1) / WARP)
 

@@ -255,6 +255,16 @@ template <bool QUANTIZED> DEVICE void decode_heads(const Plan &plan)
     }
 }
 
+// Activations of one linear layer behind the attention's norm. Grid: rows.
+template <int FORMAT>
+DEVICE void normed_prepare(const State &s, const Batch &b, const Layer *layer, const Linear *linear)
+{
+    grid_release();
+    grid_wait();
+    prepare<DIM, 1, FORMAT_IS_EXL3(FORMAT)>(s, linear, normed_source(s, layer->attn_norm, nullptr),
+                                            blockIdx.x, b.rows);
+}
+
 // Grid: rows.
 template <int Q, int K, int V>
 DEVICE void qkv_prepare(const State &s, const Batch &b, const Layer *layer)

@@ -60,7 +60,7 @@
 #endif
 
 #define PROJECTION(name, linear, f, out, place)                                                    \
-    ENTRY(name##_prepare, PREFILL_THREADS, 2) { delta_prepare<f>(s, b, layer, &layer->linear); }   \
+    ENTRY(name##_prepare, PREFILL_THREADS, 2) { normed_prepare<f>(s, b, layer, &layer->linear); }   \
     PREFILL_ENTRY(name##_prefill) { out_prefill<f, DIM, true, out>(s, b, &layer->linear, delta_rows(s, b.rows).place, n); }
 #define DELTA(f, g)                                                                                \
     PROJECTION(delta_##f##_##g##_in, delta_in, f, DELTA_IN, in)                                    \
@@ -81,8 +81,8 @@
     ENTRY(latent_##name##_prepare, PREFILL_THREADS, 2) { prepare; }                                \
     PREFILL_ENTRY(latent_##name##_prefill) { out_prefill<f, IN, true, OUT>(s, b, linear, to, n); }
 #define LATENT(qa, kv, qb)                                                                         \
-    LATENT_ENTRIES(qa##_##kv##_##qb##_q_a, qa, latent_prepare<qa>(s, b, layer, &layer->q_a), DIM, Q_LATENT, &layer->q_a, s.y) \
-    LATENT_ENTRIES(qa##_##kv##_##qb##_kv_a, kv, latent_prepare<kv>(s, b, layer, &layer->kv_a), DIM, LATENT_ROW, &layer->kv_a, latent_rows(s, b)) \
+    LATENT_ENTRIES(qa##_##kv##_##qb##_q_a, qa, normed_prepare<qa>(s, b, layer, &layer->q_a), DIM, Q_LATENT, &layer->q_a, s.y) \
+    LATENT_ENTRIES(qa##_##kv##_##qb##_kv_a, kv, normed_prepare<kv>(s, b, layer, &layer->kv_a), DIM, LATENT_ROW, &layer->kv_a, latent_rows(s, b)) \
     LATENT_ENTRIES(qa##_##kv##_##qb##_q_b, qb, (out_prepare<qb, Q_LATENT>(s, b, &layer->q_b, s.y)), Q_LATENT, HEADS * QUERY_DIM, &layer->q_b, query_rows(s, b))
 #define LATENT_OUT(f)                                                                              \
     ENTRY(latent_out_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, ATTENDED>(s, b, &layer->o, s.y); } \
