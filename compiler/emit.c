@@ -188,6 +188,28 @@ static void define_features(Buffer *b, const Plan *plan)
         define(b, "ACTIVATION", upper_case(plan->activation), "of the feed-forward");
 }
 
+// Adds F(format) of a step's weights to a line, once.
+static void add_formats(Buffer *b, const Step *step)
+{
+    for (int i = 0; i < step->format_count; i++) {
+        char item[16];
+        snprintf(item, sizeof item, " F(%s)", format_name(step->formats[i]));
+        if (!b->data || !strstr(b->data, item)) buffer_print(b, "%s", item);
+    }
+}
+
+// The weight formats of all steps, for code that has a variant for each.
+static void define_formats(Buffer *b, const Plan *plan)
+{
+    Buffer formats = {0};
+    for (int r = 0; r < plan->run_count; r++)
+        for (int i = 0; i < plan->runs[r].step_count; i++)
+            add_formats(&formats, &plan->runs[r].steps[i]);
+    add_formats(&formats, &plan->head_step);
+    define(b, "MODEL_FORMATS(F)", formats.data + 1, "of the weights");
+    buffer_free(&formats);
+}
+
 static Buffer constants_region(const Plan *plan, const BuildOptions *options)
 {
     const Facts *f = &plan->graph->facts;
@@ -202,6 +224,7 @@ static Buffer constants_region(const Plan *plan, const BuildOptions *options)
     define(&b, "NORM_EPS", float_text(f->norm_eps), "rms_norm_eps");
     define(&b, "SOFTMAX_SCALE", float_text(f->softmax_scale), "on the products of query and key");
     define(&b, "EMBED_FORMAT", format_name(plan->embed_format), "of the embedding table");
+    define_formats(&b, plan);
     define_int(&b, "ROPE_DIM", f->rope_dim, "channels of a head that rotate");
     define_int(&b, "ROPE_INTERLEAVED", f->rope_interleaved,
                "0: pairs (j, j + ROPE_DIM / 2); 1: (2j, 2j + 1)");
@@ -314,26 +337,10 @@ static void add_kernel(Buffer *b, const Step *step)
     buffer_free(&line);
 }
 
-// Adds F(format) of a step's weights to a line, once.
-static void add_formats(Buffer *b, const Step *step)
-{
-    for (int i = 0; i < step->format_count; i++) {
-        char item[16];
-        snprintf(item, sizeof item, " F(%s)", format_name(step->formats[i]));
-        if (!strstr(b->data, item)) buffer_print(b, "%s", item);
-    }
-}
-
 static Buffer kernels_region(const Plan *plan)
 {
-    Buffer b = {0}, formats = {0};
-    buffer_print(&formats, "#define MODEL_FORMATS(F)");
-    for (int r = 0; r < plan->run_count; r++)
-        for (int i = 0; i < plan->runs[r].step_count; i++)
-            add_formats(&formats, &plan->runs[r].steps[i]);
-    add_formats(&formats, &plan->head_step);
-    buffer_print(&b, "%s\n#include \"kernels/cuda/steps.cuh\"\n\n", formats.data);
-    buffer_free(&formats);
+    Buffer b = {0};
+    buffer_print(&b, "#include \"kernels/cuda/steps.cuh\"\n\n");
     add_kernel(&b, &(Step){.name = "embed", .formats = {plan->embed_format}, .format_count = 1});
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++) add_kernel(&b, &plan->runs[r].steps[i]);

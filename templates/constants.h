@@ -15,6 +15,7 @@
 #define NORM_EPS 1e-06f         // rms_norm_eps
 #define SOFTMAX_SCALE 0.125f    // on the products of query and key
 #define EMBED_FORMAT f16        // of the embedding table
+#define MODEL_FORMATS(F) F(m4) F(m6) // of the weights
 #define ROPE_DIM 64             // channels of a head that rotate
 #define ROPE_INTERLEAVED 0      // 0: pairs (j, j + ROPE_DIM / 2); 1: (2j, 2j + 1)
 #define ROPE_FACTOR 1.0f        // on cosine and sine

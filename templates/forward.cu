@@ -6,7 +6,6 @@
 #include "constants.h"
 
 // exlc: begin kernels
-#define MODEL_FORMATS(F) F(m4) F(m6)
 #include "kernels/cuda/steps.cuh"
 
 EMBED(f16)

@@ -17,6 +17,7 @@
 // where the blocks meet between steps; one warp of each does nothing else.
 #pragma once
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 typedef struct {
     int together;               // one launch of all steps: blocks meet between them
@@ -375,10 +376,13 @@ typedef union {
 } Facts;
 static_assert(sizeof(Facts) == FACTS_BYTES, "room of Facts");
 
-// Row `row` of `rows` of the unit in place `place` of the room. Facts lie at its end, downwards.
-DEVICE uint8_t *unit_columns(int format, int place, int rows, int row)
+// Row `row` of `rows` of the unit in place `place` of the room: its first column. Facts lie at the
+// room's end, downwards.
+DEVICE uint8_t *unit_column(int format, int place, int rows, int row)
 {
-    return room() + place * rows * MOST_UNIT_BYTES + row * UNIT_BYTES(format);
+    int planes = PLANES(format), a_group = 8 / planes;
+    return room() + (place * UNIT_GROUPS(rows) + row / a_group) * GROUP_BYTES +
+           row % a_group * planes * 16;
 }
 
 DEVICE Facts *unit_facts(const Decoder &d, int place, int rows, int row)
@@ -398,12 +402,11 @@ DEVICE uint32_t largest_bits(const float v[4])
     return most;
 }
 
-// Block `block` of a unit of one row, channels 4 l .. in lane l, as activations in the room, in the
-// order in which lanes load them: of a column, for k-step s and k-tile c, register r is word r % 4
-// of the 16 bytes at 256 s + 64 (r / 4) + 16 c (128 s for exact fp16). `most` is of the whole
-// slice. By a whole warp.
+// Block `block` of a unit of one row, channels 4 l .. in lane l, as activations in the room:
+// register r of k-tile c in k-step s is word c of its column's 16 bytes in half r % 2 of pair r / 2.
+// `most` is of the whole slice. By a whole warp.
 template <int FORMAT>
-DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t *columns,
+DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t *column,
                              Facts *facts)
 {
     int lane = threadIdx.x % WARP, step = 2 * block + lane / 16, c = lane >> 2 & 3, a = lane & 3;
@@ -411,7 +414,7 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
     float inverse = activation_inverse<FORMAT>(most);
     float scale = fits ? activation_scale<FORMAT>(most) * FIXED_ONE : 0;
     float offset = fits || (FORMAT_IS_EXL3(FORMAT) && block > 0) ? 0 : NOT_A_SUM;
-    uint8_t *to = columns + c * 16;
+    uint8_t *to = column + step * STEP_BYTES(FORMAT) + c * 4;
     if (PLANES(FORMAT) == 2) {
         // Rounding to an integer by adding 1.5 * 2^23; 128 more makes byte 1 the balanced high
         // plane and byte 0 the low plane with its sign bit flipped.
@@ -422,29 +425,28 @@ DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t
             u[i] = float_bits(fmaf(v[i], inverse, 12582912.0f + 128));
             sum += (int32_t)(u[i] - 0x4b400000u) - 128;
         }
-        to += step * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
+        to += (4 * (a & 1) + (a >> 1)) * PAIR_BYTES;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            uint32_t u0 = u[2 * i], u1 = u[2 * i + 1];
-            *(uint2 *)(to + 64 * i) = make_uint2(permute(u0, 0, 0x1111), permute(u1, 0, 0x1111));
-            *(uint2 *)(to + 64 * i + COLUMN_BYTES(FORMAT)) =
-                make_uint2(permute(u0 ^ 0x80, 0, 0x0000), permute(u1 ^ 0x80, 0, 0x0000));
+        for (int i = 0; i < 4; i++) {
+            uint8_t *at = to + i / 2 * 2 * PAIR_BYTES + i % 2 * 128;
+            *(uint32_t *)at = permute(u[i], 0, 0x1111);
+            *(uint32_t *)(at + 16) = permute(u[i] ^ 0x80, 0, 0x0000);
         }
         sum = warp_add(sum);
         offset += scale * MUL1_OFFSET * (float)sum;
         scale *= MUL1_SCALE;
     } else if (FORMAT_IS_EXL3(FORMAT)) {
-        to += step * 256 + 2 * (a & 1) * 64 + (a >> 1) * 8;
+        to += (4 * (a & 1) + (a >> 1)) * PAIR_BYTES;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float v0 = fits ? v[2 * i] * inverse : 0, v1 = fits ? v[2 * i + 1] * inverse : 0;
-            *(uint2 *)(to + 64 * i) = make_uint2(pack_half(v0, v0), pack_half(v1, v1));
+        for (int i = 0; i < 4; i++) {
+            float scaled = fits ? v[i] * inverse : 0;
+            *(uint32_t *)(to + i / 2 * 2 * PAIR_BYTES + i % 2 * 128) = pack_half(scaled, scaled);
         }
     } else {
-        to += step * COLUMN_BYTES(FORMAT) + (a & 1) * 64 + (a >> 1) * 4;
+        to += 2 * (a & 1) * PAIR_BYTES + (a >> 1) * 128;
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            *(uint32_t *)(to + 8 * i) =
+            *(uint32_t *)(to + i * PAIR_BYTES) =
                 pack_half(fits ? v[2 * i] * inverse : 0, fits ? v[2 * i + 1] * inverse : 0);
         if (lane % 16 == 0) facts->plain[step].scale = scale, facts->plain[step].offset = offset;
         return;
@@ -530,17 +532,19 @@ DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Con
         }
     }
     int place = t.number - first;
-    uint8_t *columns = unit_columns(p.format, place, plan.rows, t.row);
+    uint8_t *column = unit_column(p.format, place, plan.rows, t.row);
     Facts *facts = unit_facts(d, place, plan.rows, t.row);
     if (HAS_BYTES && PLANES(p.format) == 2)
-        make_activations<m4>(v, most, own_block, columns, facts);
+        make_activations<m4>(v, most, own_block, column, facts);
     else if (HAS_HALVES && exl3)
-        make_activations<c4>(v, most, own_block, columns, facts);
+        make_activations<c4>(v, most, own_block, column, facts);
     else if (HAS_PLAIN)
-        make_activations<f16>(v, most, own_block, columns, facts);
+        make_activations<f16>(v, most, own_block, column, facts);
 }
 
 // --- products ------------------------------------------------------------------------------------
+
+#define WEIGHTS_STEP(bits) (2 * PASS_BYTES(bits)) // bytes of a k-step of a chunk
 
 template <int FORMAT>
 DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
@@ -555,22 +559,19 @@ DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3
 // The inner loop: on sm_90 3.0 instructions a weight for MUL1 at 4 bits, 3.7 at 6; what surrounds
 // it adds about 0.6.
 //
-// One k-step of 64 rows times 16 columns, whose words are in `run`, and up to 8 columns of
-// activations at column0, with WIDE 8 more at column1.
+// One k-step of 64 rows times 16 columns, whose words are in `run`, and a group of 8 columns of
+// activations, with WIDE the next 8 as well where these are not ROW_GROUP rows. `columns` is this
+// lane's row of the matrices that a warp loads.
 template <int FORMAT, bool WIDE>
-DEVICE void multiply_run(const uint32_t *run, const uint8_t *column0, const uint8_t *column1,
-                         int32_t (*sums)[4])
+DEVICE void multiply_run(const uint32_t *run, const uint8_t *columns, int32_t (*sums)[4])
 {
-    constexpr int WORDS = FORMAT_IS_EXL3(FORMAT) ? 16 : 8;
+    constexpr int WORDS = 2 * STEP_PAIRS(FORMAT);
     uint32_t b0[WORDS], b1[WORDS];
 #pragma unroll
-    for (int i = 0; i < WORDS / 4; i++) {
-        uint4 v = *(const uint4 *)(column0 + 64 * i);
-        b0[4 * i] = v.x, b0[4 * i + 1] = v.y, b0[4 * i + 2] = v.z, b0[4 * i + 3] = v.w;
-        if (WIDE && PLANES(FORMAT) == 2) {
-            v = *(const uint4 *)(column1 + 64 * i);
-            b1[4 * i] = v.x, b1[4 * i + 1] = v.y, b1[4 * i + 2] = v.z, b1[4 * i + 3] = v.w;
-        }
+    for (int i = 0; i < WORDS; i += 4) {
+        load_matrices(b0 + i, columns + i / 2 * PAIR_BYTES);
+        if (WIDE && PLANES(FORMAT) == 2)
+            load_matrices(b1 + i, columns + GROUP_BYTES + i / 2 * PAIR_BYTES);
     }
     if constexpr (FORMAT_IS_EXL3(FORMAT)) {
         uint32_t product[32];
@@ -597,16 +598,22 @@ DEVICE void multiply_run(const uint32_t *run, const uint8_t *column0, const uint
     }
 }
 
-// A lane's results of a chunk, two without WIDE, else four: of row result_row(i) of its group of
-// rows and column g + 8 (i % 2) of the tile, lane = 4 g + c.
+// The rows of which a lane has results of a chunk, one or two, each for columns g and g + 8 of the
+// tile, lane = 4 g + c: row result_row(i) of its group of rows.
 template <int FORMAT> DEVICE int result_row(int i)
 {
     int c = threadIdx.x % 4;
-    return PLANES(FORMAT) == 2 ? c + 4 * (i / 2) : 2 * c + i / 2;
+    return PLANES(FORMAT) == 2 ? c + 4 * i : 2 * c + i;
 }
 template <int FORMAT, bool WIDE> DEVICE constexpr int result_count(void)
 {
-    return PLANES(FORMAT) == 2 && !WIDE ? 2 : 4;
+    return PLANES(FORMAT) == 2 && !WIDE ? 1 : 2;
+}
+
+// Of the planes of high and of low bytes.
+DEVICE float planes_sum(int32_t high, int32_t low)
+{
+    return fmaf(256.0f, (float)high, (float)low);
 }
 
 DEVICE float from_fixed(uint64_t sum)
@@ -616,70 +623,123 @@ DEVICE float from_fixed(uint64_t sum)
                                            : (float)v * (1.0f / FIXED_ONE);
 }
 
+// Two products of one row and chunk, of columns 16 w + g and + 8, to be added to `sums` of the first
+// of them. `facts` are of the chunk's first row.
+template <int FORMAT>
+DEVICE void add_products(const float product[2], int row, const uint8_t *facts, uint64_t *sums,
+                         int width)
+{
+    const float *f = (const float *)(facts - row * (int)sizeof(Facts));
+    float scale = f[0], offset = f[1];
+    if (FORMAT_IS_EXL3(FORMAT)) {
+        float4 t = *(const float4 *)(f + 4);
+        offset = (t.x + t.y) + (t.z + t.w);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        atomic_add64(sums + (uint64_t)row * width + 8 * i,
+                     round_float(fmaf(scale, product[i], offset)));
+}
+
+// Where this lane's results of a chunk go, of row 0.
+DEVICE uint64_t *own_sums(uint64_t *sums)
+{
+    return sums + 16 * (threadIdx.x / WARP % 8) + threadIdx.x % WARP / 4;
+}
+
 // The products of a chunk with at most ROW_GROUP rows, of this warp's 16 columns, added to the sums
-// in global memory. Activations, facts and sums are those of the first of these rows; of the others
-// they lie one after the other, the facts downwards.
+// in global memory. Activations, facts and sums are those of the first of these rows.
 template <int FORMAT, bool WIDE>
 DEVICE void multiply_rows(const uint8_t *weights, int steps, const uint8_t *columns, int rows,
                           const uint8_t *facts, uint64_t *sums, int width)
 {
-    int lane = threadIdx.x % WARP, g = lane / 4, c = lane % 4;
-    int tile = threadIdx.x / WARP % 4;
-    constexpr int K = FORMAT_BITS(FORMAT);
+    int lane = threadIdx.x % WARP, tile = threadIdx.x / WARP % 4;
+    constexpr int K = FORMAT_BITS(FORMAT), STEP = STEP_BYTES(FORMAT);
     uint32_t run[K + 1], run1[K + 1];
     int32_t products[4][4] = {}; // of even and odd steps, which need not wait for each other
     load_run<K>(weights, tile, run);
-    // Lanes of unused columns may read any.
-    const uint8_t *column0 = columns + c * 16, *column1 = column0;
-    if (PLANES(FORMAT) == 2) {
-        int row = g / 2 < rows ? g / 2 : 0;
-        column0 += row * UNIT_BYTES(FORMAT) + g % 2 * COLUMN_BYTES(FORMAT);
-        row = 4 + g / 2 < rows ? 4 + g / 2 : 0;
-        column1 += row * UNIT_BYTES(FORMAT) + g % 2 * COLUMN_BYTES(FORMAT);
-    } else {
-        column0 += (g < rows ? g : 0) * UNIT_BYTES(FORMAT);
-    }
+    // What stands in columns without a row is of no consequence.
+    columns += lane / 16 * PAIR_BYTES + lane / 8 % 2 * 128 + lane % 8 * 16;
     if (FORMAT_IS_EXL3(FORMAT)) {
         // Two steps at a time, whose words are loaded while the others' are multiplied.
-        constexpr int STEP = 2 * PASS_BYTES(K);
-        load_run<K>(weights + STEP, tile, run1);
+        load_run<K>(weights + WEIGHTS_STEP(K), tile, run1);
 #pragma unroll 1
         for (int step = 0; step < steps; step += 2) { // an even number of them
-            weights += step + 2 < steps ? 2 * STEP : 0;
-            multiply_run<FORMAT, WIDE>(run, column0, column1, products);
+            weights += step + 2 < steps ? 2 * WEIGHTS_STEP(K) : 0;
+            multiply_run<FORMAT, WIDE>(run, columns, products);
             load_run<K>(weights, tile, run);
-            multiply_run<FORMAT, WIDE>(run1, column0 + 256, column1 + 256, products + 2);
-            load_run<K>(weights + STEP, tile, run1);
-            column0 += 512, column1 += 512;
+            multiply_run<FORMAT, WIDE>(run1, columns + STEP, products + 2);
+            load_run<K>(weights + WEIGHTS_STEP(K), tile, run1);
+            columns += 2 * STEP;
         }
     } else {
-        multiply_run<FORMAT, WIDE>(run, column0, column1, products);
+        multiply_run<FORMAT, WIDE>(run, columns, products);
     }
-    sums += 16 * (threadIdx.x / WARP % 8) + g;
+    sums = own_sums(sums);
 #pragma unroll
     for (int i = 0; i < result_count<FORMAT, WIDE>(); i++) {
         int row = result_row<FORMAT>(i);
         if (row >= rows) continue;
-        const float *f = (const float *)(facts - row * (int)sizeof(Facts));
-        float scale = f[0], offset, sum;
-        if (FORMAT_IS_EXL3(FORMAT)) {
-            float4 t = *(const float4 *)(f + 4);
-            offset = (t.x + t.y) + (t.z + t.w);
-        } else {
-            offset = f[1];
-        }
-        if (PLANES(FORMAT) == 2) {
-            int h = i % 2 * 2, j = i / 2;
-            sum = fmaf(256.0f, (float)(products[j][h] + products[2 + j][h]),
-                       (float)(products[j][h + 1] + products[2 + j][h + 1]));
-        } else {
-            int h = i % 2 * 2 + i / 2;
-            sum = bits_float(products[0][h]) + bits_float(products[2][h]);
-        }
-        atomic_add64(sums + (uint64_t)row * width + i % 2 * 8,
-                     round_float(fmaf(scale, sum, offset)));
+        float product[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (PLANES(FORMAT) == 2)
+                product[h] =
+                    planes_sum(products[i][2 * h] + products[2 + i][2 * h],
+                               products[i][2 * h + 1] + products[2 + i][2 * h + 1]);
+            else
+                product[h] =
+                    bits_float(products[0][2 * h + i]) + bits_float(products[2][2 * h + i]);
+        add_products<FORMAT>(product, row, facts, sums, width);
     }
 }
+
+#if WGMMA
+// The same for all rows at once where activations are bytes, N of their columns. The four warps of a
+// half of the chunk's columns multiply together.
+template <int FORMAT, int N>
+DEVICE void multiply_wide(const uint8_t *weights, int steps, const uint8_t *columns, int rows,
+                          const uint8_t *facts, uint64_t *sums, int width)
+{
+    constexpr int K = FORMAT_BITS(FORMAT);
+    int tile = threadIdx.x / WARP % 4;
+    int32_t products[N / 2];
+    uint32_t run[K + 1];
+    uint64_t b = matrix_descriptor(columns, 128, GROUP_BYTES);
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) products[i] = 0;
+    load_run<K>(weights, tile, run);
+#pragma unroll 1
+    for (int step = 0; step < steps; step++) {
+        uint32_t product[32], next[K + 1];
+        weights += step + 1 < steps ? WEIGHTS_STEP(K) : 0;
+        load_run<K>(weights, tile, next);
+        run_products<FORMAT>(run, product);
+#pragma unroll
+        for (int i = 0; i <= K; i++) run[i] = next[i];
+        wgmma_fence();
+#pragma unroll
+        for (int m = 0; m < 8; m++) {
+            int j = 31 - (8 * (m / 2) + 2 * (m % 2));
+            wgmma_bytes<N>(products, product[j], product[j - 4], product[j - 1], product[j - 5],
+                           b + m * (PAIR_BYTES / 16));
+        }
+        wgmma_commit();
+        wgmma_wait<0>();
+        b += STEP_BYTES(FORMAT) / 16;
+    }
+    wgmma_results<N / 2>(products);
+    sums = own_sums(sums);
+#pragma unroll
+    for (int i = 0; i < N / 8; i++) {
+        int row = NARROW_ROWS * i + threadIdx.x % 4;
+        if (row >= rows) continue;
+        const int32_t *p = products + 4 * i;
+        float product[2] = {planes_sum(p[0], p[1]), planes_sum(p[2], p[3])};
+        add_products<FORMAT>(product, row, facts, sums, width);
+    }
+}
+#endif
 
 template <int FORMAT, bool WIDE>
 DEVICE void multiply_chunk(const Decoder &d, const Plan &plan, const Chunk &chunk)
@@ -689,13 +749,26 @@ DEVICE void multiply_chunk(const Decoder &d, const Plan &plan, const Chunk &chun
     const uint8_t *columns = room() + chunk.columns, *facts = room() + chunk.facts;
     uint64_t *sums = work_at<uint64_t>(decode_state(), chunk.sums);
     int rows = plan.rows, n = rows;
+#if WGMMA
+    if constexpr (WIDE && PLANES(FORMAT) == 2) {
+        if (rows <= 8)
+            multiply_wide<FORMAT, 16>(weights, chunk.steps, columns, rows, facts, sums, plan.width);
+        else if (rows <= 16)
+            multiply_wide<FORMAT, 32>(weights, chunk.steps, columns, rows, facts, sums, plan.width);
+        else
+            multiply_wide<FORMAT, 64>(weights, chunk.steps, columns, rows, facts, sums, plan.width);
+    } else
+#endif
+    {
 #pragma unroll 1
-    for (int row = 0; row < rows; row += ROW_GROUP) {
-        if (WIDE) n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
-        multiply_rows<FORMAT, WIDE>(weights, chunk.steps, columns + row * UNIT_BYTES(FORMAT), n,
-                                    facts - row * (int)sizeof(Facts),
-                                    sums + (uint64_t)row * plan.width, plan.width);
-        if (!WIDE) break;
+        for (int row = 0; row < rows; row += ROW_GROUP) {
+            if (WIDE) n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
+            multiply_rows<FORMAT, WIDE>(weights, chunk.steps,
+                                        columns + row / COLUMN_ROWS(FORMAT) * GROUP_BYTES, n,
+                                        facts - row * (int)sizeof(Facts),
+                                        sums + (uint64_t)row * plan.width, plan.width);
+            if (!WIDE) break;
+        }
     }
 }
 
@@ -751,8 +824,8 @@ DEVICE void copy_part(Decoder &d, const Plan &plan, const Part &p, int units)
         Chunk chunk;
         chunk.steps = number == p.slices - 1 ? p.last_steps : SLICE_ROWS(p.format) / PASS_ROWS;
         chunk.format = p.format;
-        chunk.columns = unit_columns(p.format, place, plan.rows, 0) +
-                        slice * PLANES(p.format) * COLUMN_BYTES(p.format) - room();
+        chunk.columns = unit_column(p.format, place, plan.rows, 0) +
+                        slice * SLICE_ROWS(p.format) / PASS_ROWS * STEP_BYTES(p.format) - room();
         chunk.facts = facts + slice * (int)sizeof(Facts().plain[0]) - room();
         chunk.sums = plan.sums + (p.column + block * BLOCK) * sizeof(uint64_t);
         copy_chunk(d, chunk,
@@ -837,7 +910,7 @@ DEVICE void plan_ranges(Plan *p)
 // How many units of activations the room holds.
 DEVICE void plan_held(const Decoder &d, Plan *p)
 {
-    p->held = d.room_bytes / (p->rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    p->held = d.room_bytes / UNIT_BYTES(p->rows);
     if (p->held < 1) p->held = 1;
 }
 
@@ -888,6 +961,9 @@ template <bool WIDE, bool QUANTIZED> DEVICE void multiply_step(Decoder &d, const
                 load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block,
                                &constants);
         }
+#if WGMMA
+        if (WIDE && HAS_BYTES) wgmma_operands_written();
+#endif
         multipliers_sync();
         if (first == 0 && threadIdx.x < WARP) stamp(d, 3, 0);
         multiply_chunks<WIDE>(d, plan, d.chunk + chunks_of(plan, first + plan.held), &next);

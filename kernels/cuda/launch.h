@@ -106,7 +106,7 @@ static int most(int a, int b)
 // Bytes of shared memory for the activations of `rows` rows in the decode form.
 static int activation_room(const Gpu *gpu, int rows)
 {
-    return held_units(rows, decode_shared_bytes(gpu)) * rows * (MOST_UNIT_BYTES + FACTS_BYTES);
+    return held_units(rows, decode_shared_bytes(gpu)) * UNIT_BYTES(rows);
 }
 
 // A kernel of the decode form: for few rows or many, for keys and values of 16 bits or fewer.

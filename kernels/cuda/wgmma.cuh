@@ -86,6 +86,22 @@ DEVICE uint64_t matrix_descriptor(const void *shared)
     return (uint64_t)(64 | 1u << 30) << 32 | 1u << 16 | (shared_address(shared) & 0x3ffff) >> 4;
 }
 
+// The same for B without a swizzle: matrices of eight columns by 16 bytes of k, each 128 bytes one
+// column after the other, `k_bytes` to the next of k and `column_bytes` to the next eight columns;
+// all of it multiples of 16.
+DEVICE uint64_t matrix_descriptor(const void *shared, int k_bytes, int column_bytes)
+{
+    return (uint64_t)(column_bytes >> 4) << 32 | (uint64_t)(k_bytes >> 4) << 16 |
+           (shared_address(shared) & 0x3ffff) >> 4;
+}
+
+// What this thread wrote to shared memory is there for the wgmmas of all threads that it meets
+// next.
+DEVICE void wgmma_operands_written(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // Between any other use of the registers of wgmma and the next wgmma.
 DEVICE void wgmma_fence(void)
 {
@@ -147,6 +163,50 @@ template <> DEVICE void wgmma<256>(float *c, uint32_t a0, uint32_t a1, uint32_t 
                  "%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
                  "{%128,%129,%130,%131}, %132, 1, 1, 1, 0;"
                  : WGMMA_32(c), WGMMA_32(c + 32), WGMMA_32(c + 64), WGMMA_32(c + 96)
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+}
+
+// The same for bytes, of A unsigned, of B signed: 32 of k.
+template <int N>
+DEVICE void wgmma_bytes(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b);
+
+#define WGMMA_BYTES_4(c) "+r"((c)[0]), "+r"((c)[1]), "+r"((c)[2]), "+r"((c)[3])
+#define WGMMA_BYTES_16(c)                                                                          \
+    WGMMA_BYTES_4(c), WGMMA_BYTES_4((c) + 4), WGMMA_BYTES_4((c) + 8), WGMMA_BYTES_4((c) + 12)
+
+template <int N> DEVICE void wgmma_results(int32_t *c)
+{
+#pragma unroll
+    for (int i = 0; i < N; i += 4) asm volatile("" : WGMMA_BYTES_4(c + i)::"memory");
+}
+
+template <> DEVICE void wgmma_bytes<16>(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                   uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n16k32.s32.u8.s8 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, %12, 1;"
+                 : WGMMA_BYTES_4(c), WGMMA_BYTES_4(c + 4)
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+}
+
+template <> DEVICE void wgmma_bytes<32>(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                   uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
+                 "{%16,%17,%18,%19}, %20, 1;"
+                 : WGMMA_BYTES_16(c)
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+}
+
+template <> DEVICE void wgmma_bytes<64>(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                   uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
+                 "{%32,%33,%34,%35}, %36, 1;"
+                 : WGMMA_BYTES_16(c), WGMMA_BYTES_16(c + 16)
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
 }
 

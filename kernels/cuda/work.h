@@ -25,7 +25,7 @@
 // slice of trellis weights or eight of 16-bit ones.
 #define DECODE_ROWS 32
 #define ROW_GROUP 8
-#define NARROW_ROWS 4 // that fit one matrix instruction in any format
+#define NARROW_ROWS 4 // that fit eight columns in any format
 #define UNIT_ROWS 512
 #define UNITS(in) ((PADDED(in) + UNIT_ROWS - 1) / UNIT_ROWS)
 #define SLICE_ROWS(format) (FORMAT_IS_EXL3(format) ? UNIT_ROWS : PASS_ROWS)
@@ -214,19 +214,34 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 
 // Columns of the matrix instruction that one row takes: MUL1's activations are two planes of bytes.
 #define PLANES(format) (FORMAT_CODEBOOK(format) == CODEBOOK_MUL1 ? 2 : 1)
-// Activations of one k-step of one column: 16 registers of 4 lanes for one register a weight, 8 for
-// exact fp16; columns are offset by half a 128-byte line against bank conflicts.
-#define STEP_BYTES(format) (FORMAT_IS_EXL3(format) ? 256 : 128)
-#define COLUMN_BYTES(format) (SLICE_ROWS(format) / PASS_ROWS * STEP_BYTES(format) + 64)
-#define UNIT_BYTES(format) (UNIT_ROWS / SLICE_ROWS(format) * PLANES(format) * COLUMN_BYTES(format))
+#define COLUMN_ROWS(format) (8 / PLANES(format)) // of a group of eight columns
+// Activations, the matrix instruction's B, in shared memory: groups of eight columns, in a group the
+// k-steps of a unit, in a step pairs of 16 bytes of k of all eight columns; a pair is the k of one
+// instruction. A step has a register a weight, or one for two where they are exact fp16. What is
+// added against bank conflicts lets lanes of different k write at once.
+#define PAIR_BYTES 272
+#define STEP_PAIRS(format) (FORMAT_IS_EXL3(format) ? 8 : 4)
+#define STEP_BYTES(format) (STEP_PAIRS(format) * PAIR_BYTES + 32)
+#define GROUP_BYTES (UNIT_ROWS / PASS_ROWS * STEP_BYTES(m4)) // the most of all formats
 #define UNIT_BLOCKS (UNIT_ROWS / BLOCK)
-#define MOST_UNIT_BYTES 4224 // of all formats
-#define FACTS_BYTES 64       // of a unit of one row: scales and offsets of its slices
+#define FACTS_BYTES 64 // of a unit of one row: scales and offsets of its slices
+#define UNIT_GROUPS(rows) (((rows) + NARROW_ROWS - 1) / NARROW_ROWS)
+#define UNIT_BYTES(rows) (UNIT_GROUPS(rows) * GROUP_BYTES + (rows) * FACTS_BYTES)
 
 // Shared memory of the decode form: DecodeShared, the room of activations or of attention, the ring
 // of weights. A chunk of the ring is one slice of one column block.
 #define CHUNK_BYTES(format) (SLICE_ROWS(format) / PASS_ROWS * 2 * PASS_BYTES(FORMAT_BITS(format)))
-#define MOST_CHUNK_BYTES 65536
+#define HAS_BITS_8(f) || f == m8 || f == c8 || f == t8
+#define HAS_BITS_7(f) || f == m7 || f == c7 || f == t7
+#define HAS_BITS_6(f) || f == m6 || f == c6 || f == t6
+#define HAS_BITS_5(f) || f == m5 || f == c5 || f == t5
+#define MOST_BITS                                                                                  \
+    (0 MODEL_FORMATS(HAS_BITS_8)   ? 8                                                             \
+     : 0 MODEL_FORMATS(HAS_BITS_7) ? 7                                                             \
+     : 0 MODEL_FORMATS(HAS_BITS_6) ? 6                                                             \
+     : 0 MODEL_FORMATS(HAS_BITS_5) ? 5                                                             \
+                                   : 4)
+#define MOST_CHUNK_BYTES CHUNK_BYTES(MOST_BITS)
 #define RING_CHUNKS 16           // under way at a time
 #define PLANS 4                  // steps planned ahead
 #define LATENT_BYTES (KV_LATENT ? 8 * DECODE_ROWS : 0)
@@ -236,8 +251,8 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 // Rows whose activations and a chunk of weights fit.
 WORK_INLINE int decode_rows_that_fit(int shared_bytes)
 {
-    int rows =
-        (shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES) / (MOST_UNIT_BYTES + FACTS_BYTES);
+    int rows = (shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES) / UNIT_BYTES(NARROW_ROWS) *
+               NARROW_ROWS;
     return rows < DECODE_ROWS ? rows : DECODE_ROWS;
 }
 
@@ -249,7 +264,7 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 {
     int room = shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES;
     room = room < UNITS_ROOM ? room : UNITS_ROOM;
-    int units = room / (rows * (MOST_UNIT_BYTES + FACTS_BYTES));
+    int units = room / UNIT_BYTES(rows);
     return units > 4 ? 4 : units < 1 ? 1 : units;
 }
 

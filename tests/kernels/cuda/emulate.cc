@@ -49,8 +49,8 @@ struct Bulk {
 };
 
 struct Product { // one wgmma of one thread
-    float *c;
-    int columns;
+    void *c;
+    int columns, bytes; // of B; whether of bytes, else of halves
     uint32_t a[4][4]; // of the lanes of its quad
     uint64_t b;
 };
@@ -272,9 +272,9 @@ void emulate_multipliers_sync(int threads)
     meet(&me()->block->consumers, threads);
 }
 
-void emulate_wgmma(float *c, int columns, const uint32_t *quad, uint64_t b)
+void emulate_wgmma(void *c, int columns, int bytes, const uint32_t *quad, uint64_t b)
 {
-    Product p = {c, columns, {}, b};
+    Product p = {c, columns, bytes, {}, b};
     for (int i = 0; i < 4; i++) memcpy(p.a[i], quad + 16 * i, 16);
     me()->open_products.push_back(p);
 }
@@ -291,6 +291,7 @@ static float halves[65536];
 static void perform_product(const Product &p)
 {
     int own = threadIdx.x % 4;
+    float *c = (float *)p.c;
     uint32_t start = (p.b & 0x3fff) << 4, stride = (p.b >> 32 & 0x3fff) << 4;
     assert(p.b >> 62 == 1 && (p.b >> 49 & 7) == 0);
     const uint8_t *shared = me()->block->shared - 1024; // address 0
@@ -301,23 +302,42 @@ static void perform_product(const Product &p)
     for (int j = 0; j < p.columns / 8; j++)
         for (int e = 0; e < 2; e++) {
             uint32_t row = start + j * stride + (2 * own + e) * 128;
-            double sum[2] = {p.c[4 * j + e], p.c[4 * j + 2 + e]};
+            double sum[2] = {c[4 * j + e], c[4 * j + 2 + e]};
             for (int k = 0; k < 16; k++) {
                 uint32_t at = row + 2 * k;
                 float v = halves[*(const uint16_t *)(shared + (at ^ (at >> 7 & 7) << 4))];
                 sum[0] += (double)a[0][k] * v;
                 sum[1] += (double)a[1][k] * v;
             }
-            p.c[4 * j + e] = sum[0];
-            p.c[4 * j + 2 + e] = sum[1];
+            c[4 * j + e] = sum[0];
+            c[4 * j + 2 + e] = sum[1];
         }
+}
+
+// B: K-major without a swizzle, matrices of eight columns by 16 bytes.
+static void perform_byte_product(const Product &p)
+{
+    int own = threadIdx.x % 4;
+    uint32_t start = (p.b & 0x3fff) << 4;
+    uint32_t k_bytes = (p.b >> 16 & 0x3fff) << 4, column_bytes = (p.b >> 32 & 0x3fff) << 4;
+    assert(p.b >> 46 == 0);
+    const uint8_t *shared = me()->block->shared - 1024; // address 0
+    int32_t *c = (int32_t *)p.c;
+    for (int i = 0; i < p.columns / 2; i++) {
+        int high = i % 4 / 2, column = 2 * own + i % 2;
+        const uint8_t *b = shared + start + i / 4 * column_bytes + column * 16;
+        for (int k = 0; k < 32; k++) {
+            uint8_t a = p.a[k % 16 / 4][high + k / 16 * 2] >> 8 * (k % 4);
+            c[i] += (int)a * (int8_t)b[k / 16 * k_bytes + k % 16];
+        }
+    }
 }
 
 void emulate_wgmma_wait(int left)
 {
     auto &groups = me()->products;
     while ((int)groups.size() > left) {
-        for (auto &p : groups[0]) perform_product(p);
+        for (auto &p : groups[0]) p.bytes ? perform_byte_product(p) : perform_product(p);
         groups.erase(groups.begin());
     }
 }
