@@ -87,7 +87,7 @@ static int take_host(Device *d, size_t bytes, uint8_t **out, Error *err)
 // More steps than any pass has.
 static int trace_steps(void)
 {
-    return 10 * model_info.layers + 8;
+    return 16 * model_info.layers + 8;
 }
 
 static size_t trace_bytes(const Device *d)

@@ -201,9 +201,10 @@ static void write_trace(Bench *b, const char *path)
         for (int j = 0; j < 3; j++)
             if (at[j + 1] > at[j])
                 fprintf(f,
-                        "%s{\"name\": \"%s %s\", \"ph\": \"X\", \"pid\": 0, \"tid\": %d, "
+                        "%s{\"name\": \"%s%s %s\", \"ph\": \"X\", \"pid\": 0, \"tid\": %d, "
                         "\"ts\": %.3f, \"dur\": %.3f, \"args\": {\"step\": %d}}",
-                        first ? "" : ",\n", names[t[0] % STEP_KINDS], parts[j], i % blocks,
+                        first ? "" : ",\n", names[t[0] % STEP_KINDS],
+                        t[0] < STEP_KINDS ? "" : "_inputs", parts[j], i % blocks,
                         (double)(at[j] - trace[1]) / 1e3, (double)(at[j + 1] - at[j]) / 1e3,
                         i / blocks),
                     first = 0;

@@ -434,6 +434,23 @@ DEVICE void copy_weights_end(uint64_t *barrier)
 }
 #endif
 
+// Between what this thread wrote to shared memory and what reads it, or copies over it, in the
+// background.
+DEVICE void shared_written(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// Between what this thread, or those it met, wrote to global memory and copies of it.
+DEVICE void global_written(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+#endif
+}
+
 // --- blocks of one launch that meet --------------------------------------------------------------
 
 // One more at *count; what this block's threads wrote before they met is visible to who sees it.

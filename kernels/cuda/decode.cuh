@@ -11,10 +11,12 @@
 //   2. multiply on matrix units, weights as the A operand, up to 8 columns of activations B: eight
 //      warps take a chunk, 16 columns each, and two chunks go at a time;
 //   3. add their sums in fixed point to global memory.
-// Nothing else is exchanged between blocks: the next step finishes the columns. Fixed-point sums
-// are the same in any order, so the result depends neither on the number of blocks nor on the other
-// rows, and a step is the same whether it is a launch of its own or a part of one launch a token,
-// where the blocks meet between steps; one warp of each does nothing else.
+// With more than NARROW_ROWS rows, 1 would take longer than 2: then every slice is made by one
+// block, kept in global memory, and copied from there by those that multiply with it, after a
+// meeting. Nothing else is exchanged between blocks: the next step finishes the columns.
+// Fixed-point sums are the same in any order, so the result depends neither on the number of blocks
+// nor on the other rows, and a step is the same whether it is a launch of its own or a part of one
+// launch a token, where the blocks meet between steps; one warp of each does nothing else.
 #pragma once
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/wgmma.cuh"
@@ -27,6 +29,7 @@ typedef struct {
     uint32_t chunk;             // number of the next chunk in this launch, or of the plan's first
     int steps, plans;           // that are over
     int routings;               // copying warp: routed layers it has come to
+    int copies;                 // multiplying warps: times that inputs were copied
 } Decoder;
 
 // A step of a pass: what, where, of which weight formats.
@@ -34,6 +37,7 @@ typedef struct {
     int kind, layer;
     int format[3];
     int pending; // head, logits: what the last `down` left is still to be added to x
+    int phase;
 } Step;
 
 // A linear layer of a step, and what of it this block of threads multiplies.
@@ -83,6 +87,7 @@ typedef struct {
     uint64_t full[RING_CHUNKS], empty[RING_CHUNKS]; // barriers of chunks n, n + RING_CHUNKS, ...
     Chunk chunk[RING_CHUNKS];
     uint64_t planned[PLANS], done[PLANS];                     // barriers of plans
+    uint64_t copied;                                          // barrier of inputs
     uint64_t routed;                                          // barrier of Routing
     int last_plan;                                            // of the step that is over
     Plan plan[PLANS];                                         // n, n + PLANS, ...
@@ -144,7 +149,7 @@ DEVICE bool meets(void)
 // By all threads. room_bytes: of activations or attention; the rest of shared memory is the ring.
 DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int room_bytes)
 {
-    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0, 0, 0};
+    Decoder d = {together, room_bytes, 0, 0, 0, 0, 0, 0, 0, 0};
     d.ring_bytes = dynamic_shared_bytes() - DECODE_SHARED_BYTES - room_bytes;
     if (threadIdx.x == 0) {
         decode_shared()->s = s, decode_shared()->b = b;
@@ -156,6 +161,7 @@ DEVICE Decoder decoder_open(const State &s, const Batch &b, int together, int ro
             barrier_init(&decode_shared()->planned[i], 1);
             barrier_init(&decode_shared()->done[i], 1);
         }
+        barrier_init(&decode_shared()->copied, COPY_ARRIVALS);
         barrier_init(&decode_shared()->routed, 1);
         barrier_init_done();
     }
@@ -376,13 +382,17 @@ typedef union {
 } Facts;
 static_assert(sizeof(Facts) == FACTS_BYTES, "room of Facts");
 
-// Row `row` of `rows` of the unit in place `place` of the room: its first column. Facts lie at the
-// room's end, downwards.
-DEVICE uint8_t *unit_column(int format, int place, int rows, int row)
+// The first column of row `row` of a unit at `unit`.
+DEVICE uint8_t *row_column(uint8_t *unit, int format, int row)
 {
-    int planes = PLANES(format), a_group = 8 / planes;
-    return room() + (place * UNIT_GROUPS(rows) + row / a_group) * GROUP_BYTES +
-           row % a_group * planes * 16;
+    int planes = PLANES(format), a_group = COLUMN_ROWS(format);
+    return unit + row / a_group * GROUP_BYTES + row % a_group * planes * 16;
+}
+
+// The unit of `rows` rows in place `place` of the room. Facts lie at the room's end, downwards.
+DEVICE uint8_t *unit_place(int place, int rows)
+{
+    return room() + place * UNIT_GROUPS(rows) * GROUP_BYTES;
 }
 
 DEVICE Facts *unit_facts(const Decoder &d, int place, int rows, int row)
@@ -403,8 +413,8 @@ DEVICE uint32_t largest_bits(const float v[4])
 }
 
 // Block `block` of a unit of one row, channels 4 l .. in lane l, as activations in the room:
-// register r of k-tile c in k-step s is word c of its column's 16 bytes in half r % 2 of pair r / 2.
-// `most` is of the whole slice. By a whole warp.
+// register r of k-tile c in k-step s is word c of its column's 16 bytes in half r % 2 of pair r
+// / 2. `most` is of the whole slice. By a whole warp.
 template <int FORMAT>
 DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t *column,
                              Facts *facts)
@@ -501,19 +511,17 @@ template <bool QUANTIZED>
 DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool own,
                        const Constants &c, float v[4]);
 
-// Activations of one task, by four warps.
+// Activations of unit `unit` of a row of a part's input, by four warps.
 template <bool QUANTIZED>
-DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Constants &c,
-                    int first, int parity)
+DEVICE void prepare(const Plan &plan, const Part &p, int unit, int row, bool own,
+                    const Constants &c, int parity, uint8_t *column, Facts *facts)
 {
-    const Part &p = plan.part[t.part];
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4;
     bool exl3 = HAS_BYTES || HAS_HALVES ? FORMAT_IS_EXL3(p.format) : false;
-    bool own = t.part == 0 && (t.unit > p.first_unit || p.begin_block + p.begin_slice == 0);
-    int block = t.unit * UNIT_BLOCKS + own_block;
+    int block = unit * UNIT_BLOCKS + own_block;
     float v[4] = {0, 0, 0, 0};
     if (block < BLOCKS(plan.in)) {
-        load_block<QUANTIZED>(plan, p, t.row, block, own, c, v);
+        load_block<QUANTIZED>(plan, p, row, block, own, c, v);
         if (exl3) hadamard(v, threadIdx.x % WARP);
     }
     uint32_t most = largest_bits(v);
@@ -531,9 +539,6 @@ DEVICE void prepare(const Decoder &d, const Plan &plan, const Task &t, const Con
             most = most > other ? most : other;
         }
     }
-    int place = t.number - first;
-    uint8_t *column = unit_column(p.format, place, plan.rows, t.row);
-    Facts *facts = unit_facts(d, place, plan.rows, t.row);
     if (HAS_BYTES && PLANES(p.format) == 2)
         make_activations<m4>(v, most, own_block, column, facts);
     else if (HAS_HALVES && exl3)
@@ -623,8 +628,8 @@ DEVICE float from_fixed(uint64_t sum)
                                            : (float)v * (1.0f / FIXED_ONE);
 }
 
-// Two products of one row and chunk, of columns 16 w + g and + 8, to be added to `sums` of the first
-// of them. `facts` are of the chunk's first row.
+// Two products of one row and chunk, of columns 16 w + g and + 8, to be added to `sums` of the
+// first of them. `facts` are of the chunk's first row.
 template <int FORMAT>
 DEVICE void add_products(const float product[2], int row, const uint8_t *facts, uint64_t *sums,
                          int width)
@@ -684,9 +689,8 @@ DEVICE void multiply_rows(const uint8_t *weights, int steps, const uint8_t *colu
 #pragma unroll
         for (int h = 0; h < 2; h++)
             if (PLANES(FORMAT) == 2)
-                product[h] =
-                    planes_sum(products[i][2 * h] + products[2 + i][2 * h],
-                               products[i][2 * h + 1] + products[2 + i][2 * h + 1]);
+                product[h] = planes_sum(products[i][2 * h] + products[2 + i][2 * h],
+                                        products[i][2 * h + 1] + products[2 + i][2 * h + 1]);
             else
                 product[h] =
                     bits_float(products[0][2 * h + i]) + bits_float(products[2][2 * h + i]);
@@ -695,8 +699,8 @@ DEVICE void multiply_rows(const uint8_t *weights, int steps, const uint8_t *colu
 }
 
 #if WGMMA
-// The same for all rows at once where activations are bytes, N of their columns. The four warps of a
-// half of the chunk's columns multiply together.
+// The same for all rows at once where activations are bytes, N of their columns. The four warps of
+// a half of the chunk's columns multiply together.
 template <int FORMAT, int N>
 DEVICE void multiply_wide(const uint8_t *weights, int steps, const uint8_t *columns, int rows,
                           const uint8_t *facts, uint64_t *sums, int width)
@@ -763,10 +767,9 @@ DEVICE void multiply_chunk(const Decoder &d, const Plan &plan, const Chunk &chun
 #pragma unroll 1
         for (int row = 0; row < rows; row += ROW_GROUP) {
             if (WIDE) n = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
-            multiply_rows<FORMAT, WIDE>(weights, chunk.steps,
-                                        columns + row / COLUMN_ROWS(FORMAT) * GROUP_BYTES, n,
-                                        facts - row * (int)sizeof(Facts),
-                                        sums + (uint64_t)row * plan.width, plan.width);
+            multiply_rows<FORMAT, WIDE>(
+                weights, chunk.steps, columns + row / COLUMN_ROWS(FORMAT) * GROUP_BYTES, n,
+                facts - row * (int)sizeof(Facts), sums + (uint64_t)row * plan.width, plan.width);
             if (!WIDE) break;
         }
     }
@@ -788,8 +791,8 @@ DEVICE int chunks_of(const Plan &plan, int units)
     return chunks;
 }
 
-// The chunks of this warp, every other one from *next on, before the one with number `end`. It waits
-// for no later one: that may come only when those before it are multiplied.
+// The chunks of this warp, every other one from *next on, before the one with number `end`. It
+// waits for no later one: that may come only when those before it are multiplied.
 template <bool WIDE>
 DEVICE void multiply_chunks(const Decoder &d, const Plan &plan, uint32_t end, uint32_t *next)
 {
@@ -824,7 +827,7 @@ DEVICE void copy_part(Decoder &d, const Plan &plan, const Part &p, int units)
         Chunk chunk;
         chunk.steps = number == p.slices - 1 ? p.last_steps : SLICE_ROWS(p.format) / PASS_ROWS;
         chunk.format = p.format;
-        chunk.columns = unit_column(p.format, place, plan.rows, 0) +
+        chunk.columns = unit_place(place, plan.rows) +
                         slice * SLICE_ROWS(p.format) / PASS_ROWS * STEP_BYTES(p.format) - room();
         chunk.facts = facts + slice * (int)sizeof(Facts().plain[0]) - room();
         chunk.sums = plan.sums + (p.column + block * BLOCK) * sizeof(uint64_t);
@@ -933,38 +936,155 @@ DEVICE void copy_parts(Decoder &d, const Plan &plan)
 // By the multiplying warps: what a step does beside its products, once its inputs are there.
 DEVICE void step_begun(const Plan &plan);
 
-// The others'. The plan is there, the inputs are not.
+// The inputs of a step that are prepared apart, row by row in every unit of every part; block b
+// takes those numbered b + i * gridDim.x.
+typedef struct {
+    int units, count;
+} Inputs;
+
+DEVICE Inputs inputs_of(const Plan &plan)
+{
+    int units = UNITS(plan.in);
+    Inputs in = {units, units * plan.count * plan.rows};
+    return in;
+}
+
+// Unit `unit`, counted through all parts, and Facts of `row`, as they lie in global memory.
+DEVICE uint8_t *input_unit(int unit, int rows)
+{
+    const State &s = decode_state();
+    return work_at<uint8_t>(s, work_of(s).inputs) +
+           (uint64_t)unit * UNIT_GROUPS(rows) * GROUP_BYTES;
+}
+
+DEVICE Facts *input_facts(int unit, int rows, int row)
+{
+    const State &s = decode_state();
+    return work_at<Facts>(s, work_of(s).facts) + unit * rows + rows - 1 - row;
+}
+
+// By the copying warp: what this block's inputs will be prepared with.
+DEVICE void expect_inputs(const Plan &plan)
+{
+    Inputs in = inputs_of(plan);
+#pragma unroll 1
+    for (int t = blockIdx.x; t < in.count; t += gridDim.x) {
+        int unit = t / plan.rows;
+        const Part &part = plan.part[unit / in.units];
+        for (int i = 0; i < UNIT_BLOCKS; i++) {
+            int block = unit % in.units * UNIT_BLOCKS + i;
+            if (block >= BLOCKS(plan.in)) break;
+            expect_halves(decode_state(), part.linear.suh, block);
+            expect_block(plan, part, block);
+        }
+    }
+}
+
+// PHASE_PREPARE, by the multiplying warps.
+template <bool QUANTIZED> DEVICE void prepare_step(Decoder &d, const Plan &plan)
+{
+    Inputs in = inputs_of(plan);
+    Constants constants;
+    int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4, parity = 0;
+    int t = blockIdx.x + four * gridDim.x;
+    if (t < in.count)
+        load_constants(plan, plan.part[t / plan.rows / in.units],
+                       t / plan.rows % in.units * UNIT_BLOCKS + own_block, &constants);
+    step_start(d, plan.step.kind + STEP_KINDS);
+    clear_sums(plan.old_sums, plan.old_count);
+    step_begun(plan);
+#pragma unroll 1
+    while (t < in.count) {
+        int unit = t / plan.rows, row = t - unit * plan.rows;
+        const Part &part = plan.part[unit / in.units];
+        prepare<QUANTIZED>(plan, part, unit % in.units, row, unit < in.units, constants, parity,
+                           row_column(input_unit(unit, plan.rows), part.format, row),
+                           input_facts(unit, plan.rows, row));
+        if (FORMAT_IS_EXL3(part.format)) parity ^= 1;
+        t += MULTIPLIERS / WARP / 4 * gridDim.x;
+        if (t < in.count)
+            load_constants(plan, plan.part[t / plan.rows / in.units],
+                           t / plan.rows % in.units * UNIT_BLOCKS + own_block, &constants);
+    }
+    global_written();
+}
+
+// By one warp: the units `first` .. of this block of threads, as many as are held.
+DEVICE void copy_inputs(const Decoder &d, const Plan &plan, int first)
+{
+    uint64_t *copied = &decode_shared()->copied;
+    int units = UNITS(plan.in),
+        end = plan.units < first + plan.held ? plan.units : first + plan.held;
+    int unit_bytes = UNIT_GROUPS(plan.rows) * GROUP_BYTES, number = 0;
+    global_written();
+    copy_weights_begin((end - first) * UNIT_BYTES(plan.rows), copied);
+#pragma unroll 1
+    for (int i = 0; i < plan.count; i++) {
+        const Part &p = plan.part[i];
+        if (p.from >= p.to) continue;
+#pragma unroll 1
+        for (int unit = p.first_unit; unit <= p.last_unit; unit++, number++) {
+            if (number < first || number >= end) continue;
+            int from = i * units + unit, last = plan.rows - 1;
+            copy_weights(unit_place(number - first, plan.rows), input_unit(from, plan.rows),
+                         unit_bytes, copied);
+            copy_weights((uint8_t *)unit_facts(d, number - first, plan.rows, last),
+                         (const uint8_t *)input_facts(from, plan.rows, last),
+                         plan.rows * FACTS_BYTES, copied);
+        }
+    }
+    copy_weights_end(copied);
+}
+
+// The multiplying warps' side of a planned step, or of its PHASE_MULTIPLY. The plan is there, the
+// inputs are not.
 template <bool WIDE, bool QUANTIZED> DEVICE void multiply_step(Decoder &d, const Plan &plan)
 {
+    constexpr bool ALL_APART =
+        WIDE && !EXPERTS && !KV_LATENT; // steps of more than NARROW_ROWS rows
+    bool apart = WIDE && (ALL_APART || plan.step.phase == PHASE_MULTIPLY);
     Task t = {0, 0, 0, 0};
     Constants constants;
     int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4, parity = 0;
-    task_part(plan, &t);
-    for (int i = 0; i < four; i++) task_next(plan, &t);
-    if (t.part < plan.count)
-        load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
+    if (apart) {
+        shared_written(); // what is in the room, before copies to it
+    } else {
+        task_part(plan, &t);
+        for (int i = 0; i < four; i++) task_next(plan, &t);
+        if (t.part < plan.count)
+            load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block, &constants);
+    }
     if (!plan.started) {
         step_start(d, plan.step.kind);
         clear_sums(plan.old_sums, plan.old_count);
-        step_begun(plan);
+        if (!apart) step_begun(plan);
     }
     uint32_t next = d.chunk + ((threadIdx.x / WARP / 8 + d.chunk) & 1);
 #pragma unroll 1
     for (int first = 0;; first += plan.held) {
+        if (apart) {
+            if (threadIdx.x < WARP) copy_inputs(d, plan, first);
+            barrier_wait(&decode_shared()->copied, d.copies++ % 2);
+        } else {
 #pragma unroll 1
-        while (t.part < plan.count && t.number < first + plan.held) {
-            prepare<QUANTIZED>(d, plan, t, constants, first, parity);
-            // Only these exchange what the parity tells apart.
-            if (FORMAT_IS_EXL3(plan.part[t.part].format)) parity ^= 1;
-            for (int i = 0; i < MULTIPLIERS / WARP / 4; i++) task_next(plan, &t);
-            if (t.part < plan.count)
-                load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block,
-                               &constants);
+            while (t.part < plan.count && t.number < first + plan.held) {
+                const Part &p = plan.part[t.part];
+                bool own =
+                    t.part == 0 && (t.unit > p.first_unit || p.begin_block + p.begin_slice == 0);
+                uint8_t *unit = unit_place(t.number - first, plan.rows);
+                prepare<QUANTIZED>(plan, p, t.unit, t.row, own, constants, parity,
+                                   row_column(unit, p.format, t.row),
+                                   unit_facts(d, t.number - first, plan.rows, t.row));
+                // Only these exchange what the parity tells apart.
+                if (FORMAT_IS_EXL3(p.format)) parity ^= 1;
+                for (int i = 0; i < MULTIPLIERS / WARP / 4; i++) task_next(plan, &t);
+                if (t.part < plan.count)
+                    load_constants(plan, plan.part[t.part], t.unit * UNIT_BLOCKS + own_block,
+                                   &constants);
+            }
+            if (WIDE && HAS_BYTES) shared_written();
+            multipliers_sync();
         }
-#if WGMMA
-        if (WIDE && HAS_BYTES) wgmma_operands_written();
-#endif
-        multipliers_sync();
         if (first == 0 && threadIdx.x < WARP) stamp(d, 3, 0);
         multiply_chunks<WIDE>(d, plan, d.chunk + chunks_of(plan, first + plan.held), &next);
         if (first + plan.held >= plan.units) break;

@@ -118,20 +118,24 @@ static int decode_kernel(Gpu *gpu, const char *name, const State *s, int rows)
 
 // The first parameter of decode_step after state and batch (decode.cuh).
 typedef struct {
-    int32_t kind, layer, format[3], pending;
+    int32_t kind, layer, format[3], pending, phase;
 } DecodeStep;
 
-// A decode step as a launch of its own: as many blocks as multiprocessors, all shared memory.
-// `room` is for what lies there besides the ring.
+// A decode step as a launch of its own, or of its two phases: as many blocks as multiprocessors,
+// all shared memory. `room` is for what lies there besides the ring.
 static void launch_decode(Gpu *gpu, int kind, const State *s, const Batch *b, const Layer *layer,
                           int x, int y, int z, int pending, int room)
 {
     State placed = with_places(s);
-    DecodeStep step = {kind, layer ? (int)(layer - s->layers) : 0, {x, y, z}, pending};
+    DecodeStep step = {kind, layer ? (int)(layer - s->layers) : 0, {x, y, z}, pending, PHASE_ALL};
     void *arguments[] = {&placed, (void *)b, &step, &room};
     int rows = kind == STEP_HEAD ? b->outputs : b->rows;
-    gpu_launch(gpu, decode_kernel(gpu, "decode_step", s, rows), gpu->sm_count, 1, DECODE_THREADS,
-               decode_shared_bytes(gpu), GPU_OVERLAP, arguments);
+    int apart = rows > NARROW_ROWS && prepared_apart(kind);
+    for (int phase = apart; phase <= 2 * apart; phase++) {
+        step.phase = phase;
+        gpu_launch(gpu, decode_kernel(gpu, "decode_step", s, rows), gpu->sm_count, 1,
+                   DECODE_THREADS, decode_shared_bytes(gpu), GPU_OVERLAP, arguments);
+    }
 }
 
 // The wide prefill form: clusters of two blocks for `pairs` pairs of column blocks, which they take
@@ -400,10 +404,9 @@ static inline void launch_delta(Gpu *gpu, const State *s, const Batch *b, int in
         launch_tiles(gpu, step_kernel(gpu, "delta", in, z, 0, "_z_prepare"),
                      step_kernel(gpu, "delta", in, z, 0, "_z_prefill"), s, b, layer,
                      needs_of(z, 0, 0), BLOCKS(DELTA_VALUES), PAIRS(DELTA_VALUES), b->rows);
-    launch_delta_kernel(gpu, "delta_mix_kernel", s, b, layer,
-                        (b->rows + DELTA_MIX_ROWS - 1) / DELTA_MIX_ROWS,
-                        (heads + PREFILL_THREADS / 32 - 1) / (PREFILL_THREADS / 32),
-                        PREFILL_THREADS, 0);
+    launch_delta_kernel(
+        gpu, "delta_mix_kernel", s, b, layer, (b->rows + DELTA_MIX_ROWS - 1) / DELTA_MIX_ROWS,
+        (heads + PREFILL_THREADS / 32 - 1) / (PREFILL_THREADS / 32), PREFILL_THREADS, 0);
     launch_delta_kernel(gpu, "delta_rule_kernel", s, b, layer, DELTA_HEADS * DELTA_PARTS,
                         b->segments, DELTA_THREADS, DELTA_SHARED_BYTES);
 }

@@ -348,7 +348,8 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
 #if SKIPS_PARTS
     plan_skips(p);
 #endif
-    plan_ranges(p);
+    if (step.phase == PHASE_MULTIPLY) p->old_count = 0;
+    if (step.phase != PHASE_PREPARE) plan_ranges(p);
 }
 
 // By the copying warps: what finish_heads will read, each a share.
@@ -447,6 +448,8 @@ DEVICE void copy_step(Decoder &d, const Step &step)
 #endif
     if (!KV_LATENT && step.kind == STEP_ATTEND)
         expect_heads(*plan);
+    else if (step.phase == PHASE_PREPARE)
+        expect_inputs(*plan);
     else
         copy_parts(d, *plan);
 #if KV_LATENT
@@ -476,6 +479,11 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     const Layer *layer = decode_state().layers + step.layer;
     bool more = false; // another plan of the step follows
     plan_wait(d);
+    if (WIDE && step.phase == PHASE_PREPARE) {
+        prepare_step<QUANTIZED>(d, *plan);
+        step_end(d);
+        return;
+    }
     if (step.kind == STEP_ATTEND && d.together) plan_attending(layer);
 #if KV_LATENT
     if (step.kind == STEP_LATENT_QUERIES) begin_queries(d, *plan);
@@ -531,25 +539,47 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     step_end(d);
 }
 
+// Where a warp is in the steps, and the phase that the last step with phases came in.
+typedef struct {
+    int index, phase;
+} StepCounter;
+
+// The next step, or phase of one; a launch of one step is given its phase.
+template <bool WIDE> DEVICE Step next_step(const Step *steps, int together, StepCounter *at)
+{
+    Step step = steps[at->index];
+    if (WIDE && together && prepared_apart(step.kind)) {
+        step.phase = at->phase == PHASE_PREPARE ? PHASE_MULTIPLY : PHASE_PREPARE;
+        at->phase = step.phase;
+    }
+    if (step.phase != PHASE_PREPARE || !together) at->index++;
+    return step;
+}
+
 // `count` steps from `steps` on, by all threads.
 template <bool WIDE, bool QUANTIZED>
 DEVICE void run_steps(const State &s, const Batch &b, const Step *steps, int count, int together,
                       int room_bytes)
 {
     Decoder d = decoder_open(s, b, together, room_bytes);
+    StepCounter at = {0, PHASE_ALL};
     if (multiplies()) {
         multiplier_registers();
 #pragma unroll 1
-        for (int i = 0; i < count; i++) work_step<WIDE, QUANTIZED>(d, steps[i]);
+        while (at.index < count)
+            work_step<WIDE, QUANTIZED>(d, next_step<WIDE>(steps, together, &at));
         return;
     }
     other_registers();
     if (copies()) {
 #pragma unroll 1
-        for (int i = 0; i < count; i++) copy_step(d, steps[i]);
+        while (at.index < count) copy_step(d, next_step<WIDE>(steps, together, &at));
     } else if (meets() && together) {
 #pragma unroll 1
-        for (int i = 0; i < count; i++) meet_others(d, i == count - 1);
+        while (at.index < count) {
+            next_step<WIDE>(steps, together, &at);
+            meet_others(d, at.index == count);
+        }
         meetings_close();
     }
 }

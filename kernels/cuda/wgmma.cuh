@@ -95,13 +95,6 @@ DEVICE uint64_t matrix_descriptor(const void *shared, int k_bytes, int column_by
            (shared_address(shared) & 0x3ffff) >> 4;
 }
 
-// What this thread wrote to shared memory is there for the wgmmas of all threads that it meets
-// next.
-DEVICE void wgmma_operands_written(void)
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 // Between any other use of the registers of wgmma and the next wgmma.
 DEVICE void wgmma_fence(void)
 {

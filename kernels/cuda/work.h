@@ -46,12 +46,11 @@
 #define LATENT_SPLITS 64
 #endif
 #define LATENT_SPLIT_FLOATS ((HEADS * (KV_LATENT + 2) + 3) / 4 * 4) // sums, then as SPLIT_FLOATS
-#define ATTENDED (KV_LATENT ? HEADS * VALUE_DIM : Q_DIM) // channels that go into o
+#define ATTENDED (KV_LATENT ? HEADS * VALUE_DIM : Q_DIM)            // channels that go into o
 
 // A head that a 128-column block does not contain is finished by a kernel of its own, and so are
 // heads of which a norm needs all, and those with gates.
-#define HEADS_IN_BLOCKS                                                                            \
-    (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL && !GATED_ATTENTION)
+#define HEADS_IN_BLOCKS (BLOCK % HEAD_DIM == 0 && HEAD_NORMS != HEAD_NORM_ALL && !GATED_ATTENTION)
 #define QUERIES_AT (PADDED(Q_LATENT) + PADDED(LATENT_ROW)) // q_b's columns, behind q_a and kv_a
 #define RAW_DIM                                                                                    \
     (KV_LATENT ? QUERIES_AT + PADDED(HEADS * QUERY_DIM) : PADDED(Q_WIDE) + 2 * PADDED(KV_DIM))
@@ -64,11 +63,11 @@
 // Activations of the prefill form are stored in groups of 8 rows.
 #define ROWS_UP(rows) (((rows) + 7) / 8 * 8)
 
-// A routed layer. A route is row * ACTIVE_EXPERTS + which of the row's experts, ascending; places are
-// routes sorted by expert, then by row.
-#define SCORES ((EXPERTS + 2) / 2 * 2)         // of a row, and of its shared expert; an even number
-#define DOWN_WIDTH (ACTIVE_EXPERTS + 1)        // products of a row that are added to x
-#define UP_COLUMNS(width) (2 * PADDED(width))  // of gate and up
+// A routed layer. A route is row * ACTIVE_EXPERTS + which of the row's experts, ascending; places
+// are routes sorted by expert, then by row.
+#define SCORES ((EXPERTS + 2) / 2 * 2)        // of a row, and of its shared expert; an even number
+#define DOWN_WIDTH (ACTIVE_EXPERTS + 1)       // products of a row that are added to x
+#define UP_COLUMNS(width) (2 * PADDED(width)) // of gate and up
 #define ROUTING_BYTES                                                                              \
     (EXPERTS ? WORK_UP(128 + 12 * DECODE_ROWS * ACTIVE_EXPERTS + 4 * DECODE_ROWS) : 0)
 // The prefill form takes places in waves of at most so many.
@@ -98,10 +97,10 @@ typedef struct {
     uint64_t sums_qkv, sums_out, sums_up, sums_down, sums_head;
     uint64_t sums_route, sums_shared; // scores of experts; the shared one's gate and up
     uint64_t middle;                  // f32 (rows, DIM)
-    uint64_t best;   // Best (outputs, BLOCKS(VOCAB))
-    uint64_t scales; // f32 (3, rows): of the prefill form's fp16 activations
-    uint64_t raw;    // f32 (rows, RAW_DIM): q, k, v before norm and rope
-    uint64_t large;  // one of: attention partials, fp16 activations, parts of experts' scores
+    uint64_t best;                    // Best (outputs, BLOCKS(VOCAB))
+    uint64_t scales;                  // f32 (3, rows): of the prefill form's fp16 activations
+    uint64_t raw;                     // f32 (rows, RAW_DIM): q, k, v before norm and rope
+    uint64_t large; // one of: attention partials, fp16 activations, parts of experts' scores
     uint64_t experts, weights; // uint16, f32 (routes)
     uint64_t shared;           // f32 (rows): weights of the shared expert
     // Prefill form of a routed layer, where each expert's places begin at a multiple of 8.
@@ -109,6 +108,9 @@ typedef struct {
     uint64_t route;    // int32 (places); -1: none
     uint64_t place;    // int32 (routes)
     uint64_t products; // f32 (a wave's places, DIM)
+    // Inputs of a decode step of more than NARROW_ROWS rows: units as they lie in shared memory, of
+    // one linear layer after the other, and Facts of each, of the last row first.
+    uint64_t inputs, facts;
     uint64_t bytes;
 } Work;
 
@@ -132,6 +134,26 @@ typedef struct {
     WORK_MOST(UP_COLUMNS(FFN_DIM), ACTIVE_EXPERTS *UP_COLUMNS(EXPERT_DIM))
 #define DOWN_SUMS (DOWN_WIDTH * PADDED(DIM))
 #define SUM_SETS (SKIPS_PARTS ? 2 : 1) // of these sums (skips.cuh)
+
+// Columns of the matrix instruction that one row takes: MUL1's activations are two planes of bytes.
+#define PLANES(format) (FORMAT_CODEBOOK(format) == CODEBOOK_MUL1 ? 2 : 1)
+#define COLUMN_ROWS(format) (8 / PLANES(format)) // of a group of eight columns
+// Activations, the matrix instruction's B, in shared memory: groups of eight columns, in a group
+// the k-steps of a unit, in a step pairs of 16 bytes of k of all eight columns; a pair is the k of
+// one instruction. A step has a register a weight, or one for two where they are exact fp16. What
+// is added against bank conflicts lets lanes of different k write at once.
+#define PAIR_BYTES 272
+#define STEP_PAIRS(format) (FORMAT_IS_EXL3(format) ? 8 : 4)
+#define STEP_BYTES(format) (STEP_PAIRS(format) * PAIR_BYTES + 32)
+#define GROUP_BYTES (UNIT_ROWS / PASS_ROWS * STEP_BYTES(m4)) // the most of all formats
+#define UNIT_BLOCKS (UNIT_ROWS / BLOCK)
+#define FACTS_BYTES 64 // of a unit of one row: scales and offsets of its slices
+#define UNIT_GROUPS(rows) (((rows) + NARROW_ROWS - 1) / NARROW_ROWS)
+#define UNIT_BYTES(rows) (UNIT_GROUPS(rows) * GROUP_BYTES + (rows)*FACTS_BYTES)
+// Units of the inputs of all linear layers of a step.
+#define MOST_INPUTS                                                                                \
+    (uint64_t) WORK_MOST(WORK_MOST(3 * UNITS(DIM), UNITS(ATTENDED)),                               \
+                         WORK_MOST(UNITS(FFN_DIM), UNITS(DELTA_VALUES)))
 
 // The decode rows a pass can have.
 WORK_INLINE uint64_t work_decode_rows(int max_rows)
@@ -161,10 +183,10 @@ WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
     uint64_t attend = KV_LATENT ? rows * LATENT_SPLITS * LATENT_SPLIT_FLOATS
                                 : rows * KV_HEADS * MOST_SPLITS * SPLIT_FLOATS;
     uint64_t most_rows = WORK_MOST(max_rows, max_outputs);
-    uint64_t prepared = WORK_MOST(WORK_MOST(WORK_MOST(3 * PADDED(DIM), PADDED(Q_LATENT)),
-                                            PADDED(DELTA_VALUES)),
-                                  WORK_MOST(PADDED(ATTENDED), PADDED(FFN_DIM))) *
-                        ROWS_UP(most_rows) * 2;
+    uint64_t prepared =
+        WORK_MOST(WORK_MOST(WORK_MOST(3 * PADDED(DIM), PADDED(Q_LATENT)), PADDED(DELTA_VALUES)),
+                  WORK_MOST(PADDED(ATTENDED), PADDED(FFN_DIM))) *
+        ROWS_UP(most_rows) * 2;
     uint64_t gates = most_rows * UNITS(DIM) * DELTA_GATES * 4;
     uint64_t wave = work_wave(max_rows), scores = most_rows * UNITS(DIM) * SCORES * 4;
     uint64_t experts = WORK_MOST(wave * WORK_MOST(2 * PADDED(DIM), PADDED(EXPERT_DIM)),
@@ -172,6 +194,15 @@ WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
                        2;
     return WORK_MOST(WORK_MOST(attend * 4, WORK_MOST(prepared, gates)),
                      EXPERTS ? WORK_MOST(experts, scores) : 0);
+}
+
+// The rows for which inputs of decode steps are prepared apart: none, or all that a step can have.
+WORK_INLINE uint64_t work_input_rows(int max_rows, int max_outputs)
+{
+    uint64_t rows = work_decode_rows(max_rows);
+    uint64_t outputs = max_outputs < DECODE_ROWS ? max_outputs : DECODE_ROWS;
+    rows = WORK_MOST(rows, outputs);
+    return rows > NARROW_ROWS ? rows : 0;
 }
 
 WORK_INLINE Work work_places(int max_rows, int max_outputs)
@@ -202,7 +233,10 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
     w.route = w.first + WORK_UP(EXPERTS * sizeof(Places));
     w.place = w.route + WORK_UP(work_most_places(max_rows) * 4);
     w.products = w.place + WORK_UP((uint64_t)max_rows * ACTIVE_EXPERTS * 4);
-    w.bytes = w.products + WORK_UP(wave * DIM * 4);
+    w.inputs = w.products + WORK_UP(wave * DIM * 4);
+    rows = work_input_rows(max_rows, max_outputs);
+    w.facts = w.inputs + WORK_UP(MOST_INPUTS * UNIT_GROUPS(rows) * GROUP_BYTES);
+    w.bytes = w.facts + WORK_UP(MOST_INPUTS * rows * FACTS_BYTES);
     return w;
 }
 
@@ -211,22 +245,6 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define MULTIPLIERS 512
 #define DECODE_THREADS (MULTIPLIERS + 128)
 #define PREFILL_THREADS 256 // of a block of the prefill form
-
-// Columns of the matrix instruction that one row takes: MUL1's activations are two planes of bytes.
-#define PLANES(format) (FORMAT_CODEBOOK(format) == CODEBOOK_MUL1 ? 2 : 1)
-#define COLUMN_ROWS(format) (8 / PLANES(format)) // of a group of eight columns
-// Activations, the matrix instruction's B, in shared memory: groups of eight columns, in a group the
-// k-steps of a unit, in a step pairs of 16 bytes of k of all eight columns; a pair is the k of one
-// instruction. A step has a register a weight, or one for two where they are exact fp16. What is
-// added against bank conflicts lets lanes of different k write at once.
-#define PAIR_BYTES 272
-#define STEP_PAIRS(format) (FORMAT_IS_EXL3(format) ? 8 : 4)
-#define STEP_BYTES(format) (STEP_PAIRS(format) * PAIR_BYTES + 32)
-#define GROUP_BYTES (UNIT_ROWS / PASS_ROWS * STEP_BYTES(m4)) // the most of all formats
-#define UNIT_BLOCKS (UNIT_ROWS / BLOCK)
-#define FACTS_BYTES 64 // of a unit of one row: scales and offsets of its slices
-#define UNIT_GROUPS(rows) (((rows) + NARROW_ROWS - 1) / NARROW_ROWS)
-#define UNIT_BYTES(rows) (UNIT_GROUPS(rows) * GROUP_BYTES + (rows) * FACTS_BYTES)
 
 // Shared memory of the decode form: DecodeShared, the room of activations or of attention, the ring
 // of weights. A chunk of the ring is one slice of one column block.
@@ -242,18 +260,29 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
      : 0 MODEL_FORMATS(HAS_BITS_5) ? 5                                                             \
                                    : 4)
 #define MOST_CHUNK_BYTES CHUNK_BYTES(MOST_BITS)
-#define RING_CHUNKS 16           // under way at a time
-#define PLANS 4                  // steps planned ahead
+#define RING_CHUNKS 16 // under way at a time
+#define PLANS 4        // steps planned ahead
 #define LATENT_BYTES (KV_LATENT ? 8 * DECODE_ROWS : 0)
 // DecodeShared of decode.cuh, factors of latent.cuh, Routing of route.cuh
 #define DECODE_SHARED_BYTES (4096 + LATENT_BYTES + ROUTING_BYTES)
-#define UNITS_ROOM (72 * 1024)   // what activations may take where it is enough for one unit
+#define UNITS_ROOM (72 * 1024) // what activations may take where it is enough for one unit
 // Rows whose activations and a chunk of weights fit.
 WORK_INLINE int decode_rows_that_fit(int shared_bytes)
 {
     int rows = (shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES) / UNIT_BYTES(NARROW_ROWS) *
                NARROW_ROWS;
     return rows < DECODE_ROWS ? rows : DECODE_ROWS;
+}
+
+// A decode step of more than NARROW_ROWS rows comes in two phases, where its inputs do not differ
+// by expert: each input is prepared once, by one block of threads; then all multiply.
+enum { PHASE_ALL, PHASE_PREPARE, PHASE_MULTIPLY };
+
+WORK_INLINE int prepared_apart(int kind)
+{
+    return kind == STEP_QKV || kind == STEP_OUT || kind == STEP_UP || kind == STEP_UP_ALONE ||
+           kind == STEP_DOWN || kind == STEP_HEAD || kind == STEP_DELTA_IN ||
+           kind == STEP_DELTA_OUT;
 }
 
 // Where the decode form adds up a row's products.
@@ -311,11 +340,9 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
      (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
 // Heads are finished beside the place of the values, or, where gates make them many, in it.
 #define HEADS_BESIDE (GATED_ATTENTION ? 0 : HEADS_ROOM)
-#define VALUES_ROOM                                                                                \
-    (SPLIT * VALUE_STRIDE + HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
+#define VALUES_ROOM (SPLIT * VALUE_STRIDE + HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
 #define PLAIN_SHARED_BYTES                                                                         \
-    ((QUERY_FLOATS + HEADS_BESIDE) * 4 +                                                           \
-     WORK_MOST(VALUES_ROOM, (HEADS_ROOM - HEADS_BESIDE) * 4))
+    ((QUERY_FLOATS + HEADS_BESIDE) * 4 + WORK_MOST(VALUES_ROOM, (HEADS_ROOM - HEADS_BESIDE) * 4))
 
 // Of latent attention: queries, keys, scores of parts of the channels, weights, factors; or queries
 // of a head and its sums by quarters; or latents of a head.
@@ -324,8 +351,8 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define LATENT_WEIGHT_STRIDE (LATENT_KEYS + 8)
 #define LATENT_SHARED_BYTES                                                                        \
     WORK_MOST((LATENT_HEADS + LATENT_KEYS) * VALUE_STRIDE +                                        \
-                  LATENT_HEADS * (4 * LATENT_K_PARTS * LATENT_SCORE_STRIDE +                       \
-                                  2 * LATENT_WEIGHT_STRIDE + 4),                                   \
+                  LATENT_HEADS *                                                                   \
+                      (4 * LATENT_K_PARTS * LATENT_SCORE_STRIDE + 2 * LATENT_WEIGHT_STRIDE + 4),   \
               4 * ROW_GROUP * WORK_MOST(COVER(QUERY_DIM) + 4 * BLOCK, PADDED(LATENT_ROW)))
 #define ATTEND_SHARED_BYTES (KV_LATENT ? LATENT_SHARED_BYTES : PLAIN_SHARED_BYTES)
 

@@ -1302,8 +1302,12 @@ static void check_together(void)
     int r = random_bits() % b.rows;
     few.rows = few.segments = few.outputs = 1;
     few.token += r, few.position += r, few.sequence += r;
+    Segment own = segment[r];
+    own.row = 0;
+    put(b.segment, &own, sizeof own);
     put(s.states, given, STATE_FLOATS * 4);
     launch_together(gpu, &plain, &few);
+    put(b.segment, segment, sizeof own);
     float *alone = get(s.logits, VOCAB * 4);
     if (memcmp(alone, v + (size_t)r * VOCAB, VOCAB * 4) != 0) {
         printf("row %d of %d differs when it is alone\n", r, b.rows);

@@ -36,7 +36,6 @@ DEVICE uint64_t matrix_descriptor(const void *shared, int k_bytes, int column_by
     assert(start % 16 == 0 && k_bytes % 16 == 0 && column_bytes % 16 == 0);
     return (uint64_t)(column_bytes >> 4) << 32 | (uint64_t)(k_bytes >> 4) << 16 | (start & 0x3ffff) >> 4;
 }
-DEVICE void wgmma_operands_written(void) {}
 DEVICE void wgmma_fence(void) {}
 DEVICE void wgmma_commit(void) { emulate_wgmma_commit(); }
 template <int N> DEVICE void wgmma_wait(void)
