@@ -561,7 +561,7 @@ DEVICE void mma(int32_t c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3
         mma_half((float *)c, a0, a1, a2, a3, b0, b1);
 }
 
-// The inner loop: on sm_90 3.0 instructions a weight for MUL1 at 4 bits, 3.7 at 6; what surrounds
+// The inner loop: on sm_90 2.9 instructions a weight for MUL1 at 4 bits, 3.7 at 6; what surrounds
 // it adds about 0.6.
 //
 // One k-step of 64 rows times 16 columns, whose words are in `run`, and a group of 8 columns of

@@ -288,10 +288,11 @@ WORK_INLINE int prepared_apart(int kind)
 // Where the decode form adds up a row's products.
 #define COMBINE_ROOM (EXPERTS ? WORK_UP(DOWN_WIDTH * BLOCK * 4) : 0)
 
-// Units of activations that a block holds at a time. Few steps have more than four.
+// Units of activations that a block holds at a time: at least one, else what leaves the ring three
+// chunks. Few steps have more than four.
 WORK_INLINE int held_units(int rows, int shared_bytes)
 {
-    int room = shared_bytes - DECODE_SHARED_BYTES - MOST_CHUNK_BYTES;
+    int room = shared_bytes - DECODE_SHARED_BYTES - 3 * MOST_CHUNK_BYTES;
     room = room < UNITS_ROOM ? room : UNITS_ROOM;
     int units = room / UNIT_BYTES(rows);
     return units > 4 ? 4 : units < 1 ? 1 : units;
