@@ -49,14 +49,19 @@ DEVICE void decode_logits(void)
     const State &s = decode_state();
     const Batch &b = decode_batch();
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    float *factors = (float *)room(); // (outputs)
+    for (int output = warp; output < b.outputs; output += MULTIPLIERS / WARP) {
+        const float *squares = work_at<const float>(s, work_of(s).squares);
+        float factor = norm_factor<DIM>(squares, b.output[output], lane);
+        if (lane == 0) factors[output] = factor;
+    }
+    multipliers_sync();
     for (int task = warp * gridDim.x + blockIdx.x; task < b.outputs * BLOCKS(VOCAB);
          task += MULTIPLIERS / WARP * gridDim.x) {
         int output = task / BLOCKS(VOCAB), block = task % BLOCKS(VOCAB);
         uint64_t *sums = sums_at(s, work_of(s).sums_head) + (uint64_t)output * PADDED(VOCAB);
-        float factor =
-            norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), b.output[output], lane);
         float v[4];
-        read_sums(sums, block, factor, v);
+        read_sums(sums, block, factors[output], v);
         uint4 *place = (uint4 *)(sums + block * BLOCK + 4 * lane);
         place[0] = place[1] = make_uint4(0, 0, 0, 0);
         finish_columns(s, s.ends.head, block, v);
