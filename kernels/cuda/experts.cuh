@@ -114,19 +114,21 @@ DEVICE ExpertChunks expert_chunks(const Step &step)
     return c;
 }
 
-// Where this block's share of the chunks of all chosen experts begins, or that of the next one.
-DEVICE int share_begin(const Step &step, int block)
+// Where this block's share of the chunks of `experts` chosen ones begins, or that of the next one.
+DEVICE int share_begin(const Step &step, int experts, int block)
 {
-    return share_of(expert_chunks(step).all * routing()->experts, block);
+    return share_of(expert_chunks(step).all * experts, block);
 }
 
 // By one thread: plans chunks from `at` on, up to `end`, of as many experts as have equally many
-// rows and fit in a plan. Returns where the next plan begins.
+// rows and fit in a plan; which experts those are is left to name_experts. A single row's plan can
+// so be made before its experts are known. Returns where the next plan begins.
 DEVICE int plan_experts(const Decoder &d, const Step &step, int at, int end, Plan *p)
 {
     const State &s = decode_state();
     const Work &w = work_of(s);
-    const Routing *r = routing();
+    const uint16_t *places = routing()->first;
+    bool alone = decode_batch().rows == 1; // its places are its experts' numbers
     const ExpertChunks chunks = expert_chunks(step);
     const Layer *layer = s.layers + step.layer;
     bool up = step.kind == STEP_EXPERTS_UP;
@@ -141,20 +143,18 @@ DEVICE int plan_experts(const Decoder &d, const Step &step, int at, int end, Pla
     p->pending_count = up ? 0 : 2; // expert_pending
     while (at < end && p->count < 3) {
         int index = at / chunks.all, within = at - index * chunks.all;
-        int first = r->first[index], rows = r->first[index + 1] - first;
+        int first = alone ? index : places[index], rows = alone ? 1 : places[index + 1] - first;
         if (p->count && rows != p->rows) break;
         p->rows = rows;
         bool second = within >= chunks.first;
         int from = second ? within - chunks.first : within;
         int most = second ? chunks.all - chunks.first : chunks.first;
         int to = end - at < most - from ? from + end - at : most;
-        int expert = r->expert[r->route[first]];
         const Linear &linear = !up ? layer->down : second ? layer->up : layer->gate;
         Part *part = &p->part[p->count];
         p->step.format[p->count] = step.format[second];
-        plan_part(p, of_expert(linear, layer, expert), up ? EXPERT_DIM : DIM,
+        plan_part(p, linear, up ? EXPERT_DIM : DIM,
                   first * p->width + (second ? PADDED(EXPERT_DIM) : 0));
-        part->expert = expert;
         part->first = first;
         plan_share(p, part, from, to);
         at += to - from;
@@ -164,23 +164,49 @@ DEVICE int plan_experts(const Decoder &d, const Step &step, int at, int end, Pla
     return at;
 }
 
+// By one thread: the experts of a plan's parts.
+DEVICE void name_experts(Plan *p)
+{
+    const Routing *r = routing();
+    for (int i = 0; i < p->count; i++) {
+        Part *part = &p->part[i];
+        part->expert = r->expert[r->route[part->first]];
+        part->linear = of_expert(part->linear, p->layer, part->expert);
+    }
+}
+
+// Until the rows' experts are listed.
+DEVICE void wait_routed(Decoder &d)
+{
+    barrier_wait(&decode_shared()->routed, d.routings++ % 2);
+}
+
 // By the copying warp, after what plan_routed planned.
 DEVICE void copy_experts(Decoder &d, const Step &step)
 {
     if (step.kind == STEP_COMBINE) return;
-    // Within one launch of all steps, experts_up's list is still there for experts_down.
-    if (step.kind == STEP_EXPERTS_UP || !d.together)
-        barrier_wait(&decode_shared()->routed, d.routings++ % 2);
-    int at = share_begin(step, blockIdx.x), end = share_begin(step, blockIdx.x + 1);
-    while (at < end) {
+    // Within one launch of all steps, experts_up's list is still there for experts_down. A single
+    // row's first plan is made before the list is there.
+    bool waits = step.kind == STEP_EXPERTS_UP || !d.together, alone = decode_batch().rows == 1;
+    if (waits && !alone) waits = false, wait_routed(d);
+    int experts = alone ? ACTIVE_EXPERTS : routing()->experts;
+    int at = share_begin(step, experts, blockIdx.x),
+        end = share_begin(step, experts, blockIdx.x + 1);
+    bool any = at < end;
+    do {
         Plan *plan = plan_slot(d);
-        plan_begin(d);
-        if (threadIdx.x % WARP == 0) at = plan_experts(d, step, at, end, plan);
-        at = (int)shuffle((uint32_t)at, 0);
+        if (any) {
+            plan_begin(d);
+            if (threadIdx.x % WARP == 0) at = plan_experts(d, step, at, end, plan);
+            at = (int)shuffle((uint32_t)at, 0);
+        }
+        if (waits) waits = false, wait_routed(d);
+        if (!any) break;
+        if (threadIdx.x % WARP == 0) name_experts(plan);
         plan_ready(d);
         copy_parts(d, *plan);
         d.plans++;
-    }
+    } while (at < end);
 }
 
 // --- steps ---------------------------------------------------------------------------------------
@@ -246,6 +272,7 @@ DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan)
         combine(plan.layer);
         return false;
     }
-    return share_begin(step, blockIdx.x) < share_begin(step, blockIdx.x + 1);
+    int experts = routing()->experts;
+    return share_begin(step, experts, blockIdx.x) < share_begin(step, experts, blockIdx.x + 1);
 }
 #endif

@@ -266,6 +266,16 @@ DEVICE void group_routes(void)
 {
     Routing *r = routing();
     int routes = decode_batch().rows * ACTIVE_EXPERTS, lane = threadIdx.x % WARP;
+    if (decode_batch().rows == 1) { // its experts are in order already
+        for (int i = threadIdx.x; i <= routes; i += MULTIPLIERS) {
+            r->first[i] = i;
+            if (i < routes) r->place[i] = r->route[i] = i;
+        }
+        if (threadIdx.x == 0) r->experts = routes;
+        multipliers_sync();
+        if (threadIdx.x == 0) barrier_arrive(&decode_shared()->routed);
+        return;
+    }
     multipliers_sync();
     for (int i = threadIdx.x; i < routes; i += MULTIPLIERS) {
         int place = 0;
