@@ -1201,6 +1201,35 @@ static void random_inputs(Layer *layer, int q, int k, int v)
 #define TEST_RUN_DELTA(l)
 #endif
 
+// A pass in steps. Attention's products come before or after those of the feed-forward.
+#define OUT_FIRST(layer, o) if (!PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
+#define OUT_LAST(layer, o) if (PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
+#define RUN_STEPS(q_, k_, v_, o_, g_, u_, d_, h_)                                                  \
+    launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
+    for (int l = 0; l < LAYERS; l++) {                                                             \
+        const Layer *layer = s.layers + l;                                                         \
+        if (TEST_DELTA(l)) {                                                                       \
+            TEST_RUN_DELTA(l);                                                                     \
+        } else if (TEST_ATTENDS(l)) {                                                              \
+            TEST_LAUNCH_QKV(gpu, &plain, &b, q_, k_, v_, layer);                                   \
+            launch_attend(gpu, &plain, &b, layer);                                                 \
+            OUT_FIRST(layer, o_)                                                                   \
+        }                                                                                          \
+        if (!TEST_FEEDS(l)) continue;                                                              \
+        if (TEST_ROUTED(l)) {                                                                      \
+            TEST_LAUNCH_EXPERTS(layer);                                                            \
+            continue;                                                                              \
+        }                                                                                          \
+        TEST_LAUNCH_UP(g_, u_, layer);                                                             \
+        OUT_LAST(layer, o_)                                                                        \
+        TEST_LAUNCH_DOWN(gpu, &plain, &b, d_, layer);                                              \
+    }                                                                                              \
+    launch_head(gpu, &plain, &b, h_);
+static void run_steps(State plain)
+{
+    TEST_STEP_FORMATS(RUN_STEPS)
+}
+
 // All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys
 // and values, states, and sums that are clear.
 static void check_together(void)
@@ -1246,31 +1275,7 @@ static void check_together(void)
                 return;
             }
         } else {
-// Attention's products before or after those of the feed-forward.
-#define OUT_FIRST(layer, o) if (!PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
-#define OUT_LAST(layer, o) if (PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
-#define STEPS_ALONE(q_, k_, v_, o_, g_, u_, d_, h_)                                                \
-    launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
-    for (int l = 0; l < LAYERS; l++) {                                                             \
-        const Layer *layer = s.layers + l;                                                         \
-        if (TEST_DELTA(l)) {                                                                       \
-            TEST_RUN_DELTA(l);                                                                     \
-        } else if (TEST_ATTENDS(l)) {                                                              \
-            TEST_LAUNCH_QKV(gpu, &plain, &b, q_, k_, v_, layer);                                   \
-            launch_attend(gpu, &plain, &b, layer);                                                 \
-            OUT_FIRST(layer, o_)                                                                   \
-        }                                                                                          \
-        if (!TEST_FEEDS(l)) continue;                                                              \
-        if (TEST_ROUTED(l)) {                                                                      \
-            TEST_LAUNCH_EXPERTS(layer);                                                            \
-            continue;                                                                              \
-        }                                                                                          \
-        TEST_LAUNCH_UP(g_, u_, layer);                                                             \
-        OUT_LAST(layer, o_)                                                                        \
-        TEST_LAUNCH_DOWN(gpu, &plain, &b, d_, layer);                                              \
-    }                                                                                              \
-    launch_head(gpu, &plain, &b, h_);
-            TEST_STEP_FORMATS(STEPS_ALONE)
+            run_steps(plain);
         }
         logits[together] = get(s.logits, logits_bytes);
         for (int pool = 0; pool < POOLS; pool++)
@@ -1311,6 +1316,17 @@ static void check_together(void)
     float *alone = get(s.logits, VOCAB * 4);
     if (memcmp(alone, v + (size_t)r * VOCAB, VOCAB * 4) != 0) {
         printf("row %d of %d differs when it is alone\n", r, b.rows);
+        failed++;
+    }
+    free(alone);
+    b.outputs = 0; // nor does what comes before it matter: a pass that leaves its last sums
+    run_steps(plain);
+    b.outputs = b.rows;
+    put(s.states, given, STATE_FLOATS * 4);
+    launch_together(gpu, &plain, &few);
+    alone = get(s.logits, VOCAB * 4);
+    if (memcmp(alone, v + (size_t)r * VOCAB, VOCAB * 4) != 0) {
+        printf("row %d of %d differs behind a pass without outputs\n", r, b.rows);
         failed++;
     }
     free(alone);
