@@ -505,6 +505,9 @@ static void check_delta_nets(void)
     plan = plan_of(NEXT, "\"linear_num_key_heads\": 1, \"linear_key_head_dim\": 45");
     CHECK(missing_on_cuda(plan) && strstr(missing_on_cuda(plan), "1 key heads of 45 channels"));
     CHECK(plan->runs[0].group == 1 && plan->run_count == 2);
+    plan = plan_of(NEXT, "\"linear_num_key_heads\": 1, \"linear_num_value_heads\": 1, "
+                         "\"linear_value_head_dim\": 45");
+    CHECK(missing_on_cuda(plan) && strstr(missing_on_cuda(plan), "1 of 45 for values"));
 
     plan = plan_of(FIVE, "\"text_config\": {\"hidden_size\": 64, \"num_hidden_layers\": 9, "
                          "\"num_attention_heads\": 4, \"rms_norm_eps\": 1e-6, "
