@@ -1319,9 +1319,11 @@ static void check_together(void)
         failed++;
     }
     free(alone);
-    b.outputs = 0; // nor does what comes before it matter: a pass that leaves its last sums
+    put(b.segment, segment, sizeof segment);
+    b.outputs = 0; // nor does what comes before it matter: a pass without outputs
     run_steps(plain);
     b.outputs = b.rows;
+    put(b.segment, &own, sizeof own);
     put(s.states, given, STATE_FLOATS * 4);
     launch_together(gpu, &plain, &few);
     alone = get(s.logits, VOCAB * 4);
@@ -1330,6 +1332,7 @@ static void check_together(void)
         failed++;
     }
     free(alone);
+    put(b.segment, segment, sizeof segment);
     for (int i = 0; i < 2; i++)
         free(logits[i]), free(cache[i][POOL_ALL]), free(cache[i][POOL_WINDOW]), free(states[i]);
     free(given);
@@ -1374,6 +1377,7 @@ static void check_batch(int segments, const int *rows)
         layers[1].down = random_linear(f, LAYER_FFN_DIM(&layers[1]), DIM, 0);                      \
         put_weights();                                                                             \
         check_residual(1, f, 1, #f);                                                               \
+        layers[1].down = (Linear){0};                                                              \
         weights_used = start;                                                                      \
     }
 #define CHECK_UP(g, u)                                                                             \
@@ -1384,6 +1388,7 @@ static void check_batch(int segments, const int *rows)
     layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
     put_weights();                                                                                 \
     check_up(g, u, TEST_DOWN_FORMAT, 1, #g "," #u);                                                \
+    layers[1].down = (Linear){0};                                                                  \
     weights_used = start;
 #define CHECK_UP_ALONE(u)                                                                          \
     layers[1].gate = (Linear){0};                                                                  \
@@ -1392,6 +1397,7 @@ static void check_batch(int segments, const int *rows)
     layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
     put_weights();                                                                                 \
     check_up(0, u, TEST_DOWN_FORMAT, 1, #u " alone");                                              \
+    layers[1].down = (Linear){0};                                                                  \
     weights_used = start;
 #define CHECK_HEAD(f)                                                                              \
     s.ends.head = random_linear(f, DIM, VOCAB, 0);                                                 \
