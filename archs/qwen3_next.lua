@@ -25,6 +25,7 @@ return qwen3_moe:with {
   active     = cfg("num_experts_per_tok", 10),
   expert_dim = cfg("moe_intermediate_size", 512),
   shared_dim = cfg("shared_expert_intermediate_size", 512),
+  route_normalize = cfg { "norm_topk_prob", default = true, null = false },
 
   norm      = rmsnorm { "model.norm", offset = 1 },
   attn_norm = rmsnorm { "input_layernorm", offset = 1 },

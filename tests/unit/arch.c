@@ -529,6 +529,28 @@ static void check_delta_nets(void)
             "expected \"full_attention\" or \"sliding_attention\"");
 }
 
+// Whether the weights of the chosen experts add up to one: what config says, or else the default of
+// Hugging Face's configuration.
+static void check_normalized(const char *architecture, const char *members, int otherwise)
+{
+    static const char *const more[] = {"", ", \"norm_topk_prob\": true", ", \"norm_topk_prob\": false"};
+    int expected[] = {otherwise, 1, 0};
+    for (int i = 0; i < 3; i++) {
+        Plan *plan = plan_of(architecture, arena_format("%s%s", members, more[i]));
+        CHECK_MSG(plan->graph->facts.router_normalize == expected[i], "%s%s", architecture, more[i]);
+    }
+}
+
+static void check_routers(void)
+{
+    const char *routed = "\"n_routed_experts\": 8, \"moe_intermediate_size\": 128, "
+                         "\"num_experts_per_tok\": 2";
+    check_normalized("Qwen3MoeForCausalLM", "\"num_experts\": 8", 0);
+    check_normalized(NEXT, "\"num_experts\": 10", 1);
+    check_normalized("Dots1ForCausalLM", routed, 0);
+    check_normalized("Glm4MoeForCausalLM", routed, 1);
+}
+
 // Attention of layers 0 and 3, feed-forwards of layers 0, 1 and 3; layer 2 has neither.
 #define BLOCK_CONFIG(group, mult)                                                                  \
     "{\"attention\": {\"n_heads_in_group\": " group "}, \"ffn\": {\"ffn_mult\": " mult "}}"
@@ -570,6 +592,7 @@ int main(void)
 {
     check_cuda();
     check_delta_nets();
+    check_routers();
     check_facts();
     check_rope();
     check_window_rules();
