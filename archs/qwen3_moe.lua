@@ -10,7 +10,8 @@ return qwen3:with {
   head_dim = cfg { "head_dim", default = 128, null = function(m) return m.dim // m.heads end },
   window   = false,
 
-  experts    = cfg("num_experts", 128),
+  saved_as   = cfg("num_local_experts", 128), -- what transformers 5 calls them
+  experts    = cfg("num_experts", function(m) return m.saved_as end),
   active     = cfg("num_experts_per_tok", 8),
   expert_dim = cfg("moe_intermediate_size", 768),
   route_normalize = cfg("norm_topk_prob", false),

@@ -546,6 +546,9 @@ static void check_routers(void)
     const char *routed = "\"n_routed_experts\": 8, \"moe_intermediate_size\": 128, "
                          "\"num_experts_per_tok\": 2";
     check_normalized("Qwen3MoeForCausalLM", "\"num_experts\": 8", 0);
+    const Plan *plan = plan_of("Qwen3MoeForCausalLM", "\"num_local_experts\": 8");
+    CHECK(plan->graph->facts.experts == 8);
+    refused(NEXT, "\"num_local_experts\": 8", "num_local_experts is 8");
     check_normalized(NEXT, "\"num_experts\": 10", 1);
     check_normalized("Dots1ForCausalLM", routed, 0);
     check_normalized("Glm4MoeForCausalLM", routed, 1);
