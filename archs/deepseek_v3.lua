@@ -20,6 +20,8 @@ return dots1:with {
   head_dim     = derived(function(m) return m.kv_latent + m.turned_dim end),
   rope         = rope_config { style = "interleaved", dim = function(m) return m.turned_dim end },
 
+  route_normalize = cfg { "norm_topk_prob", default = true, null = false },
+
   -- A scaled rope with mscale_all_dim makes scores larger, too.
   scaling       = cfg("rope_scaling", false),
   parameters    = cfg("rope_parameters", false),

@@ -4,7 +4,7 @@ local qwen3 = require "qwen3"
 return qwen3:with {
   name   = "dots1",
   hf     = { "Dots1ForCausalLM" },
-  expect = { norm_topk_prob = true, scoring_func = { "noaux_tc", "sigmoid" } },
+  expect = { scoring_func = { "noaux_tc", "sigmoid" } },
 
   kv_heads     = cfg { "num_key_value_heads", default = 32, null = function(m) return m.heads end },
   head_dim     = cfg("head_dim", function(m) return m.dim // m.heads end),
@@ -23,6 +23,7 @@ return qwen3:with {
   shared      = cfg("n_shared_experts", 1),
   shared_dim  = derived(function(m) return m.shared * m.expert_dim end),
   route_scale = cfg("routed_scaling_factor", 1),
+  route_normalize = cfg("norm_topk_prob", false),
   groups      = cfg("n_group", 1),
   top_groups  = cfg("topk_group", 1),
 

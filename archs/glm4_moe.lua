@@ -19,4 +19,5 @@ return dots1:with {
   dense   = cfg("first_k_dense_replace", 1),
   experts = cfg("n_routed_experts", 128),
   active  = cfg("num_experts_per_tok", 8),
+  route_normalize = cfg { "norm_topk_prob", default = true, null = false },
 }

@@ -13,6 +13,7 @@ return qwen3_next:with {
   experts  = cfg("num_experts", 256),
   active   = cfg("num_experts_per_tok", 8),
   dense    = false,
+  route_normalize = true,
   is_dense = function() return false end,
 
   delta = delta_net { under = "linear_attn.", qkv = "in_proj_qkv", z = "in_proj_z",

@@ -4,15 +4,17 @@ local qwen3 = require "qwen3"
 return qwen3:with {
   name   = "qwen3_moe",
   hf     = { "Qwen3MoeForCausalLM" },
-  expect = { norm_topk_prob = true, use_sliding_window = false, use_qk_norm = true },
+  expect = { use_sliding_window = false, use_qk_norm = true },
 
   kv_heads = cfg { "num_key_value_heads", default = 4, null = function(m) return m.heads end },
   head_dim = cfg { "head_dim", default = 128, null = function(m) return m.dim // m.heads end },
   window   = false,
 
-  experts    = cfg("num_experts", 128),
+  saved_as   = cfg("num_local_experts", 128), -- what transformers 5 calls them
+  experts    = cfg("num_experts", function(m) return m.saved_as end),
   active     = cfg("num_experts_per_tok", 8),
   expert_dim = cfg("moe_intermediate_size", 768),
+  route_normalize = cfg("norm_topk_prob", false),
   step       = cfg("decoder_sparse_step", 1),
   dense      = cfg("mlp_only_layers", false), -- numbers of layers without experts
 

@@ -21,10 +21,12 @@ return qwen3_moe:with {
   delta_value_dim = cfg("linear_value_head_dim", 128),
   delta_taps      = cfg("linear_conv_kernel_dim", 4),
 
+  saved_as   = false,
   experts    = cfg("num_experts", 512),
   active     = cfg("num_experts_per_tok", 10),
   expert_dim = cfg("moe_intermediate_size", 512),
   shared_dim = cfg("shared_expert_intermediate_size", 512),
+  route_normalize = cfg { "norm_topk_prob", default = true, null = false },
 
   norm      = rmsnorm { "model.norm", offset = 1 },
   attn_norm = rmsnorm { "input_layernorm", offset = 1 },

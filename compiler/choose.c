@@ -101,9 +101,10 @@ const char *missing_on_cuda(const Plan *plan)
         return "experts or norms before sums in parallel layers have no CUDA kernels";
     if (f->state_layers && plan->parallel)
         return "delta nets in parallel layers have no CUDA kernels";
-    if (f->delta_key_heads * f->delta_key_dim % 2)
-        return arena_format("%d key heads of %d channels: on CUDA those are even in number",
-                            f->delta_key_heads, f->delta_key_dim);
+    if (f->delta_key_heads * f->delta_key_dim % 2 || f->delta_heads * f->delta_value_dim % 2)
+        return arena_format("%d key heads of %d channels and %d of %d for values: on CUDA both are "
+                            "even in number", f->delta_key_heads, f->delta_key_dim, f->delta_heads,
+                            f->delta_value_dim);
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))

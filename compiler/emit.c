@@ -318,6 +318,7 @@ static Buffer layers_region(const Plan *plan)
     return b;
 }
 
+// Adds the line of a step's kernels to the lines of `b`, once.
 static void add_kernel(Buffer *b, const Step *step)
 {
     if (strcmp(step->name, "moe_shared") == 0) { // two lines: routed experts may be with and without
@@ -333,7 +334,8 @@ static void add_kernel(Buffer *b, const Step *step)
     for (int i = 0; i < step->format_count; i++)
         buffer_print(&line, "%s%s", i ? ", " : "", format_name(step->formats[i]));
     buffer_print(&line, ")\n");
-    if (!b->data || !strstr(b->data, line.data)) buffer_add(b, line.data, line.bytes);
+    // As a whole line: DELTA_OUT ends with OUT.
+    if (!strstr(b->data, arena_format("\n%s", line.data))) buffer_add(b, line.data, line.bytes);
     buffer_free(&line);
 }
 

@@ -94,6 +94,7 @@ facts.eps, facts.softmax_scale, facts.tied = check_positive, check_positive, che
 facts.use_window, facts.window_from = check_boolean, whole(0, 1 << 30)
 facts.embed_scale, facts.logit_scale, facts.residual_scale = check_positive, check_positive,
                                                              check_positive
+facts.route_normalize = check_boolean -- false: a moe does not normalize, whatever it says
 local function check_softcap(key, value)
   return value ~= 0 and value ~= false and check_positive(key, value)
 end
@@ -798,7 +799,8 @@ end
 function trace_part.moe(m, part, role, x)
   local under, expert, shared = prefix .. part.under, part.expert, part.shared
   routing = { experts = m.experts, active = m.active, expert_dim = m.expert_dim,
-              shared_dim = shared and m.shared_dim or 0, normalize = part.normalize,
+              shared_dim = shared and m.shared_dim or 0,
+              normalize = part.normalize and m.route_normalize ~= false,
               sigmoid = part.score == "sigmoid", scale = m.route_scale or 1,
               groups = m.groups or 1, top_groups = m.top_groups or 1 }
   if m.active > m.experts then refuse("%d of %d experts cannot be active", m.active, m.experts) end

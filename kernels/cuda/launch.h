@@ -536,13 +536,20 @@ static inline void launch_moe(Gpu *gpu, const State *s, const Batch *b, int gate
 }
 #endif
 
+// The sums of the last layer's feed-forward, which no head reads and clears. The next pass may have
+// fewer rows, and layers of other widths.
+static void clear_last_sums(Gpu *gpu, const State *s)
+{
+    Work w = work_places(s->max_rows, s->max_outputs);
+    gpu_clear_async(gpu, (GpuPointer)s->work + w.sums_up, w.sums_head - w.sums_up);
+}
+
 static inline void launch_head(Gpu *gpu, const State *s, const Batch *b, int format)
 {
     int pending = decode_form(gpu, s, b); // the last layer's products
     launch_keep(gpu, s, b, LAYERS);
     if (b->outputs == 0) {
-        for (int clear = 1; SKIPS_PARTS && pending && clear <= 2; clear++)
-            launch_decode(gpu, STEP_LOGITS, s, b, NULL, 0, 0, 0, clear, 0);
+        if (pending) clear_last_sums(gpu, s);
         return;
     }
     if (b->outputs <= decode_rows_here(gpu)) {

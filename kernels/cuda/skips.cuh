@@ -123,9 +123,8 @@ DEVICE void plan_skips(Plan *p)
     case STEP_HEAD:
         if (p->step.pending) plan_stream(p, w, b, rows);
         break;
-    case STEP_LOGITS: // 2: there is no head; what it would have cleared
-        if (p->step.pending == 1) plan_cleared(p, w, b, rows);
-        if (p->step.pending == 2) plan_stream(p, w, b, rows);
+    case STEP_LOGITS:
+        if (p->step.pending) plan_cleared(p, w, b, rows);
         break;
     }
 }

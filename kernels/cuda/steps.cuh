@@ -1,6 +1,6 @@
 // The entry points of every step, one macro a step: forward.cu names the variants a model needs.
 // All but sample and the decode form take the same parameters; `n` is the rows of a tile of the
-// prefill form, or keep's layer.
+// prefill form, a wave of experts' places, or keep's layer.
 #pragma once
 #include "kernels/cuda/absorb.cuh"
 #include "kernels/cuda/attend.cuh"

@@ -98,9 +98,9 @@ typedef struct {
     uint64_t sums_route, sums_shared; // scores of experts; the shared one's gate and up
     uint64_t middle;                  // f32 (rows, DIM)
     uint64_t best;                    // Best (outputs, BLOCKS(VOCAB))
-    uint64_t scales;                  // f32 (3, rows): of the prefill form's fp16 activations
-    uint64_t raw;                     // f32 (rows, RAW_DIM): q, k, v before norm and rope
-    uint64_t large; // one of: attention partials, fp16 activations, parts of experts' scores
+    uint64_t scales; // f32 (3, rows), or (2, places of a wave): of the prefill form's activations
+    uint64_t raw;    // f32 (rows, RAW_DIM): q, k, v before norm and rope
+    uint64_t large;  // one of: attention partials, fp16 activations, parts of scores (scores.cuh)
     uint64_t experts, weights; // uint16, f32 (routes)
     uint64_t shared;           // f32 (rows): weights of the shared expert
     // Prefill form of a routed layer, where each expert's places begin at a multiple of 8.

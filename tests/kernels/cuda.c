@@ -1201,6 +1201,35 @@ static void random_inputs(Layer *layer, int q, int k, int v)
 #define TEST_RUN_DELTA(l)
 #endif
 
+// A pass in steps. Attention's products come before or after those of the feed-forward.
+#define OUT_FIRST(layer, o) if (!PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
+#define OUT_LAST(layer, o) if (PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
+#define RUN_STEPS(q_, k_, v_, o_, g_, u_, d_, h_)                                                  \
+    launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
+    for (int l = 0; l < LAYERS; l++) {                                                             \
+        const Layer *layer = s.layers + l;                                                         \
+        if (TEST_DELTA(l)) {                                                                       \
+            TEST_RUN_DELTA(l);                                                                     \
+        } else if (TEST_ATTENDS(l)) {                                                              \
+            TEST_LAUNCH_QKV(gpu, &plain, &b, q_, k_, v_, layer);                                   \
+            launch_attend(gpu, &plain, &b, layer);                                                 \
+            OUT_FIRST(layer, o_)                                                                   \
+        }                                                                                          \
+        if (!TEST_FEEDS(l)) continue;                                                              \
+        if (TEST_ROUTED(l)) {                                                                      \
+            TEST_LAUNCH_EXPERTS(layer);                                                            \
+            continue;                                                                              \
+        }                                                                                          \
+        TEST_LAUNCH_UP(g_, u_, layer);                                                             \
+        OUT_LAST(layer, o_)                                                                        \
+        TEST_LAUNCH_DOWN(gpu, &plain, &b, d_, layer);                                              \
+    }                                                                                              \
+    launch_head(gpu, &plain, &b, h_);
+static void run_steps(State plain)
+{
+    TEST_STEP_FORMATS(RUN_STEPS)
+}
+
 // All decode steps in one launch give the bits of the launches one by one: logits, the rows' keys
 // and values, states, and sums that are clear.
 static void check_together(void)
@@ -1246,31 +1275,7 @@ static void check_together(void)
                 return;
             }
         } else {
-// Attention's products before or after those of the feed-forward.
-#define OUT_FIRST(layer, o) if (!PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
-#define OUT_LAST(layer, o) if (PARALLEL) TEST_LAUNCH_OUT(gpu, &plain, &b, o, layer);
-#define STEPS_ALONE(q_, k_, v_, o_, g_, u_, d_, h_)                                                \
-    launch_embed(gpu, &plain, &b, EMBED_FORMAT);                                                   \
-    for (int l = 0; l < LAYERS; l++) {                                                             \
-        const Layer *layer = s.layers + l;                                                         \
-        if (TEST_DELTA(l)) {                                                                       \
-            TEST_RUN_DELTA(l);                                                                     \
-        } else if (TEST_ATTENDS(l)) {                                                              \
-            TEST_LAUNCH_QKV(gpu, &plain, &b, q_, k_, v_, layer);                                   \
-            launch_attend(gpu, &plain, &b, layer);                                                 \
-            OUT_FIRST(layer, o_)                                                                   \
-        }                                                                                          \
-        if (!TEST_FEEDS(l)) continue;                                                              \
-        if (TEST_ROUTED(l)) {                                                                      \
-            TEST_LAUNCH_EXPERTS(layer);                                                            \
-            continue;                                                                              \
-        }                                                                                          \
-        TEST_LAUNCH_UP(g_, u_, layer);                                                             \
-        OUT_LAST(layer, o_)                                                                        \
-        TEST_LAUNCH_DOWN(gpu, &plain, &b, d_, layer);                                              \
-    }                                                                                              \
-    launch_head(gpu, &plain, &b, h_);
-            TEST_STEP_FORMATS(STEPS_ALONE)
+            run_steps(plain);
         }
         logits[together] = get(s.logits, logits_bytes);
         for (int pool = 0; pool < POOLS; pool++)
@@ -1311,6 +1316,19 @@ static void check_together(void)
     float *alone = get(s.logits, VOCAB * 4);
     if (memcmp(alone, v + (size_t)r * VOCAB, VOCAB * 4) != 0) {
         printf("row %d of %d differs when it is alone\n", r, b.rows);
+        failed++;
+    }
+    free(alone);
+    b.outputs = 0; // nor does what comes before it matter: a pass without outputs
+    run_steps(plain);
+    b.outputs = b.rows;
+    put(b.segment, &own, sizeof own);
+    put(s.states, given, STATE_FLOATS * 4);
+    launch_together(gpu, &plain, &few);
+    put(b.segment, segment, sizeof own);
+    alone = get(s.logits, VOCAB * 4);
+    if (memcmp(alone, v + (size_t)r * VOCAB, VOCAB * 4) != 0) {
+        printf("row %d of %d differs behind a pass without outputs\n", r, b.rows);
         failed++;
     }
     free(alone);
@@ -1358,6 +1376,7 @@ static void check_batch(int segments, const int *rows)
         layers[1].down = random_linear(f, LAYER_FFN_DIM(&layers[1]), DIM, 0);                      \
         put_weights();                                                                             \
         check_residual(1, f, 1, #f);                                                               \
+        layers[1].down = (Linear){0};                                                              \
         weights_used = start;                                                                      \
     }
 #define CHECK_UP(g, u)                                                                             \
@@ -1368,6 +1387,7 @@ static void check_batch(int segments, const int *rows)
     layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
     put_weights();                                                                                 \
     check_up(g, u, TEST_DOWN_FORMAT, 1, #g "," #u);                                                \
+    layers[1].down = (Linear){0};                                                                  \
     weights_used = start;
 #define CHECK_UP_ALONE(u)                                                                          \
     layers[1].gate = (Linear){0};                                                                  \
@@ -1376,6 +1396,7 @@ static void check_batch(int segments, const int *rows)
     layers[1].o = (Linear){.bias = random_vector(PADDED(DIM), 0, 0.3f)};                           \
     put_weights();                                                                                 \
     check_up(0, u, TEST_DOWN_FORMAT, 1, #u " alone");                                              \
+    layers[1].down = (Linear){0};                                                                  \
     weights_used = start;
 #define CHECK_HEAD(f)                                                                              \
     s.ends.head = random_linear(f, DIM, VOCAB, 0);                                                 \

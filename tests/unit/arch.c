@@ -505,6 +505,9 @@ static void check_delta_nets(void)
     plan = plan_of(NEXT, "\"linear_num_key_heads\": 1, \"linear_key_head_dim\": 45");
     CHECK(missing_on_cuda(plan) && strstr(missing_on_cuda(plan), "1 key heads of 45 channels"));
     CHECK(plan->runs[0].group == 1 && plan->run_count == 2);
+    plan = plan_of(NEXT, "\"linear_num_key_heads\": 1, \"linear_num_value_heads\": 1, "
+                         "\"linear_value_head_dim\": 45");
+    CHECK(missing_on_cuda(plan) && strstr(missing_on_cuda(plan), "1 of 45 for values"));
 
     plan = plan_of(FIVE, "\"text_config\": {\"hidden_size\": 64, \"num_hidden_layers\": 9, "
                          "\"num_attention_heads\": 4, \"rms_norm_eps\": 1e-6, "
@@ -524,6 +527,31 @@ static void check_delta_nets(void)
     refused(FIVE, "\"mlp_only_layers\": [1]", "mlp_only_layers is a list");
     refused(QWEN3, "\"layer_types\": [\"linear_attention\", 1, 1, 1]",
             "expected \"full_attention\" or \"sliding_attention\"");
+}
+
+// Whether the weights of the chosen experts add up to one: what config says, or else the default of
+// Hugging Face's configuration.
+static void check_normalized(const char *architecture, const char *members, int otherwise)
+{
+    static const char *const more[] = {"", ", \"norm_topk_prob\": true", ", \"norm_topk_prob\": false"};
+    int expected[] = {otherwise, 1, 0};
+    for (int i = 0; i < 3; i++) {
+        Plan *plan = plan_of(architecture, arena_format("%s%s", members, more[i]));
+        CHECK_MSG(plan->graph->facts.router_normalize == expected[i], "%s%s", architecture, more[i]);
+    }
+}
+
+static void check_routers(void)
+{
+    const char *routed = "\"n_routed_experts\": 8, \"moe_intermediate_size\": 128, "
+                         "\"num_experts_per_tok\": 2";
+    check_normalized("Qwen3MoeForCausalLM", "\"num_experts\": 8", 0);
+    const Plan *plan = plan_of("Qwen3MoeForCausalLM", "\"num_local_experts\": 8");
+    CHECK(plan->graph->facts.experts == 8);
+    refused(NEXT, "\"num_local_experts\": 8", "num_local_experts is 8");
+    check_normalized(NEXT, "\"num_experts\": 10", 1);
+    check_normalized("Dots1ForCausalLM", routed, 0);
+    check_normalized("Glm4MoeForCausalLM", routed, 1);
 }
 
 // Attention of layers 0 and 3, feed-forwards of layers 0, 1 and 3; layer 2 has neither.
@@ -567,6 +595,7 @@ int main(void)
 {
     check_cuda();
     check_delta_nets();
+    check_routers();
     check_facts();
     check_rope();
     check_window_rules();

@@ -1,5 +1,5 @@
 // Constants of one test of tests/kernels/cuda.c: experts of a softmax with biases, a clamped
-// activation, a weighted shared expert, beside layers without experts; several waves.
+// activation, a weighted shared expert, beside wider layers without experts; several waves.
 #pragma once
 
 #define LAYERS 2
@@ -10,7 +10,7 @@
 #define HEADS 2
 #define KV_HEADS 1
 #define HEAD_DIM 64
-#define FFN_DIM 192
+#define FFN_DIM 320
 #define VOCAB 200
 #define SOFTMAX_SCALE 0.125f
 #define EMBED_FORMAT f16
