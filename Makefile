@@ -93,11 +93,13 @@ deps:
 
 # --- the bundled model ----------------------------------------------------------------------------
 
+# Where no GPU could run it, device code is not waited for.
+GPU = $(wildcard /dev/nvidiactl /dev/dxg)
 $(B)/wikilm: $(B)/exlc $(wildcard examples/wikilm/*)
-	$(B)/exlc build examples/wikilm -o $@
+	$(B)/exlc build examples/wikilm -o $@ $(if $(GPU),,--target cpu)
 
 run: deps
-	@$(MAKE) --no-print-directory $(B)/wikilm
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$$(nproc)) $(B)/wikilm
 	$(B)/wikilm run -p "The city of Paris" -n 128 --temperature 0.8 --seed 1
 
 # --- tests ----------------------------------------------------------------------------------------

@@ -264,6 +264,15 @@ const char *nvrtc_driver(void);
 void compile_device(const SourceFile *files, int file_count, const char *main, int sm,
                     const char *const *defines, Buffer *out);
 
+// --- driver.c ------------------------------------------------------------------------------------
+
+// The compute capabilities of the GPUs of this machine; returns their number, or 0 and *why.
+#define MAX_GPUS 64
+int present_sms(int *sms, const char **why);
+// Which of `all` to build for when nobody says: those of the GPUs that are here, or all of them
+// where there is no GPU, or one for which none is made. Returns their number.
+int choose_sms(const int *all, int count, int *sms);
+
 // --- emit.c: the generated program ---------------------------------------------------------------
 
 typedef struct {

@@ -1,29 +1,12 @@
 // bench-kernels: compiles models of random weights for the GPU that is here and has each time its
 // steps alone (bench --steps). Everything is done by the commands that a user would type.
 #include "exlc.h"
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-// The compute capability of the first GPU, asked of its driver.
-static int present_sm(void)
-{
-    enum { MAJOR = 75, MINOR = 76 }; // CUdevice_attribute
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library) die("bench-kernels", "no NVIDIA driver: %s", dlerror());
-    int (*init)(unsigned) = (int (*)(unsigned))dlsym(library, "cuInit");
-    int (*attribute)(int *, int, int) =
-        (int (*)(int *, int, int))dlsym(library, "cuDeviceGetAttribute");
-    int major = 0, minor = 0;
-    if (!init || !attribute || init(0) != 0 || attribute(&major, MAJOR, 0) != 0 ||
-        attribute(&minor, MINOR, 0) != 0)
-        die("bench-kernels", "the NVIDIA driver finds no GPU");
-    return 10 * major + minor;
-}
 
 // Runs a command, whose own line says what went wrong.
 static void run(char *const *argv)
@@ -130,7 +113,10 @@ void bench_kernels(const KernelBench *k)
     ssize_t bytes = readlink("/proc/self/exe", self, sizeof self - 1);
     if (bytes <= 0) die("/proc/self/exe", "%s", strerror(errno));
     self[bytes] = 0;
-    int present = present_sm(), sm = k->sm ? k->sm : present, first = 1;
+    int sms[MAX_GPUS], first = 1;
+    const char *why;
+    if (!present_sms(sms, &why)) die("bench-kernels", "%s", why);
+    int sm = k->sm ? k->sm : sms[0];
     const char *folder = getenv("TMPDIR");
     const char *work =
         work_directory(arena_format("%s/exlc-kernels", folder && *folder ? folder : "/tmp"));

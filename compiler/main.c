@@ -14,7 +14,8 @@ static const char usage_text[] =
     "\n"
     "  exlc build DIR -o FILE [options]   compile the model directory DIR\n"
     "      --target cpu|cuda|cpu,cuda     default: both when libnvrtc is found, else cpu\n"
-    "      --sm LIST|all                  of 80,86,89,90,100,120; default: all, and PTX\n"
+    "      --sm LIST|all                  of 80,86,89,90,100,120; default: those of the GPUs that\n"
+    "                                     are here, else all; and PTX for later ones\n"
     "      --weights embed|side           inside FILE (default) or beside it as FILE.weights\n"
     "      --max-batch N                  most sequences at once (default 16)\n"
     "      --max-context N                most tokens of one sequence (default: the model's)\n"
@@ -217,7 +218,7 @@ static int build(int argc, char **argv)
         die("libnvrtc", "not found; --target cuda needs it (CUDA_HOME or the loader's path names it)");
     if (options->cuda) options->driver_min = nvrtc_driver();
     if (options->cuda && !b.sm_given) {
-        parse_sms(options, "all");
+        options->sm_count = choose_sms(all_sms, SM_COUNT, options->sms);
         options->sms[options->sm_count++] = 0; // PTX for later GPUs
     }
     if (!options->cuda) options->sm_count = 0;

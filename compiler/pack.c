@@ -307,6 +307,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
     put(&w, header, HEADER_BYTES);
     packed->ends.embed = put_embedding(&w, plan);
     for (int l = 0; l < facts->layers; l++) {
+        if (path) show_progress("packing layers", (uint64_t)l, (uint64_t)facts->layers);
         const LayerWeights *from = &plan->layers[l];
         Layer *to = &packed->layers[l];
         to->attn_norm = put_values(&w, from->attn_norm);
@@ -341,6 +342,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
         if (from->alpha_p) to->act[0] = (float)softplus_of(from->alpha_p);
         if (from->alpha_n) to->act[1] = (float)(softplus_of(from->alpha_n) + 0.5);
     }
+    if (path) show_progress("packing layers", 1, 1);
     packed->ends.norm = put_values(&w, plan->norm);
     packed->ends.head = put_linear(&w, plan->head);
     begin(&w);

@@ -104,6 +104,25 @@ void forget_file(const char *path)
         if (unfinished[i] && strcmp(unfinished[i], path) == 0) unfinished[i] = NULL;
 }
 
+// --- messages ------------------------------------------------------------------------------------
+
+static int progress_shown;
+
+static void clear_progress(void)
+{
+    if (progress_shown) fputs("\r\033[K", stderr);
+    progress_shown = 0;
+}
+
+void show_progress(const char *what, uint64_t done, uint64_t all)
+{
+    if (!isatty(2)) return;
+    clear_progress();
+    if (done >= all) return;
+    progress_shown = 1;
+    fprintf(stderr, "%s: %llu of %llu", what, (unsigned long long)done, (unsigned long long)all);
+}
+
 // One line, whatever the message holds: control characters of hostile names are shown as '?'.
 static void print_line(const char *where, const char *fmt, va_list args)
 {
@@ -114,6 +133,7 @@ static void print_line(const char *where, const char *fmt, va_list args)
     for (char *p = text; *p; p++)
         if ((unsigned char)*p < 32 || *p == 127) *p = '?';
     fflush(stdout);
+    clear_progress();
     fprintf(stderr, "exlc: %s\n", text);
 }
 

@@ -12,6 +12,10 @@ _Noreturn void die(const char *where, const char *fmt, ...) __attribute__((forma
 // A note on stderr that does not stop the build ("exlc: WHERE: MESSAGE").
 void warn(const char *where, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+// Where stderr is a terminal: how far some work is, on a line that the next message, or the end of
+// the work, takes away.
+void show_progress(const char *what, uint64_t done, uint64_t all);
+
 // Files to delete should the process die before forget_file (also on SIGINT, SIGTERM, SIGHUP).
 void remember_file(const char *path);
 void forget_file(const char *path);

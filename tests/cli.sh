@@ -77,6 +77,14 @@ refuses 1 "directory" $build/exlc build "$work/model" -o "$work/model" --target 
 check "nothing is left of refused builds" [ ! -e "$work/p" ]
 check "no work directory is left" sh -c "! ls -d $work/.p.* 2>/dev/null"
 
+# C compilers that are missing, that fail, that are killed.
+printf '#!/bin/sh\nkill -9 $$\n' >"$work/killed-cc"
+printf '#!/bin/sh\necho "In file included from x:\nx.c:1:2: Error: no such thing" >&2\nexit 1\n' >"$work/failing-cc"
+chmod +x "$work/killed-cc" "$work/failing-cc"
+refuses 1 "no-such-cc: No such file or directory" env CC=no-such-cc $build/exlc build "$work/model" -o "$work/p" --target cpu
+refuses 1 "x.c:1:2: Error: no such thing" env CC="$PWD/$work/failing-cc" $build/exlc build "$work/model" -o "$work/p" --target cpu
+refuses 1 "ended by signal 9" env CC="$PWD/$work/killed-cc" $build/exlc build "$work/model" -o "$work/p" --target cpu
+
 # A build that is killed leaves nothing.
 for signal in TERM KILL; do
     $build/exlc build "$work/model" -o "$work/killed" --target cpu 2>/dev/null &

@@ -1,5 +1,6 @@
 // runtime/gpu.c over a driver without a GPU (tests/fake_driver.c): uploads through the ring, from
 // files and memory, files that end early, and steps that are left out of a pass.
+#include "../../compiler/exlc.h"
 #include "../../runtime/gpu.h"
 #include "../check.h"
 #include <dlfcn.h>
@@ -89,6 +90,16 @@ static void test_steps(Gpu *gpu)
     gpu->takes = NULL;
 }
 
+// What a build is for when nobody says.
+static void test_choice(void)
+{
+    int sms[MAX_GPUS];
+    const char *why;
+    CHECK(present_sms(sms, &why) == 1 && sms[0] == 90);
+    CHECK(choose_sms((const int[]){80, 90, 100}, 3, sms) == 1 && sms[0] == 90);
+    CHECK(choose_sms((const int[]){80, 100}, 2, sms) == 2 && sms[0] == 80 && sms[1] == 100);
+}
+
 int main(int argc, char **argv)
 {
     char path[4096];
@@ -101,6 +112,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", dlerror());
         return 1;
     }
+    test_choice();
     Gpu *gpu;
     Error err;
     const GpuImage images[] = {{90, "no code", NULL}, {0}};
