@@ -105,7 +105,7 @@ static json_t *usage_json(const Answer *a)
         reasoning += a->said[i].reasoning_tokens;
         double first = job->first ? job->first : job->ended;
         queue = fmax(queue, job->started - job->submitted);
-        reading = fmax(reading, first - job->started);
+        if (job->first) reading = fmax(reading, first - job->started);
         if (job->ended) begin = fmin(begin, first); // one that failed at once never did
         end = fmax(end, job->ended);
     }

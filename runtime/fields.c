@@ -93,13 +93,14 @@ int field_strings(const json_t *v, const char *name, const char ***strings, int 
     if (!*strings || (ids && !*ids)) return refusal_memory(r);
     for (size_t i = 0; i < n; i++) {
         const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
-        if (json_is_string(s) && json_string_length(s) > 0 && json_string_length(s) <= 4096) {
+        if (json_is_string(s) && !json_string_length(s)) continue; // front ends leave such behind
+        if (json_is_string(s) && json_string_length(s) <= 4096) {
             (*strings)[(*count)++] = json_string_value(s);
         } else if (ids && json_is_integer(s)) {
             if (field_id(s, name, &(*ids)[*id_count], r) != 0) return -1;
             (*id_count)++;
         } else {
-            return refusal_set(r, 400, name, "%s: expected strings of 1 to 4096 bytes", name);
+            return refusal_set(r, 400, name, "%s: expected strings of up to 4096 bytes", name);
         }
     }
     return 0;

@@ -30,8 +30,8 @@ int field_flag(const json_t *body, const char *name, const char *alias, int *out
 int field_id(const json_t *v, const char *name, int32_t *id, Refusal *r);
 // A list of them, which the caller frees also after a refusal.
 int field_ids(const json_t *v, const char *name, int32_t **ids, size_t *count, Refusal *r);
-// A string or a list of strings, and with `ids` also of token ids. The caller frees the lists, the
-// strings are the value's.
+// A string or a list of strings, and with `ids` also of token ids; empty strings do not count. The
+// caller frees the lists, the strings are the value's.
 int field_strings(const json_t *v, const char *name, const char ***strings, int *count,
                   int32_t **ids, int *id_count, Refusal *r);
 // A text, or a list of objects of these types (NULL-terminated) with one, as a list of texts that

@@ -246,7 +246,7 @@ static int get_thinking(const json_t *body, json_t *chat, Refusal *r)
 }
 
 // The same request as a chat's; NULL and a refusal.
-static json_t *translate(const json_t *body, Refusal *r)
+static json_t *translate(json_t *body, Refusal *r)
 {
     if (request_check(body, 1, names, r) != 0) return NULL;
     json_t *chat = json_copy((json_t *)body), *text;

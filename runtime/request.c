@@ -2,6 +2,7 @@
 #include "request.h"
 #include "answer.h"
 #include "constrain.h"
+#include "foreign.h"
 #include "program.h"
 #include "sampling.h"
 #include <stdlib.h>
@@ -196,16 +197,28 @@ static const char *const common_fields[] = {"model",
 
 static const char *const template_fields[] = {"template_vars", "chat_template_kwargs", NULL};
 
-int request_check(const json_t *body, int chat, const char *const *names, Refusal *r)
+typedef struct {
+    int chat;
+    const char *const *names;
+} Known;
+
+static int is_known(void *taker, const char *name)
+{
+    const Known *k = taker;
+    return field_listed(name, k->names) || field_listed(name, common_fields) ||
+           sampling_knows(name) || (k->chat && field_listed(name, template_fields));
+}
+
+int request_check(json_t *body, int chat, const char *const *names, Refusal *r)
 {
     const char *key;
     json_t *value;
+    Known known = {chat, names};
     if (!json_is_object(body)) return refusal_set(r, 400, "", "expected a JSON object");
-    json_object_foreach((json_t *)body, key, value)
+    if (foreign_translate(body, is_known, &known, r) != 0) return -1;
+    json_object_foreach(body, key, value)
     {
-        if (json_is_null(value) || field_listed(key, names) || field_listed(key, common_fields) ||
-            sampling_knows(key) || (chat && field_listed(key, template_fields)))
-            continue;
+        if (json_is_null(value) || is_known(&known, key)) continue;
         refusal_set(r, 400, key, "Unrecognized request argument supplied: %.100s", key);
         r->code = "unknown_parameter";
         return -1;
@@ -240,7 +253,7 @@ static int get_job(const Api *api, Answer *a, Job *job, int *choices, Refusal *r
         field_flag(body, "return_token_ids", NULL, &a->token_ids, r) != 0 ||
         field_whole(body, "n", NULL, 1, MOST_CHOICES, choices, r) != 0 ||
         field_whole(body, "best_of", NULL, 1, MOST_CHOICES, &best_of, r) != 0 ||
-        field_whole(body, "max_tokens", a->chat ? "max_completion_tokens" : "max_length", 0,
+        field_whole(body, "max_tokens", a->chat ? "max_completion_tokens" : "max_length", -1,
                     INT32_MAX, &job->max_tokens, r) != 0 ||
         field_whole(body, "min_tokens", "min_length", 0, INT32_MAX, &job->min_tokens, r) != 0 ||
         field_whole(body, "priority", NULL, -1000, 1000, &job->priority, r) != 0 ||

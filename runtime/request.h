@@ -4,8 +4,9 @@
 #include "api.h"
 
 // Refuses a body that is no object, and fields that are neither null, nor in the NULL-terminated
-// list, nor such as every family has, or with chat 1 every one of chats.
-int request_check(const json_t *body, int chat, const char *const *names, Refusal *r);
+// list, nor such as every family has, or with chat 1 every one of chats. Fields with names of other
+// servers get the ones they have here (foreign.h).
+int request_check(json_t *body, int chat, const char *const *names, Refusal *r);
 // Makes the answer with its jobs; chat 1: from messages, 0: from prompts. *out is the caller's even
 // after a refusal, to be given to answer_free; it keeps the body. `prefix` begins its id.
 int request_open(Api *api, const Family *family, const char *prefix, json_t *body, int chat,

@@ -197,7 +197,7 @@ static int get_style(const json_t *body, json_t *chat, Refusal *r)
 }
 
 // The same request as a chat's; NULL and a refusal.
-static json_t *translate(const json_t *body, Refusal *r)
+static json_t *translate(json_t *body, Refusal *r)
 {
     static const struct {
         const char *from, *to;

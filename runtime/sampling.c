@@ -1,4 +1,4 @@
-// Sampler fields of requests, with the names they have elsewhere.
+// Sampler fields of requests.
 #include "sampling.h"
 #include "answer.h"
 #include "program.h"
@@ -19,7 +19,7 @@ void sampling_mark(const Tokens *t, uint32_t *set, const char *const *strings, i
     }
 }
 
-// Numbers that go straight to the sampler, with the names they have elsewhere.
+// Numbers that go straight to the sampler.
 enum { REAL, WHOLE };
 static const struct {
     const char *name;
@@ -33,33 +33,24 @@ static const struct {
     {"top_a", REAL, AT(top_a)},
     {"tfs", REAL, AT(tfs)},
     {"typical", REAL, AT(typical)},
-    {"typical_p", REAL, AT(typical)},
     {"top_n_sigma", REAL, AT(top_n_sigma)},
     {"skew", REAL, AT(skew)},
     {"smoothing_factor", REAL, AT(smoothing)},
     {"min_temp", REAL, AT(dynatemp_min)},
-    {"dynatemp_low", REAL, AT(dynatemp_min)},
     {"max_temp", REAL, AT(dynatemp_max)},
-    {"dynatemp_high", REAL, AT(dynatemp_max)},
     {"temp_exponent", REAL, AT(dynatemp_exponent)},
     {"xtc_probability", REAL, AT(xtc_probability)},
     {"xtc_threshold", REAL, AT(xtc_threshold)},
     {"repetition_penalty", REAL, AT(repetition)},
-    {"rep_pen", REAL, AT(repetition)},
     {"frequency_penalty", REAL, AT(frequency)},
     {"presence_penalty", REAL, AT(presence)},
     {"penalty_range", WHOLE, AT(penalty_range)},
-    {"repetition_range", WHOLE, AT(penalty_range)},
-    {"repetition_penalty_range", WHOLE, AT(penalty_range)},
-    {"rep_pen_range", WHOLE, AT(penalty_range)},
     {"repetition_decay", WHOLE, AT(penalty_decay)},
     {"dry_multiplier", REAL, AT(dry_multiplier)},
     {"dry_base", REAL, AT(dry_base)},
     {"dry_allowed_length", WHOLE, AT(dry_allowed_length)},
     {"dry_range", WHOLE, AT(dry_range)},
-    {"dry_penalty_last_n", WHOLE, AT(dry_range)},
     {"mirostat_mode", WHOLE, AT(mirostat)},
-    {"mirostat", WHOLE, AT(mirostat)},
     {"mirostat_tau", REAL, AT(mirostat_tau)},
     {"mirostat_eta", REAL, AT(mirostat_eta)},
     {"adaptive_target", REAL, AT(adaptive_target)},

@@ -414,6 +414,9 @@ static const struct {
     {"/cache", EVHTTP_REQ_GET, 2, CACHE, NULL},
     {"/v1/chat/completions", EVHTTP_REQ_POST, 1, GENERATE, &chat_completions},
     {"/v1/completions", EVHTTP_REQ_POST, 1, GENERATE, &text_completions},
+    {"/models", EVHTTP_REQ_GET, 1, MODELS, NULL}, // where a client was given no /v1
+    {"/chat/completions", EVHTTP_REQ_POST, 1, GENERATE, &chat_completions},
+    {"/completions", EVHTTP_REQ_POST, 1, GENERATE, &text_completions},
     {"/v1/messages", EVHTTP_REQ_POST, 1, GENERATE, &messages},
     {"/v1/messages/count_tokens", EVHTTP_REQ_POST, 1, COUNT, &messages},
     {"/v1/responses", EVHTTP_REQ_POST, 1, GENERATE, &responses},

@@ -31,6 +31,15 @@ static char *run_program(const char *prompt, int n)
     return text;
 }
 
+static char *read_text(const char *path)
+{
+    char *text = calloc(1, 1 << 16);
+    FILE *f = fopen(path, "r");
+    if (!f || !fread(text, 1, (1 << 16) - 1, f)) exit(1);
+    fclose(f);
+    return text;
+}
+
 // A request body whose prompt is `bytes` of the text from `from` on.
 static char *body_about(size_t from, size_t bytes, const char *more)
 {
@@ -76,7 +85,13 @@ static void test_refusals(int port)
             "number");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"top_p\": 1.5}", 400, "top_p");
     refused(port, "POST", completions, "{\"prompt\": \"a\", \"n\": 0}", 400, "n: expected");
-    refused(port, "POST", completions, "{\"prompt\": \"a\", \"stop\": [\"\"]}", 400, "stop");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"stop\": [7.5]}", 400, "stop");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"rep_pen\": 2, \"repeat_penalty\": 1}",
+            400, "different values");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"guidance_scale\": 1.5}", 400,
+            "only 1 changes nothing");
+    refused(port, "POST", completions, "{\"prompt\": \"a\", \"custom_token_bans\": \"4, x\"}", 400,
+            "token ids");
     refused(port, "POST", completions,
             "{\"prompt\": \"a\", \"temperature\": 1, \"mirostat\": 2, \"adaptive_target\": 0.5}",
             400, "exclude");
@@ -215,6 +230,45 @@ static void test_answers(int port)
     }
     json_decref(three);
     free(greedy);
+}
+
+// What a stock front end sends (SillyTavern, which takes this server for TabbyAPI) is the request
+// that its few settings make.
+static void test_front_end(int port)
+{
+    int status;
+    char *text = read_text("tests/server/front_end.json");
+    json_t *theirs = complete(port, text, &status);
+    CHECK_MSG(status == 200, "%d", status);
+    json_t *ours = complete(port,
+                            "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"seed\": 7, "
+                            "\"temperature\": 0.9, \"temperature_last\": true, \"top_k\": 0,"
+                            "\"min_p\": 0.05, "
+                            "\"repetition_penalty\": 1.1, \"penalty_range\": 512, "
+                            "\"banned_tokens\": [261, 262]}",
+                            &status);
+    CHECK_MSG(text_of(ours)[0] && strcmp(text_of(theirs), text_of(ours)) == 0, "'%s', '%s'",
+              text_of(theirs), text_of(ours));
+    json_decref(theirs);
+    json_decref(ours);
+    free(text);
+    // As llama.cpp and LM Studio have them: a range around the temperature, no limit, no /v1.
+    ours = complete(port,
+                    "{\"prompt\": \"A\", \"max_tokens\": 9, \"seed\": 7, \"min_temp\": 0.5, "
+                    "\"max_temp\": 1.5}",
+                    &status);
+    text = request(port, "POST", "/completions", "",
+                   "{\"prompt\": \"A\", \"n_predict\": 9, \"seed\": 7, \"temperature\": 1, "
+                   "\"dynatemp_range\": 0.5}",
+                   &status);
+    theirs = json_loads(text, 0, NULL);
+    CHECK_MSG(strcmp(text_of(theirs), text_of(ours)) == 0, "'%s', '%s'", text, text_of(ours));
+    json_decref(theirs);
+    json_decref(ours);
+    free(text);
+    ours = complete(port, "{\"prompt\": \"A\", \"max_tokens\": -1, \"stop\": \" \"}", &status);
+    CHECK(status == 200 && strcmp(reason_of(ours), "stop") == 0);
+    json_decref(ours);
 }
 
 static void test_endings(int port)
@@ -940,6 +994,7 @@ int main(int argc, char **argv)
     CHECK(stop_server(&s, SIGTERM) == 0);
     s = start_server(program, (const char *[]){NULL});
     test_answers(s.port);
+    test_front_end(s.port);
     test_endings(s.port);
     test_logprobs(s.port);
     test_cache(s.port);
