@@ -140,7 +140,7 @@ void sort_tensors(Checkpoint *ck)
 
 static void map_file(const char *path, Checkpoint *ck)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) die(path, "%s", strerror(errno));
     struct stat st;
     if (fstat(fd, &st) != 0) die(path, "%s", strerror(errno));

@@ -4,6 +4,7 @@
 #include "../runtime/template.h"
 #include "../runtime/tokenize.h"
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -267,6 +268,8 @@ static int build(int argc, char **argv)
     const char *dir = b.emit ? work_directory(b.emit) : work;
     Buffer tokenizer = {0}, templates = {0};
     compile_tokenizer(ck->dir, &tokenizer);
+    if (!tokenizer.bytes && !b.seed)
+        warn(ck->dir, "no tokenizer.json: the program will take and give token ids alone");
     compile_templates(ck->dir, &templates);
     warn_of_templates(ck->dir, &templates);
     Packed *packed = pack_weights(plan, ck->random_seed ? NULL : arena_format("%s/weights.bin", dir));
@@ -412,6 +415,7 @@ static int finish(int status)
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "--help";
+    signal(SIGXFSZ, SIG_IGN); // a file that may grow no more is an error like others
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) command = "--help";
     if (strcmp(command, "--help") == 0) return fputs(usage_text, stdout), finish(argc > 1 ? 0 : 2);

@@ -262,7 +262,7 @@ void *grow_array(void *list, size_t count, size_t *room, size_t size)
 int read_file_if_present(const char *path, Buffer *out)
 {
     *out = (Buffer){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); // a pipe has no end to wait for
     if (fd < 0) {
         if (errno == ENOENT || errno == ENOTDIR) return 0;
         die(path, "%s", strerror(errno));

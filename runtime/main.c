@@ -73,9 +73,9 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(command, commands[i].name) != 0) continue;
         Options o = parse_options(argc, argv, 2, command, commands[i].which);
-        if (o.argument_count != commands[i].arguments)
-            usage_error("%s: %s", command,
-                        o.argument_count ? o.arguments[o.argument_count - 1] : "which one?");
+        if (o.argument_count < commands[i].arguments) usage_error("eval needs ppl or kl");
+        if (o.argument_count > commands[i].arguments)
+            usage_error("%s takes no '%s'", command, o.arguments[commands[i].arguments]);
         return finish(commands[i].run(&o));
     }
     usage_error("unknown command %s", command);

@@ -647,6 +647,14 @@ int server_open(Server **out, const Options *o, Api *api, Error *err)
     return listen_on(server, err) == 0 ? add_events(server, err) : -1;
 }
 
+int server_check(const Options *o, Error *err)
+{
+    Server *server;
+    if (server_open(&server, o, NULL, err) != 0) return -1;
+    server_close(server);
+    return 0;
+}
+
 struct event_base *server_base(Server *server)
 {
     return server->base;

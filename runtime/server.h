@@ -5,6 +5,8 @@
 
 // Serves until SIGTERM or SIGINT. Returns the exit status.
 int server_run(const Options *o, Api *api);
+// Whether it could listen now.
+int server_check(const Options *o, Error *err);
 
 // Its parts, for callers that run the loop and the generator themselves. After a failure of open
 // the program is to end.

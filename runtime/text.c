@@ -280,6 +280,8 @@ int command_run(const Options *o)
 int command_serve(const Options *o)
 {
     if (o->print_config) return print_config(o), 0;
+    Error err;
+    if (server_check(o, &err) != 0) fail("%s", err.text); // before the weights are read
     Tokens *t = open_any_tokens();
     Options sized = *o;
     if (!sized.max_batch) sized.max_batch = model_info.max_batch;
@@ -291,7 +293,6 @@ int command_serve(const Options *o)
     }
     Writer w;
     Api api;
-    Error err;
     open_writer(&w, &sized, t);
     if (api_open(&api, &w.generator, t, o->name ? o->name : model_info.name, &err) != 0)
         fail("%s", err.text);

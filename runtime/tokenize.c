@@ -15,7 +15,9 @@ static int parse_ids(const Tokens *t, const char *p, TokenList *ids, Error *err)
         char *end;
         errno = 0;
         long id = strtol(p, &end, 10);
-        if (end == p) return error_set(err, "standard input: '%.20s' is no token id", p);
+        if (end == p)
+            return error_set(err, "standard input: '%.*s' is no token id",
+                             (int)strcspn(p, " \t\r\n,"), p);
         if (errno || id < 0 || id >= tokens_count(t))
             return error_set(err, "standard input: id %.*s, expected 0 to %d",
                              (int)strcspn(p, " \t\r\n,"), p, tokens_count(t) - 1);

@@ -77,6 +77,18 @@ refuses 1 "directory" $build/exlc build "$work/model" -o "$work/model" --target 
 check "nothing is left of refused builds" [ ! -e "$work/p" ]
 check "no work directory is left" sh -c "! ls -d $work/.p.* 2>/dev/null"
 
+# What is no file, what is not there, what may not grow.
+rm "$work/model/config.json"
+mkfifo "$work/model/config.json"
+refuses 1 "not a regular file" timeout 20 $build/exlc build "$work/model" -o "$work/p" --target cpu
+model
+refuses 1 "File too large" sh -c "ulimit -f 1000; $build/exlc build $work/model -o $work/p --target cpu"
+rm "$work/model/tokenizer.json"
+refuses 0 "no tokenizer.json: the program will take" env EXLC_OPTIMIZE=-O0 $build/exlc build "$work/model" -o "$work/ids" --target cpu
+refuses 1 "had no tokenizer.json" "$work/ids" run -p x
+rm "$work/ids"
+model
+
 # C compilers that are missing, that fail, that are killed.
 printf '#!/bin/sh\nkill -9 $$\n' >"$work/killed-cc"
 printf '#!/bin/sh\necho "In file included from x:\nx.c:1:2: Error: no such thing" >&2\nexit 1\n' >"$work/failing-cc"
@@ -155,6 +167,9 @@ check "help lists a command's own options" sh -c "$program bench --help | grep -
 refuses 2 "unknown command" $program frobnicate
 refuses 2 "unknown option" $program run --wrong
 refuses 2 "needs -p" $program run
+refuses 2 "run takes no 'The city'" $program run -n 1 'The city'
+refuses 2 "needs ppl or kl" $program eval
+refuses 1 "'a' is no token id" sh -c "echo 1 a | $program tokenize --decode"
 refuses 2 "expected a number" $program run -p x --temperature warm
 refuses 1 "do not fit" $program logits --ids 1,2,3 --max-context 2 -o "$work/o"
 refuses 1 "expected 0 to 4095" $program logits --ids 4096 -o "$work/o"

@@ -909,6 +909,20 @@ static void test_times(void)
     CHECK(stop_server(&s, SIGTERM) == 0);
 }
 
+// A second server says that the port is taken, and nothing else: before it reads any weights.
+static void test_second(int port)
+{
+    char *command = format("%s serve --device %s --port %d 2>&1", program, device_name(), port);
+    char *text = calloc(1, 4096);
+    FILE *f = popen(command, "r");
+    text[fread(text, 1, 4095, f)] = 0;
+    CHECK(pclose(f) >> 8 == 1);
+    CHECK_MSG(strstr(text, "Address already in use") && strchr(text, '\n') == text + strlen(text) - 1,
+              "%s", text);
+    free(text);
+    free(command);
+}
+
 static void test_keys(void)
 {
     Server s = start_server(program,
@@ -995,6 +1009,7 @@ int main(int argc, char **argv)
     s = start_server(program, (const char *[]){NULL});
     test_answers(s.port);
     test_front_end(s.port);
+    test_second(s.port);
     test_endings(s.port);
     test_logprobs(s.port);
     test_cache(s.port);
