@@ -66,6 +66,7 @@ static void say_call(void *to, const char *id, const char *name, const char *arg
                      size_t bytes)
 {
     struct Said *said = to;
+    if (said->single && said->calls) return;
     char made[10] = ""; // nine letters and digits: the form that Mistral's templates insist on
     uint64_t bits = random_bits();
     for (int i = 0; i < 9; i++, bits /= 36)
@@ -83,6 +84,7 @@ void answer_begin(Answer *a, int i)
     struct Said *said = &a->said[i];
     if (!a->chat) return;
     said->deltas = json_array();
+    said->single = a->single;
     reply_open(&said->reply, a->format, a->reasoning == REASONING_OPEN, a->tools,
                (ReplySink){said, say_text, say_call});
 }

@@ -12,7 +12,7 @@
 int api_open(Api *api, Generator *g, const Tokens *t, const char *name, Error *err)
 {
     size_t words = BIT_WORDS(model_info.vocab);
-    *api = (Api){.generator = g, .tokens = t, .name = name};
+    *api = (Api){.generator = g, .tokens = t, .name = name, .sampler = sampling_of_model()};
     api->newlines = calloc(words, 4);
     api->breakers = calloc(words, 4);
     if (!api->newlines || !api->breakers) return error_set(err, "out of memory");

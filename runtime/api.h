@@ -10,7 +10,8 @@
 typedef struct {
     Generator *generator;
     const Tokens *tokens;
-    const char *name; // of the model
+    const char *name;       // of the model
+    SamplerOptions sampler; // where a request says nothing; the model's own, until set
     Chat chat;
     Constraints constraints;
     uint32_t *newlines, *breakers; // bits by id: what XTC leaves alone; DRY's default breakers
@@ -33,7 +34,7 @@ typedef struct {
         int read, reasoning_tokens; // of chats
         Reply reply;                // of chats
         json_t *deltas;             // parts that are not yet sent
-        int calls;
+        int calls, single;          // single: one at most
         int part, parts; // where answers have parts: the open one's kind, how many began
     } * said;
     char id[40];

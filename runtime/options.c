@@ -194,13 +194,13 @@ static const struct {
     {"--chat", 0, RUN, FLAG, AT(chat), 0, 0, 0, "the prompt is a message to the model"},
     {"--raw", 0, CHAT, FLAG, AT(raw), 0, 0, 0, "no template: continue what is typed"},
     {"--system", "TEXT", CHAT, TEXT, AT(system), 0, 0, 0, "the system message"},
-    {"--temperature", "T", RUN | CHAT, NUMBER, AT(temperature), 0, 100, 0,
+    {"--temperature", "T", WRITERS, NUMBER, AT(temperature), 0, 100, 0,
      "0: always the likeliest token; default: the model's own"},
-    {"--top-k", "K", RUN | CHAT, WHOLE, AT(top_k), 0, 1 << 30, 0,
+    {"--top-k", "K", WRITERS, WHOLE, AT(top_k), 0, 1 << 30, 0,
      "draw among the K likeliest; 0: all"},
-    {"--top-p", "P", RUN | CHAT, NUMBER, AT(top_p), 0, 1, 0,
+    {"--top-p", "P", WRITERS, NUMBER, AT(top_p), 0, 1, 0,
      "draw among the likeliest that make up P"},
-    {"--min-p", "P", RUN | CHAT, NUMBER, AT(min_p), 0, 1, 0,
+    {"--min-p", "P", WRITERS, NUMBER, AT(min_p), 0, 1, 0,
      "not below P times the likeliest's probability"},
     {"--seed", "S", RUN | CHAT, OTHER, 0, 0, 0, parse_seed, "equal seeds give equal draws"},
     {"--stop", "TEXT", RUN | CHAT, OTHER, 0, 0, 0, add_stop,
@@ -393,8 +393,10 @@ void print_config(const Options *o)
             continue;
         if (rows[i].kind == FLAG)
             printf("%s = %s\n", name, *(const int *)at ? "true" : "false");
-        else if (rows[i].kind == WHOLE && (*(const int *)at || rows[i].low == 0))
+        else if (rows[i].kind == WHOLE && *(const int *)at >= rows[i].low)
             printf("%s = %d\n", name, *(const int *)at);
+        else if (rows[i].kind == NUMBER && !isnan(*(const float *)at))
+            printf("%s = %g\n", name, (double)*(const float *)at);
         else if (rows[i].kind == TEXT && *(const char *const *)at && strstr(name, "key"))
             printf("# %s is set, and not printed\n", name);
         else if (rows[i].kind == TEXT && *(const char *const *)at)

@@ -107,10 +107,6 @@ static int get_tools(Answer *a, Refusal *r)
     a->single = !parallel;
     if (a->must_call && !a->tools)
         return refusal_set(r, 400, "tool_choice", "tool_choice: there are no tools to call");
-    if (a->tools && a->single && !a->must_call)
-        return refusal_set(
-            r, 400, "parallel_tool_calls",
-            "parallel_tool_calls: false goes with a tool_choice that asks for a call");
     return 0;
 }
 

@@ -189,14 +189,20 @@ static int get_breakers(const Api *api, Answer *a, SamplerOptions *o, Refusal *r
     return status;
 }
 
-int sampling_read(const Api *api, Answer *a, SamplerOptions *o, Refusal *r)
+SamplerOptions sampling_of_model(void)
 {
     const ModelInfo *m = &model_info;
-    *o = sampler_defaults;
-    o->temperature = (float)m->temperature;
-    o->top_k = m->top_k;
-    o->top_p = (float)m->top_p;
-    o->min_p = (float)m->min_p;
+    SamplerOptions o = sampler_defaults;
+    o.temperature = (float)m->temperature;
+    o.top_k = m->top_k;
+    o.top_p = (float)m->top_p;
+    o.min_p = (float)m->min_p;
+    return o;
+}
+
+int sampling_read(const Api *api, Answer *a, SamplerOptions *o, Refusal *r)
+{
+    *o = api->sampler;
     for (size_t i = 0; i < sizeof sampler_fields / sizeof *sampler_fields; i++) {
         const char *name = sampler_fields[i].name;
         const json_t *v = field_of(a->body, name, NULL);

@@ -1,5 +1,6 @@
 // The commands that make text: run, serve, tokenize, template.
 #include "render.h"
+#include "sampling.h"
 #include "server.h"
 #include "start.h"
 #include "writer.h"
@@ -38,12 +39,11 @@ void check_ids(const int32_t *ids, size_t count)
 // Given options over generation_config.json; a fresh seed when none is given.
 SamplerOptions choose_sampler(const Options *o)
 {
-    const ModelInfo *m = &model_info;
-    SamplerOptions s = sampler_defaults;
-    s.temperature = isnan(o->temperature) ? (float)m->temperature : o->temperature;
-    s.top_k = o->top_k < 0 ? m->top_k : o->top_k;
-    s.top_p = isnan(o->top_p) ? (float)m->top_p : o->top_p;
-    s.min_p = isnan(o->min_p) ? (float)m->min_p : o->min_p;
+    SamplerOptions s = sampling_of_model();
+    if (!isnan(o->temperature)) s.temperature = o->temperature;
+    if (o->top_k >= 0) s.top_k = o->top_k;
+    if (!isnan(o->top_p)) s.top_p = o->top_p;
+    if (!isnan(o->min_p)) s.min_p = o->min_p;
     s.seed = o->seed;
     if (!o->seed_given) {
         struct timespec t;
@@ -296,6 +296,7 @@ int command_serve(const Options *o)
     open_writer(&w, &sized, t);
     if (api_open(&api, &w.generator, t, o->name ? o->name : model_info.name, &err) != 0)
         fail("%s", err.text);
+    api.sampler = choose_sampler(o);
     fprintf(stderr, "%s on %s: %d sequences of up to %d tokens, %d tokens of cache\n",
             model_info.name, device_name(w.model.device), w.model.options.max_sequences,
             w.model.options.max_context, w.model.options.pages[POOL_ALL] * PAGE);

@@ -205,6 +205,8 @@ check "8 bits change little, 4 more" sh -c "echo $(kl 8) $(kl 8,4) $(kl 4) |
     awk '{ exit !(\$1 < 1e-4 && \$1 < \$2 && \$2 < \$3 && \$3 < 0.03) }'"
 check "bench reads several prompts before it decodes" sh -c "timeout 60 $program bench --prompt 8 --batch 3 \
     --context 90 --gen 2 --chunk 16 --device cpu | grep -q '^decode.*batch   3  context     90'"
+check "serve's defaults for requests" sh -c "EXLC_TOP_K=40 $program serve --temperature 0.7 --print-config >$work/out &&
+    grep -qx 'temperature = 0.7' $work/out && grep -qx 'top-k = 40' $work/out && grep -q '^# top-p is not set' $work/out"
 printf 'port = 99\n[section]\n# nothing\ncors = "*"\nmax-queue = 7\n' >"$work/config"
 check "serve reads file, environment and options in turn" sh -c "EXLC_MAX_QUEUE=8 EXLC_PORT=98 \
     $program serve --config $work/config --port 97 --print-config >$work/out && \

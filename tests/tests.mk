@@ -35,7 +35,7 @@ GRAMMARS = $(patsubst %,runtime/%.c,gbnf grammar match merge notation pattern ra
 SERVED = request http
 FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                $(GRAMMARS) \
-               $(patsubst %,runtime/%.c,api answer batch cache chat completions constrain conversation fields filters foreign foreign \
+               $(patsubst %,runtime/%.c,api answer batch cache chat completions constrain conversation fields filters foreign \
                  frame generate mask messages methods pools reply request responses sample sampling states template tier \
                  tokens value)
 FUZZ_http = $(FUZZ_request) runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a

@@ -90,7 +90,6 @@ def test_refusals(server, c):
             ("'web_search_20250305'", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
             ("input_schema", {"tools": [{"name": "x"}]}),
             ("tool_choice", {"tools": TOOLS, "tool_choice": {"type": "some"}}),
-            ("parallel", {"tools": TOOLS, "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}),
             ("thinking", {"thinking": {"type": "sometimes"}}),
             ("#/not", {"output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}}),
             ("stop_sequences", {"stop_sequences": [""]}),

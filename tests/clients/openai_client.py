@@ -170,7 +170,6 @@ def test_responses(c):
             ("json_schema.schema", {"text": {"format": {"type": "json_schema", "name": "x"}}}),
             ("'web_search'", {"tools": [{"type": "web_search"}]}),
             ("tool_choice", {"tools": ITEMS, "tool_choice": "any"}),
-            ("parallel_tool_calls", {"tools": ITEMS, "parallel_tool_calls": False}),
             ("'input_image'", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
             ("'item_reference'", {"input": [{"type": "item_reference", "id": "x"}]}),
             ("call_id", {"input": [{"type": "function_call_output", "output": "x"}]}),

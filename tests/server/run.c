@@ -747,6 +747,26 @@ static void test_replies(int port)
     free(text);
 }
 
+// Said twice over, the reply has two calls; where one is wanted at most, the first.
+static void test_one_call(int port)
+{
+    for (int parallel = 0; parallel < 2; parallel++) {
+        int status;
+        char *body = format("{" HELLO ", " TOOLS ", \"enable_thinking\": false, \"max_tokens\": 6, "
+                            "\"parallel_tool_calls\": %s, \"temperature\": 0, "
+                            "\"presence_penalty\": 100, \"frequency_penalty\": 100, "
+                            "\"logit_bias\": {\"2\": 900, \"1364\": 880, \"3\": 860}}",
+                            parallel ? "true" : "false");
+        json_t *a = chat(port, body, &status);
+        const json_t *message = json_object_get(choice(a, 0), "message");
+        size_t calls = json_array_size(json_object_get(message, "tool_calls"));
+        CHECK_MSG(calls == 1 + (size_t)parallel && strcmp(reason_of(a), "length") == 0,
+                  "%d: %zu calls, %s", status, calls, reason_of(a));
+        free(body);
+        json_decref(a);
+    }
+}
+
 // Calls that are asked for: of a tool, with valid arguments, and one where more are not wanted.
 static void test_forced(int port)
 {
@@ -831,7 +851,7 @@ static void test_chat_refusals(int port)
          ", \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": "
          "\"clocks\"}}}",
          "'clocks'"},
-        {"{" HELLO ", " TOOLS ", \"parallel_tool_calls\": false}", "parallel_tool_calls"},
+        {"{" HELLO ", " TOOLS ", \"parallel_tool_calls\": 1}", "parallel_tool_calls"},
         {"{" HELLO ", \"chat_template_kwargs\": []}", "expected an object"},
         {"{" HELLO ", \"add_generation_prompt\": true, \"continue_final_message\": true}",
          "exclude each other"}};
@@ -854,6 +874,7 @@ static void test_chat(const char *chatting)
     test_items(s.port);
     test_replies(s.port);
     test_numbers(s.port);
+    test_one_call(s.port);
     test_forced(s.port);
     test_chat_refusals(s.port);
     CHECK(stop_server(&s, SIGTERM) == 0);
@@ -923,6 +944,29 @@ static void test_second(int port)
     free(command);
 }
 
+// What a request does not say, the server's options do.
+static void test_defaults(void)
+{
+    static const char words[] = "{\"prompt\": \"The city of Paris\", \"max_tokens\": 24, \"seed\": 7%s}";
+    char *bodies[2] = {format(words, ""),
+                       format(words, ", \"temperature\": 0.9, \"top_k\": 5, \"min_p\": 0.1")};
+    char *said[3];
+    for (int i = 0; i < 3; i++) {
+        const char *options[] = {"--temperature", "0.9", "--top-k", "5", "--min-p", "0.1", NULL};
+        Server s = start_server(program, options + (i ? 6 : 0));
+        int status;
+        json_t *a = complete(s.port, bodies[i == 1], &status);
+        said[i] = format("%s", text_of(a));
+        json_decref(a);
+        CHECK(stop_server(&s, SIGTERM) == 0);
+    }
+    CHECK_MSG(strcmp(said[0], said[1]) == 0 && strcmp(said[0], said[2]) != 0, "%s|%s|%s", said[0],
+              said[1], said[2]);
+    for (int i = 0; i < 3; i++) free(said[i]);
+    free(bodies[0]);
+    free(bodies[1]);
+}
+
 static void test_keys(void)
 {
     Server s = start_server(program,
@@ -965,7 +1009,7 @@ static void test_drain(void)
 {
     Server s = start_server(program, (const char *[]){"--drain", "5", NULL});
     int fd = send_request(s.port, "POST", "/v1/completions", "",
-                          "{\"prompt\": \"The\", \"max_tokens\": 200, \"stream\": true}");
+                          "{\"prompt\": \"The\", \"max_tokens\": 60, \"stream\": true}");
     char part[64];
     CHECK(recv(fd, part, sizeof part, 0) > 0);
     double start = seconds();
@@ -1028,6 +1072,7 @@ int main(int argc, char **argv)
     test_crowd(s.port, 16);
     CHECK(stop_server(&s, SIGTERM) == 0);
     test_times();
+    test_defaults();
     test_keys();
     test_drain();
     if (argc > 3) test_chat(argv[3]);
