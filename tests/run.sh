@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs test programs, as many at a time as JOBS says (default: one a processor), and adds up their
-# closing lines "N passed, N failed, N skipped".
-#   tests/run.sh 'name: command' ...
+# Runs test programs, as many at a time as JOBS says (default: one a processor), those behind --alone
+# one by one, and adds up their closing lines "N passed, N failed, N skipped".
+#   tests/run.sh 'name: command' ... [--alone 'name: command' ...]
 # A program that ends without such a line, or with a status that contradicts it, counts as a failure.
 set -u
 logs=build/tests/logs
@@ -30,6 +30,16 @@ if [ "${1:-}" = --one ]; then
     exit 0
 fi
 rm -f "$logs"/*.total
-printf '%s\0' "$@" | xargs -0 -n 1 -P "${JOBS:-$(nproc)}" "$0" --one
-cat "$logs"/*.total | awk -v tests=$# '{ p += $1; f += $2; s += $3 }
+pick() { # 0: before --alone, 1: behind it
+    want=$1 now=0
+    shift
+    for test; do
+        if [ "$test" = --alone ]; then now=1; elif [ $now = "$want" ]; then printf '%s\0' "$test"; fi
+    done
+}
+pick 0 "$@" | xargs -0 -r -n 1 -P "${JOBS:-$(nproc)}" "$0" --one
+pick 1 "$@" | xargs -0 -r -n 1 "$0" --one
+tests=$(pick 0 "$@" | tr -cd '\0' | wc -c)
+tests=$((tests + $(pick 1 "$@" | tr -cd '\0' | wc -c)))
+cat "$logs"/*.total | awk -v tests="$tests" '{ p += $1; f += $2; s += $3 }
     END { if (NR != tests) f++; print p + 0 " passed, " f + 0 " failed, " s + 0 " skipped"; exit f > 0 }'

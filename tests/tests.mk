@@ -99,10 +99,10 @@ TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(call fuzz_tests,$(FUZZ) request) \
-	    $(call model_tests,$(QUICK)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    $(call model_tests,$(QUICK)) 'architectures: tests/architectures.sh' \
+	    --alone 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm' \
-	    'server, soak: $(B)/tests/load -c 8 -p 100 -n 12 -t 3 $(B)/tests/wikilm' \
-	    'architectures: tests/architectures.sh'
+	    'server, soak: $(B)/tests/load -c 8 -p 100 -n 12 -t 3 $(B)/tests/wikilm'
 
 # The full matrix: every case, format and compute capability, sanitizers, a minute of each fuzzer.
 test-long: $(TEST_PROGRAMS) $(B)/tests/bare
@@ -112,10 +112,10 @@ test-long: $(TEST_PROGRAMS) $(B)/tests/bare
 	    'emulated CUDA: tests/kernels/cuda/build.sh $(B)/emulated emulated && $(B)/emulated/run' \
 	    $(foreach c,$(EMULATED),'emulated $c: tests/models/emulate.sh $(B) $c') \
 	    $(foreach c,$(EMULATED_PASS),'emulated $c, one launch: tests/models/emulate.sh $(B) -m persistent $c') \
-	    $(call model_tests,$(CASES)) 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
-	    'server, soak: $(B)/tests/load -c 32 -t 60 $(B)/tests/bare' \
+	    $(call model_tests,$(CASES)) 'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
 	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
+	    --alone 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'server, soak: $(B)/tests/load -c 32 -t 60 $(B)/tests/bare' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
 	@$(MAKE) --no-print-directory SAN=1 test-units
@@ -132,7 +132,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright 'jsonschema[format-nongpl]'
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
 	build/venv-jinja/bin/pip install -q jinja2==3.1.6 transformers==5.23.0
-	@tests/run.sh 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
+	@tests/run.sh --alone 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
@@ -154,7 +154,7 @@ GPU_SM = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head
 test-gpu: $(TEST_PROGRAMS)
 	$(B)/exlc build examples/wikilm -o $(B)/wikilm-gpu --target cpu,cuda --sm $(GPU_SM)
 	tests/kernels/cuda/build.sh $(B)/cuda $(patsubst 90,90a,$(patsubst 100,100a,$(GPU_SM)))
-	@SM=$(GPU_SM) tests/run.sh 'gpu: $(B)/tests/unit/gpu' 'kernels: $(B)/cuda/run' \
+	@SM=$(GPU_SM) tests/run.sh --alone 'gpu: $(B)/tests/unit/gpu' 'kernels: $(B)/cuda/run' \
 	    $(foreach m,graph steps,'models $m: tests/models/run.sh $(B) -d cuda -m $m $(CASES) $(CONVERTED:/=)') \
 	    'CPU and CUDA agree: tests/agree.sh $(B) $(B)/wikilm-gpu' \
 	    'quality: tests/quality.sh $(B)/wikilm-gpu cuda' \
