@@ -75,15 +75,25 @@ json_t *api_props(const Api *api)
                      "chat_template", source ? source : "", "build_info", model_info.exlc_version);
 }
 
+json_t *api_render(const Api *api, const json_t *body, Refusal *r)
+{
+    json_t *text = request_text(api, body, r);
+    return text ? json_pack("{s:o}", "prompt", text) : NULL;
+}
+
 json_t *api_encode(const Api *api, const json_t *body, Refusal *r)
 {
     const json_t *text = field_of(body, "text", "content");
     if (!text) text = field_of(body, "prompt", NULL);
+    json_t *chat = NULL;
     int bos = 1, special = 1;
     TokenList ids = {0};
     json_t *result = NULL;
-    if (!json_is_string(text)) {
-        refusal_set(r, 400, "text", "text (or content, or prompt): expected a string");
+    if (!text && field_of(body, "messages", NULL)) { // the template adds what is to be added
+        if (!(chat = request_text(api, body, r))) return NULL;
+        text = chat, bos = 0;
+    } else if (!json_is_string(text)) {
+        refusal_set(r, 400, "text", "text (or content, prompt, messages): expected a string");
         return NULL;
     }
     if (field_flag(body, "add_bos_token", "add_special", &bos, r) != 0 ||
@@ -100,6 +110,7 @@ json_t *api_encode(const Api *api, const json_t *body, Refusal *r)
                            api->generator->batch.max_context);
     }
     free(ids.id);
+    json_decref(chat);
     return result;
 }
 

@@ -80,6 +80,7 @@ struct Family {
 json_t *api_models(const Api *api);
 json_t *api_model(const Api *api);
 json_t *api_props(const Api *api);
+json_t *api_render(const Api *api, const json_t *body, Refusal *r);
 json_t *api_encode(const Api *api, const json_t *body, Refusal *r);
 json_t *api_decode(const Api *api, const json_t *body, Refusal *r);
 json_t *api_cache(const Api *api);

@@ -144,11 +144,38 @@ static void read_samplers(json_t *body)
         json_object_del(body, "adaptive_target");
 }
 
+// {"effort": ..., "enabled": ...} and {"type": "disabled"}, where they are no fields here.
+static int read_reasoning(json_t *body, int (*known)(void *taker, const char *name), void *taker,
+                          Refusal *r)
+{
+    json_t *reasoning = json_object_get(body, "reasoning"), *v;
+    json_t *thinking = json_object_get(body, "thinking");
+    const char *key, *type = field_type(thinking);
+    if (!known(taker, "reasoning_effort")) return 0;
+    if (json_is_object(reasoning) && !known(taker, "reasoning")) {
+        json_object_foreach(reasoning, key, v)
+        {
+            int effort = strcmp(key, "effort") == 0;
+            if (!effort && strcmp(key, "enabled") != 0)
+                return refusal_set(r, 400, "reasoning",
+                                   "reasoning: only effort and enabled are there");
+            json_object_set(body, effort ? "reasoning_effort" : "enable_thinking", v);
+        }
+        json_object_del(body, "reasoning");
+    }
+    int on = strcmp(type, "enabled") == 0;
+    if ((on || strcmp(type, "disabled") == 0) && !known(taker, "thinking")) {
+        json_object_set_new(body, "enable_thinking", json_boolean(on));
+        json_object_del(body, "thinking");
+    }
+    return 0;
+}
+
 int foreign_translate(json_t *body, int (*known)(void *taker, const char *name), void *taker,
                       Refusal *r)
 {
     if (rename_fields(body, known, taker, r) != 0 || drop_fields(body, r) != 0) return -1;
     read_lists(body);
     read_samplers(body);
-    return 0;
+    return read_reasoning(body, known, taker, r);
 }

@@ -184,6 +184,8 @@ static const struct {
 } rows[] = {
 #define AT(field) offsetof(Options, field)
     {"-p", "PROMPT", RUN, TEXT, AT(prompt), 0, 0, 0, "the text to continue"},
+    {"-f", "FILE", RUN, TEXT, AT(prompt_file), 1, 0, 0,
+     "the text is in this file (without its last newline); -: standard input"},
     {"-n", "N", RUN | CHAT, WHOLE, AT(n), 0, 1 << 30, 0, "at most so many new tokens; default 256"},
     {"-o", "FILE", LOGITS, TEXT, AT(output), 0, 0, 0,
      "safetensors file to write; -: standard output"},

@@ -27,7 +27,7 @@ typedef struct {
     int max_context, max_batch, cache_tokens, saved_states, key_bits, value_bits, chunk,
         deterministic;
     // text and sampling; NAN and -1 mean not given
-    const char *prompt, *ids, *output, *text, *reference, *system;
+    const char *prompt, *prompt_file, *ids, *output, *text, *reference, *system;
     const char *grammar_file, *json_schema;
     const char *stop[16];
     int stop_count, n, chat, raw, top_k, seed_given;

@@ -137,7 +137,8 @@ static int get_values(const Answer *a, json_t *values, Refusal *r)
     return 0;
 }
 
-static int get_messages(const Api *api, Answer *a, Refusal *r)
+// The prompt's text is the caller's, also after a refusal.
+static int render(const Api *api, Answer *a, ChatPrompt *prompt, Refusal *r)
 {
     const json_t *messages = field_of(a->body, "messages", NULL);
     if (!json_is_array(messages) || !json_array_size(messages))
@@ -145,15 +146,22 @@ static int get_messages(const Api *api, Answer *a, Refusal *r)
     for (size_t i = 0; i < json_array_size(messages); i++)
         if (!json_is_string(json_object_get(json_array_get(messages, i), "role")))
             return refusal_set(r, 400, "messages", "messages: number %zu has no role", i);
+    json_t *values = json_object();
+    Error err;
+    int status = values ? get_tools(a, r) : refusal_memory(r);
+    if (status == 0) status = get_values(a, values, r);
+    if (status == 0 && chat_prompt(&api->chat, values, prompt, &err) != 0)
+        status = refusal_set(r, 400, "messages", "%s", err.text);
+    json_decref(values);
+    return status;
+}
+
+static int get_messages(const Api *api, Answer *a, Refusal *r)
+{
+    ChatPrompt prompt = {0};
     a->prompts = 1;
     a->prompt = calloc(1, sizeof *a->prompt);
-    json_t *values = json_object();
-    ChatPrompt prompt = {0};
-    Error err;
-    int status = a->prompt && values ? get_tools(a, r) : refusal_memory(r);
-    if (status == 0) status = get_values(a, values, r);
-    if (status == 0 && chat_prompt(&api->chat, values, &prompt, &err) != 0)
-        status = refusal_set(r, 400, "messages", "%s", err.text);
+    int status = a->prompt ? render(api, a, &prompt, r) : refusal_memory(r);
     if (status == 0)
         status = request_encode(api, prompt.text, prompt.bytes, TOKENS_PARSE_SPECIAL, "messages",
                                 a->prompt, r);
@@ -161,7 +169,6 @@ static int get_messages(const Api *api, Answer *a, Refusal *r)
     a->template_text = prompt.template_text;
     a->reasoning = prompt.reasoning;
     free(prompt.text);
-    json_decref(values);
     return status;
 }
 
@@ -374,6 +381,16 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
             return -1;
     }
     return 0;
+}
+
+json_t *request_text(const Api *api, const json_t *body, Refusal *r)
+{
+    Answer a = {.body = (json_t *)body};
+    ChatPrompt prompt = {0};
+    json_t *text = NULL;
+    if (render(api, &a, &prompt, r) == 0) text = answer_text(prompt.text, prompt.bytes);
+    free(prompt.text);
+    return text;
 }
 
 int request_count(Api *api, json_t *body, Refusal *r)

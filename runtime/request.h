@@ -13,6 +13,8 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
                  Answer **out, Refusal *r);
 // The tokens of the prompt that a chat's body would make, or -1.
 int request_count(Api *api, json_t *body, Refusal *r);
+// What the template makes of a chat's messages, tools and variables; NULL and a refusal.
+json_t *request_text(const Api *api, const json_t *body, Refusal *r);
 
 // Text to ids that the model has; flags of tokens_encode. `name` is the field for the refusal.
 int request_encode(const Api *api, const char *text, size_t bytes, int flags, const char *name,

@@ -394,6 +394,7 @@ enum {
     GENERATE,
     ENCODE,
     DECODE,
+    RENDER,
     COUNT,
     ABSENT
 };
@@ -422,6 +423,7 @@ static const struct {
     {"/v1/responses", EVHTTP_REQ_POST, 1, GENERATE, &responses},
     {"/v1/responses/input_tokens", EVHTTP_REQ_POST, 1, COUNT, &responses},
     {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT, NULL},
+    {"/apply-template", EVHTTP_REQ_POST, 1, RENDER, NULL},
     {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE, NULL},
     {"/detokenize", EVHTTP_REQ_POST, 1, DECODE, NULL},
     {"/v1/token/encode", EVHTTP_REQ_POST, 1, ENCODE, NULL},
@@ -471,6 +473,7 @@ static void post(Server *server, struct evhttp_request *http, int what)
     }
     result = what == ENCODE   ? api_encode(server->api, body, &r)
              : what == DECODE ? api_decode(server->api, body, &r)
+             : what == RENDER ? api_render(server->api, body, &r)
                               : family_of(http)->count(server->api, body, &r);
     json_decref(body);
     if (result)

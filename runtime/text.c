@@ -1,4 +1,5 @@
 // The commands that make text: run, serve, tokenize, template.
+#include "input.h"
 #include "render.h"
 #include "sampling.h"
 #include "server.h"
@@ -203,18 +204,30 @@ static void ask(Chat *chat, const Tokens *t, const char *message, ChatPrompt *pr
     json_decref(values);
 }
 
+static char *read_prompt(const char *path)
+{
+    Error err;
+    size_t bytes;
+    char *text = strcmp(path, "-") == 0 ? read_input(&bytes, &err) : read_whole(path);
+    if (!text) fail("%s", err.text);
+    if (*text && text[strlen(text) - 1] == '\n') text[strlen(text) - 1] = 0;
+    return text;
+}
+
 int command_run(const Options *o)
 {
     static const char *const reasons[] = {
         [REASON_LENGTH] = "length", [REASON_END] = "eos", [REASON_STOP] = "stop"};
-    if (!o->prompt) usage_error("run needs -p PROMPT");
+    if (!o->prompt == !o->prompt_file) usage_error("run needs -p PROMPT or -f FILE");
     Tokens *t = open_tokens();
     Error err;
+    char *read = o->prompt_file ? read_prompt(o->prompt_file) : NULL;
+    const char *said = read ? read : o->prompt;
     TokenList ids = {0};
     Chat chat = {0};
     ChatPrompt prompt = {0};
-    if (o->chat) ask(&chat, t, o->prompt, &prompt);
-    const char *text = o->chat ? prompt.text : o->prompt;
+    if (o->chat) ask(&chat, t, said, &prompt);
+    const char *text = o->chat ? prompt.text : said;
     int flags = TOKENS_PARSE_SPECIAL | (o->chat ? 0 : TOKENS_ADD_SPECIAL);
     if (tokens_encode(t, text, o->chat ? prompt.bytes : strlen(text), flags, &ids, &err) != 0)
         fail("%s", err.text);
@@ -274,6 +287,7 @@ int command_run(const Options *o)
     chat_close(&chat);
     free(prompt.text);
     free(ids.id);
+    free(read);
     return 0;
 }
 

@@ -167,6 +167,8 @@ check "help lists a command's own options" sh -c "$program bench --help | grep -
 refuses 2 "unknown command" $program frobnicate
 refuses 2 "unknown option" $program run --wrong
 refuses 2 "needs -p" $program run
+refuses 2 "-p PROMPT or -f FILE" $program run -p x -f "$work/prompt"
+refuses 1 "no-such" $program run -f "$work/no-such"
 refuses 2 "run takes no 'The city'" $program run -n 1 'The city'
 refuses 2 "needs ppl or kl" $program eval
 refuses 1 "'a' is no token id" sh -c "echo 1 a | $program tokenize --decode"
@@ -305,6 +307,9 @@ check "chunks do not matter" [ "$greedy" = "$($program run -p "$text" -n 24 --de
 for set in avx2 generic; do
     check "$set writes the same" [ "$greedy" = "$(EXLC_CPU=$set $program run -p "$text" -n 24 --device cpu)" ]
 done
+printf '%s\n' "$text" >"$work/prompt"
+check "a prompt in a file" [ "$greedy" = "$($program run -f "$work/prompt" -n 24 --device cpu)" ]
+check "a prompt on standard input" [ "$greedy" = "$(printf '%s' "$text" | $program run -f - -n 24 --device cpu)" ]
 drawn=$($program run -p "$text" -n 24 --temperature 1 --seed 7 --device cpu)
 check "a seed repeats" [ "$drawn" = "$($program run -p "$text" -n 24 --temperature 1 --seed 7 --device cpu)" ]
 check "another seed differs" [ "$drawn" != "$($program run -p "$text" -n 24 --temperature 1 --seed 8 --device cpu)" ]
