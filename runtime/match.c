@@ -11,8 +11,9 @@
 #define REST_BYTES (4 << 20)  // kept while nobody uses it
 #define MOST_WORK 8000000     // items that may be looked at, and how many more with every token
 #define MORE_WORK 300000
-#define MOST_ITEMS 20000 // of one set
-#define MOST_CHAIN 16    // of repetitions that are parts of a state
+#define MOST_ITEMS 20000  // of one set
+#define MOST_CALLS 200000 // of one set, before equal ones are one
+#define MOST_CHAIN 16     // of repetitions that are parts of a state
 
 enum {
     BOTTOM, // the node of the root, without callers
@@ -27,6 +28,18 @@ typedef struct {
 typedef struct {
     int32_t place, count, node;
 } Caller;
+
+// A caller of a rule that is to be entered, in a chain of them.
+typedef struct {
+    Caller caller;
+    int32_t next; // of calls[], + 1
+} Call;
+
+// Part of the set that is being made, while `set` is its number.
+typedef struct {
+    Item item;
+    uint32_t set;
+} Seen;
 
 typedef struct {
     int32_t first, count; // of caller[]
@@ -61,10 +74,12 @@ struct Matcher {
     int32_t start;
     int failed;
     // the set that is being made
-    List work_items, set, seen; // of Item; seen: a hash table, in Item
-    size_t seen_count;
-    List *waiting; // (rules) of Caller: calls that are to be entered
-    List waiting_rules;
+    List work_items, set; // of Item
+    List seen;            // of Seen: a hash table
+    uint32_t set_number, seen_count;
+    List calls, callers_of; // of Call; of Caller: those of one rule
+    int32_t *waiting;       // (rules) of calls[], + 1
+    List waiting_rules;     // of int32_t: those that are to be entered
     int accepts, leaves, entering;
 };
 
@@ -138,10 +153,20 @@ static int by_caller(const void *a, const void *b)
     return x->node < y->node ? -1 : x->node > y->node;
 }
 
-// The node with these callers, which are sorted for it.
+// Sorts them; of equal ones one is left. Returns how many are left.
+static size_t unite_callers(Caller *callers, size_t count)
+{
+    size_t n = 0;
+    if (count > 1) qsort(callers, count, sizeof *callers, by_caller);
+    for (size_t i = 0; i < count; i++)
+        if (!n || by_caller(&callers[n - 1], &callers[i]) != 0) callers[n++] = callers[i];
+    return n;
+}
+
+// The node with these callers, which are put in order for it.
 static int32_t find_node(Matcher *m, Caller *callers, size_t count)
 {
-    if (count > 1) qsort(callers, count, sizeof *callers, by_caller);
+    count = unite_callers(callers, count);
     uint32_t hash = hash_bytes(callers, count * sizeof *callers / 4);
     Table *t = &m->node_table;
     if (grow_table(m, t, &m->nodes, sizeof(Node), offsetof(Node, hash)) != 0) return BOTTOM;
@@ -211,29 +236,34 @@ static int32_t find_state(Matcher *m, Item *items, size_t count, int accepts, in
 
 // --- one step ------------------------------------------------------------------------------------
 
+static int grow_seen(Matcher *m)
+{
+    Seen *old = m->seen.data, *slot;
+    size_t old_room = m->seen.room, room = old_room ? 2 * old_room : 256;
+    if (!(slot = calloc(room, sizeof *slot))) {
+        m->failed = 1;
+        return -1;
+    }
+    for (size_t i = 0; i < old_room; i++) {
+        if (old[i].set != m->set_number) continue;
+        size_t at = hash_bytes(&old[i].item, 2) & (room - 1);
+        while (slot[at].set == m->set_number) at = (at + 1) & (room - 1);
+        slot[at] = old[i];
+    }
+    free(old);
+    m->seen = (List){slot, 0, room};
+    return 0;
+}
+
 // Whether an item is new in the set that is being made.
 static int is_new(Matcher *m, Item item)
 {
-    if (2 * (m->seen_count + 1) > m->seen.room) {
-        Item *old = m->seen.data;
-        size_t old_room = m->seen.room, room = old_room ? 2 * old_room : 256;
-        Item *larger = malloc(room * sizeof *larger);
-        if (!larger) {
-            m->failed = 1;
-            return 0;
-        }
-        memset(larger, 0xff, room * sizeof *larger);
-        m->seen = (List){larger, 0, room};
-        m->seen_count = 0;
-        for (size_t i = 0; i < old_room; i++)
-            if (old[i].place >= 0) is_new(m, old[i]);
-        free(old);
-    }
-    Item *slot = m->seen.data;
+    if (2 * ((size_t)m->seen_count + 1) > m->seen.room && grow_seen(m) != 0) return 0;
+    Seen *slot = m->seen.data;
     size_t mask = m->seen.room - 1, at = hash_bytes(&item, 2) & mask;
-    for (; slot[at].place >= 0; at = (at + 1) & mask)
-        if (slot[at].place == item.place && slot[at].node == item.node) return 0;
-    slot[at] = item;
+    for (; slot[at].set == m->set_number; at = (at + 1) & mask)
+        if (slot[at].item.place == item.place && slot[at].item.node == item.node) return 0;
+    slot[at] = (Seen){item, m->set_number};
     m->seen_count++;
     return 1;
 }
@@ -252,17 +282,27 @@ static void add_item(Matcher *m, int32_t place, int32_t node)
 // A rule is to be entered for this caller.
 static void add_call(Matcher *m, int32_t rule, Caller caller)
 {
-    List *l = &m->waiting[rule];
-    if (!l->count) {
-        int32_t *at = extend(m, &m->waiting_rules, 1, sizeof *at);
-        if (!at) return;
-        *at = rule;
-        m->waiting_rules.count++;
+    Call *call = extend(m, &m->calls, 1, sizeof *call);
+    int32_t *at = extend(m, &m->waiting_rules, 1, sizeof *at);
+    if (!call || !at) return;
+    if (m->calls.count == MOST_CALLS) m->failed = 1;
+    if (!m->waiting[rule]) at[0] = rule, m->waiting_rules.count++;
+    *call = (Call){caller, m->waiting[rule]};
+    m->waiting[rule] = (int32_t)++m->calls.count;
+}
+
+// The node of all that have called a rule, which is then entered.
+static int32_t node_of_calls(Matcher *m, int32_t rule)
+{
+    m->callers_of.count = 0;
+    for (int32_t i = m->waiting[rule]; i; i = AT(m->calls, Call, i - 1).next) {
+        Caller *at = extend(m, &m->callers_of, 1, sizeof *at);
+        if (!at) return BOTTOM;
+        *at = AT(m->calls, Call, i - 1).caller;
+        m->callers_of.count++;
     }
-    Caller *at = extend(m, l, 1, sizeof *at);
-    if (!at) return;
-    *at = caller;
-    l->count++;
+    m->waiting[rule] = 0;
+    return find_node(m, m->callers_of.data, m->callers_of.count);
 }
 
 // A repetition that has been passed `count` times.
@@ -341,10 +381,7 @@ static void enter_rules(Matcher *m)
         m->work -= (int64_t)n;
         rules[first] = rules[n - 1];
         m->waiting_rules.count--;
-        List *l = &m->waiting[rule];
-        int32_t node = find_node(m, l->data, l->count);
-        l->count = 0;
-        add_item(m, m->p.entry[rule], node);
+        add_item(m, m->p.entry[rule], node_of_calls(m, rule));
         follow_all(m);
     }
     m->entering = 0;
@@ -352,12 +389,14 @@ static void enter_rules(Matcher *m)
 
 static void begin_set(Matcher *m)
 {
-    m->work_items.count = m->set.count = 0;
-    if (m->seen_count) memset(m->seen.data, 0xff, m->seen.room * sizeof(Item));
-    m->seen_count = 0;
+    if (!++m->set_number) { // numbers begin anew
+        if (m->seen.data) memset(m->seen.data, 0, m->seen.room * sizeof(Seen));
+        m->set_number = 1;
+    }
     for (size_t i = 0; i < m->waiting_rules.count; i++)
-        m->waiting[AT(m->waiting_rules, int32_t, i)].count = 0;
-    m->waiting_rules.count = 0;
+        m->waiting[AT(m->waiting_rules, int32_t, i)] = 0;
+    m->work_items.count = m->set.count = m->calls.count = m->waiting_rules.count = 0;
+    m->seen_count = 0;
     m->accepts = m->leaves = 0;
 }
 
@@ -503,14 +542,25 @@ static void drop_kept(Matcher *m)
     m->kept_bytes = 0;
 }
 
+static void free_lists(List *const *lists)
+{
+    for (; *lists; lists++) {
+        free((*lists)->data);
+        **lists = (List){0};
+    }
+}
+
+// What is only used while a set is made.
+static void drop_workspace(Matcher *m)
+{
+    free_lists((List *const[]){&m->work_items, &m->set, &m->seen, &m->calls, &m->callers_of,
+                               &m->waiting_rules, NULL});
+}
+
 static void forget(Matcher *m)
 {
-    List *lists[] = {&m->nodes, &m->callers, &m->states, &m->items, &m->nexts};
     drop_kept(m);
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        free(lists[i]->data);
-        *lists[i] = (List){0};
-    }
+    free_lists((List *const[]){&m->nodes, &m->callers, &m->states, &m->items, &m->nexts, NULL});
     free(m->node_table.slot);
     free(m->state_table.slot);
     m->node_table = m->state_table = (Table){0};
@@ -616,19 +666,18 @@ void matcher_close(Matcher *m)
 {
     if (!m) return;
     forget(m);
-    for (int32_t i = 0; m->waiting && i < m->p.rules; i++) free(m->waiting[i].data);
+    drop_workspace(m);
     free(m->waiting);
-    free(m->waiting_rules.data);
-    free(m->work_items.data);
-    free(m->set.data);
-    free(m->seen.data);
     program_close(&m->p);
     free(m);
 }
 
 void matcher_rest(Matcher *m)
 {
-    if (!m->places && bytes_used(m) > REST_BYTES) clear_away(m);
+    if (m->places) return;
+    if (bytes_used(m) > REST_BYTES) clear_away(m);
+    begin_set(m); // which forgets what waited
+    drop_workspace(m);
 }
 
 int matcher_failed(const Matcher *m)

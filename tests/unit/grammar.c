@@ -159,7 +159,11 @@ static void test_bounds(void)
                  {"root ::= \"a\" root | \"a\"", 1},
                  {"root ::= (\"a\"* \"a\"*)* \"b\"?", 1},
                  {"root ::= ((\"a\"{0,99999}){0,99999}){0,9999} \"b\"", MATCH_FAILED},
-                 {"root ::= (\"a\" | \"aa\"){3,100000} \"b\"", MATCH_FAILED}};
+                 {"root ::= (\"a\" | \"aa\"){3,100000} \"b\"", MATCH_FAILED},
+                 // Many ways to have come to one place are one.
+                 {"root ::= (\"a\" | \"aa\" | \"aaa\"){3,}", 1},
+                 {"root ::= ((\"a\" | \"aa\"){1,20} \"a\"?){2,}", 1},
+                 {"root ::= a{1,30000}\na ::= \"a\" b\nb ::= \"\" | \"(\" b \")\"", 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err;
         Matcher *m = make(cases[i].grammar, &err);
