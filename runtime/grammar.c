@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_NODES 1000000
+#define MOST_NODES 1000000 // and bytes of text, ranges, rules
 #define MOST_STEPS 500000
 #define MOST_NESTING 500
-#define MOST_LEAF 48 // nodes of a rule that is laid where it is called
+#define MOST_OPEN 4000 // rules that begin with one another
+#define MOST_LEAF 48   // nodes of a rule that is laid where it is called
 
 typedef enum { TEXT, CLASS, CALL, REPEAT, SEQUENCE, CHOICE } NodeKind;
 typedef struct {
@@ -289,7 +290,7 @@ Expr grammar_either(Grammar *g, int count, ...)
 typedef struct {
     Grammar *g;
     Program *p;
-    size_t room, rule_room;
+    size_t step_room, source_room;
     int32_t *number; // (rules of g) of the program + 1
     int32_t *source; // (rules of p) expressions
     int depth;
@@ -300,13 +301,7 @@ static int32_t lay(Compiler *c, Step step)
     Program *p = c->p;
     if (p->step_count >= MOST_STEPS)
         return grammar_fail(c->g, "it has more than %d steps", MOST_STEPS);
-    if ((size_t)p->step_count == c->room) {
-        size_t room = 2 * c->room + 256;
-        Step *larger = realloc(p->steps, room * sizeof *larger);
-        if (!larger) return grammar_fail(c->g, "out of memory");
-        p->steps = larger;
-        c->room = room;
-    }
+    if (!grow(c->g, &p->steps, &c->step_room, (size_t)p->step_count, 1, sizeof step)) return -1;
     p->steps[p->step_count] = step;
     return p->step_count++;
 }
@@ -402,13 +397,7 @@ static int32_t lay_class(Compiler *c, const Node *n, int32_t next)
 static int32_t add_rule(Compiler *c, Expr e)
 {
     Program *p = c->p;
-    if ((size_t)p->rules == c->rule_room) {
-        size_t room = 2 * c->rule_room + 64;
-        int32_t *larger = realloc(c->source, room * sizeof *larger);
-        if (!larger) return grammar_fail(c->g, "out of memory");
-        c->source = larger;
-        c->rule_room = room;
-    }
+    if (!grow(c->g, &c->source, &c->source_room, (size_t)p->rules, 1, sizeof e)) return -1;
     c->source[p->rules] = e;
     return p->rules++;
 }
@@ -471,11 +460,12 @@ static int32_t lay_choice(Compiler *c, Expr first, int32_t next)
     return all < 0 ? grammar_fail(c->g, "a choice of nothing") : all;
 }
 
-// The nodes of an expression that calls nothing; more than `most` for others.
+// The nodes of an expression that calls nothing, long texts and classes counted as several; more
+// than `most` for others.
 static int leaf_size(const Grammar *g, Expr e, int most)
 {
     const Node *n = &g->node[e];
-    int size = n->kind == CALL ? most + 1 : n->kind == CLASS ? 1 + n->count / 4 : 1;
+    int size = n->kind == CALL ? most + 1 : n->kind <= CLASS ? 1 + n->count / 4 : 1;
     for (Expr part = n->kind > CALL ? n->first : -1; part >= 0 && size <= most;
          part = g->node[part].next)
         size += leaf_size(g, part, most - size);
@@ -513,11 +503,10 @@ static int32_t lay_expr(Compiler *c, Expr e, int32_t next)
 static int lay_rules(Compiler *c, int root)
 {
     Program *p = c->p;
+    size_t room = 0;
     p->root = rule_number(c, root);
-    for (int32_t i = 0; i < p->rules; i++) {
-        int32_t *larger = realloc(p->entry, (size_t)p->rules * sizeof *larger);
-        if (!larger) return grammar_fail(c->g, "out of memory");
-        p->entry = larger;
+    for (int32_t i = 0; i < p->rules; i++) { // laying one finds more
+        if (!grow(c->g, &p->entry, &room, (size_t)i, 1, sizeof *p->entry)) return -1;
         int32_t end = lay(c, (Step){.kind = STEP_END});
         p->entry[i] = end < 0 ? -1 : lay_expr(c, c->source[i], end);
         if (p->entry[i] < 0) return -1;
@@ -532,9 +521,9 @@ enum { UNSEEN, OPEN, SOLID, EMPTY }; // a rule: EMPTY may take no byte at all
 typedef struct {
     Grammar *g;
     Program *p;
-    uint8_t *state;  // (rules)
-    int32_t *seen;   // (steps) the rule that looked at it last, + 1
-    int32_t *places; // working stack, shared by the rules that are open
+    uint8_t *state; // (rules)
+    int32_t *seen;  // (steps) the rule that looked at it last, + 1
+    int32_t *place; // working stack, shared by the rules that are open
     size_t count, room;
     int32_t finished;
     int depth;
@@ -544,14 +533,8 @@ static int look_at(Looker *k, int32_t rule, int32_t place)
 {
     if (k->seen[place] == rule + 1) return 0;
     k->seen[place] = rule + 1;
-    if (k->count == k->room) {
-        size_t room = 2 * k->room + 256;
-        int32_t *larger = realloc(k->places, room * sizeof *larger);
-        if (!larger) return grammar_fail(k->g, "out of memory");
-        k->places = larger;
-        k->room = room;
-    }
-    k->places[k->count++] = place;
+    if (!grow(k->g, &k->place, &k->room, k->count, 1, sizeof place)) return -1;
+    k->place[k->count++] = place;
     return 0;
 }
 
@@ -570,13 +553,13 @@ static int look_at_call(Looker *k, int32_t rule, Step *s)
 // Which rules a rule may call before it takes a byte, and whether it need take one.
 static int look(Looker *k, int32_t rule)
 {
-    if (k->depth++ > MOST_NESTING) return grammar_fail(k->g, "its rules are nested too deeply");
+    if (k->depth++ > MOST_OPEN) return grammar_fail(k->g, "its rules are nested too deeply");
     size_t base = k->count;
     int empty = 0;
     k->state[rule] = OPEN;
     if (look_at(k, rule, k->p->entry[rule]) != 0) return -1;
     while (k->count > base) {
-        Step *s = &k->p->steps[k->places[--k->count]];
+        Step *s = &k->p->steps[k->place[--k->count]];
         int status = 0;
         if (s->kind == STEP_END) empty = 1;
         if (s->kind == STEP_SPLIT) status = look_at(k, rule, s->other) | look_at(k, rule, s->next);
@@ -607,7 +590,7 @@ static int rank_rules(Grammar *g, Program *p)
     }
     free(k.state);
     free(k.seen);
-    free(k.places);
+    free(k.place);
     return status;
 }
 

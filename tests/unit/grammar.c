@@ -148,7 +148,8 @@ static void test_bounds(void)
         Error err;
         CHECK(!make(refused[i], &err));
     }
-    char *as = many("", "a", 20000, "");
+    char *as = many("", "a", 20000, ""),
+         *thrice = many("root ::= x x x\nx ::= \"", "a", 200000, "\"");
     const struct {
         const char *grammar;
         int expected; // of 20,000 times a
@@ -163,6 +164,7 @@ static void test_bounds(void)
                  // Many ways to have come to one place are one.
                  {"root ::= (\"a\" | \"aa\" | \"aaa\"){3,}", 1},
                  {"root ::= ((\"a\" | \"aa\"){1,20} \"a\"?){2,}", 1},
+                 {thrice, 0}, // laid once
                  {"root ::= a{1,30000}\na ::= \"a\" b\nb ::= \"\" | \"(\" b \")\"", 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err;
@@ -172,7 +174,7 @@ static void test_bounds(void)
         CHECK(!m || matcher_failed(m) == (cases[i].expected == MATCH_FAILED));
         matcher_close(m);
     }
-    free(deep), free(long_one), free(as);
+    free(deep), free(long_one), free(as), free(thrice);
 }
 
 // Places survive what is cleared away, and each goes its own way.

@@ -246,9 +246,26 @@ static void test_refusals(void)
     }
 }
 
+// An object of many properties, of which none need be there.
+static void test_many_properties(void)
+{
+    size_t room = 200000, at = 0;
+    char *schema = malloc(room), *first = "{'p0': 1}", *last = "{'p2999': 1}";
+    Error err = {{0}};
+    at += (size_t)snprintf(schema, room, "{'properties': {");
+    for (int i = 0; i < 3000; i++)
+        at += (size_t)snprintf(schema + at, room - at, "%s'p%d': {'const': 1}", i ? ", " : "", i);
+    snprintf(schema + at, room - at, "}}");
+    Matcher *m = make(schema, &err);
+    CHECK_MSG(m && is_text(m, first) && is_text(m, last) && is_text(m, "{}"), "%s", err.text);
+    matcher_close(m);
+    free(schema);
+}
+
 int main(void)
 {
     test_tables();
+    test_many_properties();
     test_refusals();
     return check_done();
 }
