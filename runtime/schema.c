@@ -577,34 +577,9 @@ static int check_keywords(Schema *s, const json_t *schema)
     return 0;
 }
 
-static const struct {
-    const char *type, *keywords[12];
-} types[] = {
-    {"object",
-     {"properties", "required", "additionalProperties", "patternProperties", "propertyNames",
-      "minProperties", "maxProperties"}},
-    {"array", {"items", "prefixItems", "minItems", "maxItems", "additionalItems"}},
-    {"string", {"minLength", "maxLength", "pattern", "format"}},
-    {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
-    {"integer", {NULL}},
-    {"boolean", {NULL}},
-    {"null", {NULL}}};
-
-// Whether values of a type are made: it is named, or nothing is and a keyword speaks of it.
-static int is_made(const json_t *schema, size_t type)
-{
-    const json_t *named = json_object_get(schema, "type");
-    json_t *one;
-    size_t i;
-    if (json_is_string(named)) return strcmp(json_string_value(named), types[type].type) == 0;
-    json_array_foreach(named, i, one)
-    {
-        if (json_is_string(one) && strcmp(json_string_value(one), types[type].type) == 0) return 1;
-    }
-    for (i = 0; !named && types[type].keywords[i]; i++)
-        if (json_object_get(schema, types[type].keywords[i])) return 1;
-    return 0;
-}
+static const char *const types[] = {"object",  "array",   "string", "number",
+                                    "integer", "boolean", "null"};
+#define TYPES (sizeof types / sizeof *types)
 
 static Expr of_type(Schema *s, const json_t *schema, const char *type)
 {
@@ -634,8 +609,8 @@ static int check_types(Schema *s, const json_t *named)
         const char *name =
             json_string_value(json_is_array(named) ? json_array_get(named, i) : named);
         size_t k = 0;
-        while (name && k < sizeof types / sizeof *types && strcmp(types[k].type, name) != 0) k++;
-        if (!name || k == sizeof types / sizeof *types)
+        while (name && k < TYPES && strcmp(types[k], name) != 0) k++;
+        if (!name || k == TYPES)
             return fail(s, "type", "there is no type '%.40s'", name ? name : "?");
     }
     return 0;
@@ -646,9 +621,9 @@ static Expr by_type(Schema *s, const json_t *schema)
     Expr all = grammar_choice(s->g);
     int count = 0;
     if (check_types(s, json_object_get(schema, "type")) != 0) return -1;
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (is_made(schema, i)) {
-            grammar_add(s->g, all, of_type(s, schema, types[i].type));
+    for (size_t i = 0; i < TYPES; i++)
+        if (merge_makes(schema, types[i])) {
+            grammar_add(s->g, all, of_type(s, schema, types[i]));
             count++;
         }
     return count ? all : notation_value(s->g);

@@ -137,6 +137,24 @@ static const struct {
     {"{'oneOf': [{'type': 'integer', 'const': 1}, {'type': 'integer', 'const': 2}]}",
      {"1", "2"},
      {"3"}},
+    // What tells alternatives apart holds for what stands beside them too.
+    {"{'type': ['object', 'null'], 'oneOf': [{'properties': {'k': {'const': 1}}, 'required': "
+     "['k']}, {'properties': {'k': {'const': 2}}, 'required': ['k']}]}",
+     {"{'k':1}", "{'k':2}"},
+     {"null", "{'k':3}", "{}"}},
+    {"{'type': 'object', 'properties': {'k': {'type': 'null'}, 'x': {}}, 'oneOf': [{'required': "
+     "['k']}, {'required': ['x']}]}",
+     {"{'k':null}", "{'x':1}"},
+     {"{'k':null,'x':1}", "{}"}},
+    {"{'allOf': [{'oneOf': [{'type': 'object', 'required': ['x']}, {'type': 'object', 'required': "
+     "['y']}]}, {'properties': {'x': {}, 'y': {}}}]}",
+     {"{'x':1}", "{'y':1}"},
+     {"{'x':1,'y':1}", "{}"}},
+    {"{'allOf': [{'type': 'string', 'x-order': 1}, {'x-order': 2}]}", {"'a'"}, {"1"}},
+    {"{'enum': ['a', 'b'], 'x-names': ['A', 'B']}", {"'a'"}, {"'c'"}},
+    {"{'allOf': [{'enum': [1, 2.0, [1.0]]}, {'enum': [1.0, 2, [1]]}]}",
+     {"1", "2.0", "[1.0]"},
+     {"[2]"}},
     {"{'allOf': [{'type': 'integer', 'minimum': 3}, {'maximum': 5}]}", {"3", "5"}, {"2", "6"}},
     {"{'allOf': [{'properties': {'a': {'type': 'integer'}}, 'required': ['a']}, {'properties': "
      "{'a': {'maximum': 3}, 'b': {}}, 'additionalProperties': false}]}",
@@ -222,6 +240,19 @@ static void test_refusals(void)
         {"{'type': 'string', 'enum': [1]}", "#/enum: no value"},
         {"{'oneOf': [{'type': 'integer'}, {'type': 'number'}]}", "#/oneOf: two of its schemas"},
         {"{'oneOf': [{'properties': {'a': {}}}, {'properties': {'b': {}}}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'const': 1}, {'const': 1.0}]}", "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'type': 'object', 'required': ['x'], 'properties': {'x': {}}}, {'type': "
+         "'object', 'patternProperties': {'x': {}}, 'additionalProperties': false}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'properties': {'k': {'const': 1}}, 'required': ['k'], 'items': {}}, "
+         "{'properties': {'k': {'const': 2}}, 'required': ['k']}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'properties': {'k': {'const': 1}}, 'required': ['k'], 'anyOf': [{'type': "
+         "'string'}, {'type': 'object'}]}, {'properties': {'k': {'const': 2}}, 'required': "
+         "['k']}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'type': 'object'}, {'type': 'object', 'required': ['k']}]}",
          "#/oneOf: two of its schemas"},
         {"{'anyOf': {}}", "#/anyOf: expected a list"},
         {"{'allOf': [{'type': 'string'}, {'type': 'null'}]}", "#: nothing is valid"},
