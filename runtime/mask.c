@@ -226,6 +226,7 @@ int mask_fill(Matcher *m, const Vocabulary *v, const Place *place, const char *p
               size_t prefix_bytes, uint32_t *mask)
 {
     Walk w = {.m = m, .v = v, .mask = mask};
+    matcher_grant(m);
     matcher_begin(m);
     if (matcher_failed(m)) return -1;
     memset(mask, 0, 4 * BIT_WORDS(v->count));

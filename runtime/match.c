@@ -9,7 +9,7 @@
 #define KEPT_BYTES (16 << 20) // cleared away between tokens
 #define MOST_BYTES (64 << 20) // the end
 #define REST_BYTES (4 << 20)  // kept while nobody uses it
-#define MOST_WORK 8000000     // items that may be looked at, and how many more with every token
+#define MOST_WORK 8000000     // items that may be looked at, and how many more with every grant
 #define MORE_WORK 300000
 #define MOST_ITEMS 20000  // of one set
 #define MOST_CALLS 200000 // of one set, before equal ones are one
@@ -79,7 +79,7 @@ struct Matcher {
     uint32_t set_number, seen_count;
     List calls, callers_of; // of Call; of Caller: those of one rule
     int32_t *waiting;       // (rules) of calls[], + 1
-    List waiting_rules;     // of int32_t: those that are to be entered
+    List waiting_rules;     // of int32_t: those that are to be entered, a heap by their ranks
     int accepts, leaves, entering;
 };
 
@@ -279,14 +279,44 @@ static void add_item(Matcher *m, int32_t place, int32_t node)
     m->work_items.count++;
 }
 
+// The heap of rules that are to be entered: none comes before the one at half its place.
+static int comes_before(const Matcher *m, int32_t rule, int32_t other)
+{
+    return m->p.rank[rule] < m->p.rank[other];
+}
+
+static void push_rule(Matcher *m, int32_t rule)
+{
+    if (!extend(m, &m->waiting_rules, 1, sizeof rule)) return;
+    int32_t *heap = m->waiting_rules.data;
+    size_t at = m->waiting_rules.count++;
+    for (; at && comes_before(m, rule, heap[(at - 1) / 2]); at = (at - 1) / 2)
+        heap[at] = heap[(at - 1) / 2];
+    heap[at] = rule;
+}
+
+// The one of the lowest rank; there is one.
+static int32_t pop_rule(Matcher *m)
+{
+    int32_t *heap = m->waiting_rules.data, first = heap[0];
+    size_t count = --m->waiting_rules.count, at = 0;
+    int32_t last = heap[count];
+    for (size_t below; (below = 2 * at + 1) < count; at = below) {
+        if (below + 1 < count && comes_before(m, heap[below + 1], heap[below])) below++;
+        if (!comes_before(m, heap[below], last)) break;
+        heap[at] = heap[below];
+    }
+    heap[at] = last;
+    return first;
+}
+
 // A rule is to be entered for this caller.
 static void add_call(Matcher *m, int32_t rule, Caller caller)
 {
     Call *call = extend(m, &m->calls, 1, sizeof *call);
-    int32_t *at = extend(m, &m->waiting_rules, 1, sizeof *at);
-    if (!call || !at) return;
+    if (!call) return;
     if (m->calls.count == MOST_CALLS) m->failed = 1;
-    if (!m->waiting[rule]) at[0] = rule, m->waiting_rules.count++;
+    if (!m->waiting[rule]) push_rule(m, rule);
     *call = (Call){caller, m->waiting[rule]};
     m->waiting[rule] = (int32_t)++m->calls.count;
 }
@@ -301,6 +331,7 @@ static int32_t node_of_calls(Matcher *m, int32_t rule)
         *at = AT(m->calls, Call, i - 1).caller;
         m->callers_of.count++;
     }
+    m->work -= 4 * (int64_t)m->callers_of.count; // to put them in order
     m->waiting[rule] = 0;
     return find_node(m, m->callers_of.data, m->callers_of.count);
 }
@@ -373,14 +404,7 @@ static void enter_rules(Matcher *m)
 {
     m->entering = 1;
     while (m->waiting_rules.count && !m->failed) {
-        int32_t *rules = m->waiting_rules.data;
-        size_t first = 0, n = m->waiting_rules.count;
-        for (size_t i = 1; i < n; i++)
-            if (m->p.rank[rules[i]] < m->p.rank[rules[first]]) first = i;
-        int32_t rule = rules[first];
-        m->work -= (int64_t)n;
-        rules[first] = rules[n - 1];
-        m->waiting_rules.count--;
+        int32_t rule = pop_rule(m);
         add_item(m, m->p.entry[rule], node_of_calls(m, rule));
         follow_all(m);
     }
@@ -404,7 +428,8 @@ static int32_t end_set(Matcher *m)
 {
     follow_all(m);
     enter_rules(m);
-    if (bytes_used(m) > MOST_BYTES) m->failed = 1;
+    m->work -= 2 * (int64_t)m->set.count;
+    if (m->work < 0 || bytes_used(m) > MOST_BYTES) m->failed = 1;
     if (m->failed) return MATCH_FAILED;
     int32_t state = find_state(m, m->set.data, m->set.count, m->accepts, m->leaves);
     return m->failed ? MATCH_FAILED : state;
@@ -636,9 +661,13 @@ static void clear_away(Matcher *m)
     forget(&old);
 }
 
-void matcher_begin(Matcher *m)
+void matcher_grant(Matcher *m)
 {
     m->work = m->work + MORE_WORK < MOST_WORK ? m->work + MORE_WORK : MOST_WORK;
+}
+
+void matcher_begin(Matcher *m)
+{
     if (bytes_used(m) > KEPT_BYTES && !m->failed) clear_away(m);
 }
 

@@ -35,6 +35,8 @@ int place_read(Matcher *m, Place *place, const char *bytes, size_t count);
 
 // Clears away what is too much; then states have other numbers. Reading does it too.
 void matcher_begin(Matcher *m);
+// Allows some more work: with every mask that is asked for.
+void matcher_grant(Matcher *m);
 
 int match_accepts(const Matcher *m, int32_t state); // the text may end here
 int match_ends(const Matcher *m, int32_t state);    // and must

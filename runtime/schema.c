@@ -267,48 +267,63 @@ static Expr array_value(Schema *s, const json_t *schema)
 // An object's parts: what is listed, in order, and what else there may be.
 typedef struct {
     json_t *listed;   // name -> schema, all that are listed or required
+    json_t *named;    // name -> true: those, and what is forbidden
     json_t *required; // name -> true
     Expr key;         // of other properties; -1: there are none
     int other;        // the rule of such a property with its value, or -1
     int32_t min, max;
 } Object;
 
-static int collect(Schema *s, const json_t *schema, Object *o)
+static int collect_required(Schema *s, const json_t *schema, Object *o)
 {
-    const json_t *properties = json_object_get(schema, "properties"), *more, *flat;
     const json_t *required = json_object_get(schema, "required");
-    json_t *one, *name;
-    const char *key;
+    json_t *name;
     size_t i;
-    if (properties && !json_is_object(properties))
-        return fail(s, "properties", "expected an object");
     if (required && !json_is_array(required))
         return fail(s, "required", "expected a list of names");
-    more = json_object_get(schema, "additionalProperties");
     json_array_foreach(required, i, name)
     {
         if (!json_is_string(name)) return fail(s, "required", "expected a list of names");
         json_object_set_new(o->required, json_string_value(name), json_true());
     }
-    json_object_foreach((json_t *)properties, key, one)
+    return 0;
+}
+
+static int collect_listed(Schema *s, const json_t *schema, Object *o)
+{
+    const json_t *properties = json_object_get(schema, "properties"), *flat;
+    const char *name;
+    json_t *one;
+    if (properties && !json_is_object(properties))
+        return fail(s, "properties", "expected an object");
+    if (json_object_size(properties) > MOST_VALUES) return fail(s, "properties", "too many");
+    json_object_foreach((json_t *)properties, name, one)
     {
         if (!(flat = merge_flat(&s->merger, one))) {
-            enter(s, "/properties/%s", key);
+            enter(s, "/properties/%s", name);
             return fail_merge(s);
         }
+        json_object_set_new(o->named, name, json_true());
         if (!json_is_false(flat))
-            json_object_set(o->listed, key, one);
-        else if (json_object_get(o->required, key))
-            return fail(s, "required", "'%.60s' is forbidden", key);
+            json_object_set(o->listed, name, one);
+        else if (json_object_get(o->required, name))
+            return fail(s, "required", "'%.60s' is forbidden", name);
     }
-    json_object_foreach(o->required, key, one)
+    return 0;
+}
+
+// What is required and not listed.
+static int collect_unlisted(Schema *s, const json_t *schema, Object *o)
+{
+    json_t *more = json_object_get(schema, "additionalProperties"), *ignored;
+    const char *name;
+    if (json_object_size(o->required) > MOST_VALUES) return fail(s, "required", "too many");
+    json_object_foreach(o->required, name, ignored)
     {
-        if (json_object_get(o->listed, key)) continue;
-        if (json_is_false(more)) return fail(s, "required", "'%.60s' is forbidden", key);
-        if (more)
-            json_object_set(o->listed, key, (json_t *)more);
-        else
-            json_object_set_new(o->listed, key, json_true());
+        if (json_object_get(o->listed, name)) continue;
+        if (json_is_false(more)) return fail(s, "required", "'%.60s' is forbidden", name);
+        json_object_set_new(o->named, name, json_true());
+        json_object_set_new(o->listed, name, more ? json_incref(more) : json_true());
     }
     return 0;
 }
@@ -323,7 +338,9 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
     Grammar *g = s->g;
     const char *name;
     json_t *ignored;
-    if (patterns && json_object_size(patterns)) {
+    if (patterns && !json_is_object(patterns))
+        return fail(s, "patternProperties", "expected an object");
+    if (json_object_size(patterns)) {
         void *only = json_object_iter((json_t *)patterns);
         const char *pattern = json_object_iter_key(only);
         if (listed || names || (more && !json_is_false(more)) || json_object_size(patterns) > 1)
@@ -344,7 +361,7 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
     if (!more && listed) return 0;
     if (!more && (json_object_get(schema, "properties"))) return 0;
     if (more && json_is_false(merge_flat(&s->merger, more))) return 0;
-    json_object_foreach(o->listed, name, ignored)
+    json_object_foreach(o->named, name, ignored)
     {
         if (strlen(name) > MOST_NAME)
             return fail(s, "additionalProperties", "a property's name is too long beside it");
@@ -355,7 +372,7 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
         o->key = both ? value_at(s, both, "propertyNames", NULL) : fail_merge(s);
         json_decref(text);
     } else {
-        o->key = notation_other_name(g, o->listed);
+        o->key = notation_other_name(g, o->named);
     }
     o->other = grammar_fresh(g);
     grammar_define(
@@ -443,43 +460,57 @@ static Expr listed_and_others(Schema *s, const Object *o)
 
 static Expr object_value(Schema *s, const json_t *schema)
 {
-    Object o = {json_object(), json_object(), -1, -1, 0, GRAMMAR_MANY};
+    Object o = {json_object(), json_object(), json_object(), -1, -1, 0, GRAMMAR_MANY};
     Expr rest = -1;
-    if (collect(s, schema, &o) == 0 && collect_others(s, schema, &o) == 0 &&
+    if (collect_required(s, schema, &o) == 0 && collect_listed(s, schema, &o) == 0 &&
+        collect_unlisted(s, schema, &o) == 0 && collect_others(s, schema, &o) == 0 &&
         get_count(s, schema, "minProperties", &o.min) == 0 &&
         get_count(s, schema, "maxProperties", &o.max) == 0 && check_counts(s, &o) == 0)
         rest = json_object_size(o.listed) ? listed_and_others(s, &o) : others_only(s, &o);
     json_decref(o.listed);
+    json_decref(o.named);
     json_decref(o.required);
     return grammar_join(s->g, 3, grammar_word(s->g, "{"), notation_space(s->g), rest);
 }
 
 // --- any schema ----------------------------------------------------------------------------------
 
-// 1 when the text of a value is valid under a schema; 0 when it is not, or not as it is written.
-static int fits(Schema *s, const json_t *schema, const json_t *v)
+// What is written for a schema, by itself; NULL: nothing.
+static Matcher *matcher_of(Schema *s, const json_t *schema)
 {
-    Grammar *g = grammar_open();
+    Schema inner = *s;
     Program p;
     Matcher *m = NULL;
     Error err;
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
-    Schema inner = {.g = g, .merger = s->merger, .references = json_object(), .depth = s->depth};
-    int good = g && text, rule = good ? grammar_fresh(g) : -1;
-    inner.merger.root = s->merger.root;
-    if (good) grammar_define(g, rule, value(&inner, schema));
-    good = good && grammar_compile(g, rule, &p, &err) == 0 && matcher_open(&m, &p, &err) == 0;
-    if (good) {
-        Place place;
-        place_enter(m, &place);
-        good = place_read(m, &place, text, strlen(text)) == 0 && match_accepts(m, place.state);
-        place_leave(&place);
+    inner.g = grammar_open();
+    inner.references = json_object();
+    inner.values = 0;
+    int rule = inner.g && inner.references ? grammar_fresh(inner.g) : -1;
+    if (rule >= 0) grammar_define(inner.g, rule, value(&inner, schema));
+    if (rule >= 0 && grammar_compile(inner.g, rule, &p, &err) == 0 &&
+        matcher_open(&m, &p, &err) != 0) {
+        matcher_close(m);
+        m = NULL;
     }
-    s->merger.merges = inner.merger.merges;
-    s->values += inner.values + 1;
-    matcher_close(m);
-    grammar_close(g);
+    s->merger = inner.merger;
+    s->values += inner.values;
+    grammar_close(inner.g);
     json_decref(inner.references);
+    return m;
+}
+
+// 1 when a value is among what is written, as it is written here.
+static int is_written(Matcher *m, const json_t *v)
+{
+    char *text = notation_text(v);
+    Place place;
+    if (!m || !text) {
+        free(text);
+        return 0;
+    }
+    place_enter(m, &place);
+    int good = place_read(m, &place, text, strlen(text)) == 0 && match_accepts(m, place.state);
+    place_leave(&place);
     free(text);
     return good;
 }
@@ -500,23 +531,24 @@ static Expr one_of_values(Schema *s, const json_t *schema, const json_t *values)
     Expr all = grammar_choice(s->g);
     json_t *rest = json_copy((json_t *)schema), *v;
     size_t i, count = 0;
+    if (!json_is_array(values)) fail(s, "enum", "expected a list");
     json_object_del(rest, "enum");
     json_object_del(rest, "minLength");
     json_object_del(rest, "maxLength");
-    int plain = json_object_size(rest) == (json_object_get(rest, "type") != NULL);
-    if (!json_is_array(values)) grammar_fail(s->g, "schema #%s/enum: expected a list", s->path);
-    if (!plain && json_array_size(values) > 1000)
-        fail(s, "enum", "too many values beside other keywords");
+    json_array_append_new(s->merger.kept, rest);
+    const json_t *types = json_object_get(rest, "type");
+    int plain = json_object_size(rest) == (types != NULL);
+    Matcher *m = plain ? NULL : matcher_of(s, rest);
     json_array_foreach(values, i, v)
     {
-        if (s->values > MOST_VALUES) fail(s, "enum", "it is too large");
-        if (s->values > MOST_VALUES) break;
-        if (!merge_has_type(json_object_get(rest, "type"), v) || !has_length(schema, v)) continue;
-        if (!plain && !fits(s, rest, v)) continue;
+        if (!merge_has_type(types, v) || !has_length(schema, v)) continue;
+        if (!plain && !is_written(m, v)) continue;
         grammar_add(s->g, all, notation_exactly(s->g, v));
         count++;
     }
-    json_decref(rest);
+    int beyond = m && matcher_failed(m);
+    matcher_close(m);
+    if (beyond) return fail(s, "enum", "it takes too much to find which values are valid");
     return count ? all : fail(s, "enum", "no value is valid");
 }
 

@@ -97,6 +97,7 @@ static const struct {
     {"{'type': ['boolean', 'null']}", {"true", "false", "null"}, {"0", "'null'"}},
     {"{'enum': ['a', 1, null, {'x': [1]}]}", {"'a'", "1", "null", "{'x':[1]}"}, {"'b'", "2", "{}"}},
     {"{'type': 'string', 'enum': ['a', 1]}", {"'a'"}, {"1"}},
+    {"{'enum': [0.1, 1e-7, [2.5, 1.0]]}", {"0.1", "1e-7", "[2.5,1.0]"}, {"0.10000000000000001"}},
     {"{'const': 'x\\\"\\\\'}", {"'x\\\"\\\\'"}, {"'x'"}},
     {"{'enum': ['a', 'bb', 'ccc'], 'minLength': 2, 'pattern': 'c|b'}", {"'bb'", "'ccc'"}, {"'a'"}},
     {"{'type': 'array', 'items': {'type': 'integer'}}",
@@ -127,7 +128,7 @@ static const struct {
      {"{}"}},
     {"{'properties': {'a': {'const': 1}, 'b': false}, 'additionalProperties': {'const': 2}}",
      {"{}", "{'a':1}", "{'a':1,'x':2}", "{'x':2}", "{'aa':2,'':2}"},
-     {"{'a':2}", "{'x':1}", "{'\\u0061':2}", "{'x':2,'a':2}"}},
+     {"{'a':2}", "{'x':1}", "{'\\u0061':2}", "{'x':2,'a':2}", "{'b':2}"}},
     {"{'required': ['z'], 'properties': {'a': {'const': 1}}}",
      {"{'z':[]}", "{'a':1,'z':0}"},
      {"{'a':1}"}},
@@ -274,6 +275,12 @@ static void test_refusals(void)
         {"{'allOf': [{'pattern': 'a'}, {'pattern': 'b'}]}", "#/pattern: two of them"},
         {"{'required': ['a'], 'properties': {'a': false}}", "#/required: 'a' is forbidden"},
         {"{'required': ['a'], 'additionalProperties': false}", "#/required: 'a' is forbidden"},
+        {"{'patternProperties': 5}", "#/patternProperties: expected an object"},
+        {"{'enum': "
+         "['aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaa'], 'pattern': '^(([a-z]{1,99}){1,99}){1,99}$'}",
+         "#/enum: it takes too much"},
         {"{'required': 'a'}", "#/required: expected a list"},
         {"{'properties': {'a': 1}}", "#/properties/a: expected an object"},
         {"{'properties': {'a': {}}, 'patternProperties': {'b': {}}}",
