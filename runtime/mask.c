@@ -88,6 +88,7 @@ int vocabulary_open(Vocabulary **out, const Tokens *t, int count, Error *err)
         Entry e = {.id = id, .special = tokens_is_special(t, id)};
         e.text = tokens_bytes(t, id, &e.bytes);
         if (!e.bytes || e.bytes >= UINT16_MAX) continue;
+        if (!e.special && memchr(e.text, GRAMMAR_TOKEN, e.bytes)) continue; // of no text
         bytes += e.bytes + (size_t)e.special;
         entries[used++] = e;
     }

@@ -235,6 +235,8 @@ static void test_prefix(void)
     CHECK(mask_fill(m, vocabulary, &place, NULL, 0, mask) == 0 && allows("a") && !allows(end));
     CHECK(place_read(m, &place, "a", 1) == 0 &&
           mask_fill(m, vocabulary, &place, NULL, 0, mask) == 0);
+    // The byte that stands before a special token is a token too, and is not allowed in its place.
+    CHECK(token_of("\xff") >= 0 && !allows("\xff"));
     CHECK(allows(end) && !allows("a") && !allows("<"));
     CHECK(mask_read(m, &place, tokens, special, 0) == 0 && match_ends(m, place.state));
     place_leave(&place);
