@@ -8,6 +8,7 @@
 #define MOST_MERGES 400000 // schemas, their keywords and properties
 #define MOST_DEPTH 40
 #define MOST_ALTERNATIVES 512
+#define MOST_LEVELS 7 // of what tells two schemas apart
 
 static const json_t *alternatives_apart(Merger *m, const json_t *list, int depth);
 static const json_t *flat(Merger *m, const json_t *schema, int depth);
@@ -567,10 +568,14 @@ static const json_t *flat(Merger *m, const json_t *schema, int depth)
     if (is_flat(schema)) return schema;
     snprintf(key, sizeof key, "%p", (const void *)schema);
     const json_t *known = json_object_get(m->flats, key);
+    if (json_is_null(known)) return fail(m, "", "it is made of itself");
     if (known) return known;
+    json_object_set_new(m->flats, key, json_null()); // while it is being made
     const json_t *made = make_flat(m, schema, depth);
     if (made && keep(m, json_incref((json_t *)schema))) // so that no other gets its address
         json_object_set(m->flats, key, (json_t *)made);
+    else
+        json_object_del(m->flats, key);
     return made;
 }
 
@@ -613,10 +618,10 @@ static int values_apart(Merger *m, const json_t *values, const json_t *b)
     return 1;
 }
 
-static int apart(Merger *m, const json_t *a, const json_t *b, int depth);
+static int apart(Merger *m, const json_t *a, const json_t *b, int depth, int levels);
 
 // A property tells them apart: required by one, and forbidden or something else for the other.
-static int objects_apart(Merger *m, const json_t *a, const json_t *b, int depth)
+static int objects_apart(Merger *m, const json_t *a, const json_t *b, int depth, int levels)
 {
     const json_t *sides[] = {a, b};
     json_t *name;
@@ -628,16 +633,16 @@ static int objects_apart(Merger *m, const json_t *a, const json_t *b, int depth)
             const json_t *of_a = text ? of_property(a, text) : NULL;
             const json_t *of_b = text ? of_property(b, text) : NULL;
             if (is_false(of_a) || is_false(of_b)) return 1;
-            if (of_a && of_b && apart(m, of_a, of_b, depth + 1)) return 1;
+            if (of_a && of_b && apart(m, of_a, of_b, depth, levels)) return 1;
         }
     return 0;
 }
 
-// 1 when no value is valid under both; 0 when that is not known.
-static int apart(Merger *m, const json_t *a, const json_t *b, int depth)
+// 1 when no value is valid under both; 0 when that is not known, `levels` within them.
+static int apart(Merger *m, const json_t *a, const json_t *b, int depth, int levels)
 {
-    if (depth > 6 || spend(m, 1) != 0) return 0;
-    a = flat(m, a, depth);
+    if (levels-- == 0 || spend(m, 1) != 0) return 0;
+    a = flat(m, a, ++depth);
     a = a ? resolve(m, a, depth) : NULL;
     b = a ? flat(m, b, depth) : NULL;
     b = b ? resolve(m, b, depth) : NULL;
@@ -650,7 +655,7 @@ static int apart(Merger *m, const json_t *a, const json_t *b, int depth)
         int all = json_array_size(lists[side]) > 0;
         json_array_foreach(lists[side], i, one)
         {
-            all = all && (side ? apart(m, a, one, depth + 1) : apart(m, one, b, depth + 1));
+            all = all && (side ? apart(m, a, one, depth, levels) : apart(m, one, b, depth, levels));
         }
         if (all) return 1;
     }
@@ -658,7 +663,7 @@ static int apart(Merger *m, const json_t *a, const json_t *b, int depth)
     if (!common) return 1;
     if (json_object_get(a, "enum") && values_apart(m, json_object_get(a, "enum"), b)) return 1;
     if (json_object_get(b, "enum") && values_apart(m, json_object_get(b, "enum"), a)) return 1;
-    return common == OBJECT && objects_apart(m, a, b, depth);
+    return common == OBJECT && objects_apart(m, a, b, depth, levels);
 }
 
 static int requires(const json_t *schema, const char *name)
@@ -702,13 +707,13 @@ static const json_t *narrow(Merger *m, const json_t *a, const json_t *b, int dep
     if (!json_object_get(a, "type") && !json_object_get(a, "anyOf") &&
         !json_object_get(a, "enum") && made)
         json_object_set_new(narrower, "type", names_of(made));
-    if (apart(m, narrower, b, depth)) return narrower;
+    if (apart(m, narrower, b, depth, MOST_LEVELS)) return narrower;
     if (types_of(narrower) != OBJECT ||
         (!json_object_get(a, "properties") && !json_object_get(a, "required") &&
          !json_object_get(a, "additionalProperties")))
         return NULL;
     json_object_set_new(narrower, "properties", forbid_property(a, b));
-    return apart(m, narrower, b, depth) ? narrower : NULL;
+    return apart(m, narrower, b, depth, MOST_LEVELS) ? narrower : NULL;
 }
 
 // oneOf, whose alternatives must not hold together, as a schema with anyOf.
@@ -732,7 +737,7 @@ static const json_t *alternatives_apart(Merger *m, const json_t *list, int depth
     for (i = 0; i < count; i++)
         for (k = 0; k < i; k++) {
             const json_t *a = json_array_get(valid, i), *b = json_array_get(valid, k);
-            if (apart(m, a, b, depth)) continue;
+            if (apart(m, a, b, depth, MOST_LEVELS)) continue;
             if (m->merges > MOST_MERGES) return NULL;
             a = narrow(m, json_array_get(made, i), b, depth);
             b = narrow(m, json_array_get(made, k), json_array_get(valid, i), depth);

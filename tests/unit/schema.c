@@ -294,7 +294,11 @@ static void test_refusals(void)
         {"{'$ref': '#/$defs/x'}", "#/$ref: there is nothing"},
         {"{'$ref': 'other.json'}", "#/$ref: only references within"},
         {"{'$ref': '#'}", "left recursion"},
-        {"{'allOf': [{'$ref': '#'}]}", "#/allOf: schemas are merged too deeply"},
+        {"{'allOf': [{'$ref': '#'}]}", "#: it is made of itself"},
+        {"{'oneOf': [{'type': 'null'}, {'oneOf': [{'$ref': '#'}, {'$ref': '#'}]}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'type': 'object', 'oneOf': [{'$ref': '#'}, {'properties': {'a': {'$ref': '#'}}}]}",
+         "#/oneOf: two of its schemas"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err = {{0}};
