@@ -594,6 +594,69 @@ static int rank_rules(Grammar *g, Program *p)
     return status;
 }
 
+// --- what ends -----------------------------------------------------------------------------------
+
+// From every place to those that go on there, so that what can end is found from the ends.
+typedef struct {
+    int32_t *before; // (steps) of from[], + 1
+    struct {
+        int32_t place, next;
+    } * from; // (3 a step)
+    int32_t count;
+    int32_t *found; // (steps) that end, in the order in which that is known
+    int32_t founds;
+    uint8_t *needs; // (steps) how many others must end for it to
+} Ends;
+
+static void add_need(Ends *e, int32_t place, int32_t other)
+{
+    e->from[e->count].place = place;
+    e->from[e->count].next = e->before[other];
+    e->before[other] = ++e->count;
+}
+
+static void add_needs(Ends *e, const Program *p, int32_t i)
+{
+    const Step *s = &p->steps[i];
+    int calls = s->kind == STEP_CALL || (s->kind == STEP_REPEAT && s->min > 0);
+    e->needs[i] = (uint8_t)(1 + calls);
+    if (s->kind == STEP_END) {
+        e->needs[i] = 0;
+        e->found[e->founds++] = i;
+        return;
+    }
+    add_need(e, i, s->next);
+    if (s->kind == STEP_SPLIT) add_need(e, i, s->other);
+    if (calls) add_need(e, i, p->entry[s->other]);
+}
+
+// Marks the places from which no text comes to an end: they are never gone to.
+static int mark_endless(Grammar *g, Program *p)
+{
+    size_t steps = (size_t)p->step_count;
+    Ends e = {.before = calloc(steps, sizeof *e.before),
+              .from = malloc(3 * steps * sizeof *e.from),
+              .found = malloc(steps * sizeof *e.found),
+              .needs = malloc(steps)};
+    int status = e.before && e.from && e.found && e.needs ? 0 : grammar_fail(g, "out of memory");
+    for (int32_t i = 0; status == 0 && i < p->step_count; i++) {
+        p->steps[i].endless = 1;
+        add_needs(&e, p, i);
+    }
+    for (int32_t i = 0; status == 0 && i < e.founds; i++) {
+        p->steps[e.found[i]].endless = 0;
+        for (int32_t k = e.before[e.found[i]]; k; k = e.from[k - 1].next) {
+            int32_t place = e.from[k - 1].place;
+            if (e.needs[place] && --e.needs[place] == 0) e.found[e.founds++] = place;
+        }
+    }
+    free(e.before);
+    free(e.from);
+    free(e.found);
+    free(e.needs);
+    return status;
+}
+
 static void class_bytes(Program *p)
 {
     uint8_t border[257] = {1};
@@ -615,7 +678,7 @@ int grammar_compile(Grammar *g, int root, Program *p, Error *err)
         c.number = calloc(g->rule_count, sizeof *c.number);
         if (!c.number)
             grammar_fail(g, "out of memory");
-        else if (lay_rules(&c, root) == 0 && rank_rules(g, p) == 0)
+        else if (lay_rules(&c, root) == 0 && rank_rules(g, p) == 0 && mark_endless(g, p) == 0)
             class_bytes(p);
     }
     free(c.number);

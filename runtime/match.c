@@ -271,7 +271,7 @@ static int is_new(Matcher *m, Item item)
 static void add_item(Matcher *m, int32_t place, int32_t node)
 {
     Item item = {place, node};
-    if (m->failed || !is_new(m, item)) return;
+    if (m->failed || m->p.steps[place].endless || !is_new(m, item)) return;
     if (--m->work < 0 || m->seen_count > 4 * MOST_ITEMS) m->failed = 1;
     Item *at = extend(m, &m->work_items, 1, sizeof *at);
     if (!at) return;
@@ -313,6 +313,7 @@ static int32_t pop_rule(Matcher *m)
 // A rule is to be entered for this caller.
 static void add_call(Matcher *m, int32_t rule, Caller caller)
 {
+    if (m->p.steps[m->p.entry[rule]].endless) return;
     Call *call = extend(m, &m->calls, 1, sizeof *call);
     if (!call) return;
     if (m->calls.count == MOST_CALLS) m->failed = 1;

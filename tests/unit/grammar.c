@@ -76,6 +76,10 @@ static const struct {
     {"root ::= x*\nx ::= y | z\ny ::= \"\"\nz ::= \"z\" | y", {"", "zzz"}, {"zy"}},
     {"root ::= a-b_c9\na-b_c9 ::= \"x\"\n", {"x"}, {"y"}},
     {"root ::= \"\"", {""}, {"a"}},
+    // What would never end is not begun.
+    {"root ::= \"a\" x | \"ab\" | x{0,3} \"c\"\nx ::= \"b\" x | \"a\" x x",
+     {"ab", "c"},
+     {"a", "abb"}},
 };
 
 static void test_tables(void)
@@ -119,6 +123,7 @@ static void test_refusals(void)
         {"root ::= root \"a\" | \"b\"", "left recursion"},
         {"root ::= a\na ::= \"\" b\nb ::= [x]? a \"y\"", "left recursion"},
         {"root ::= (root){2}", "left recursion"},
+        {"root ::= \"a\" x\nx ::= \"b\" x | \"c\" root", "it allows no text"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err = {{0}};

@@ -186,6 +186,11 @@ static const struct {
      {"{'a':1}"}},
     {"{'type': 'number', 'maximum': 1e20}", {"5", "-5.5"}, {"1e21", "1e3"}},
     {TREE, {"[]", "null", "[[], [null, [[]]]]"}, {"[1]", "[[]"}},
+    {"{'type': 'object', 'properties': {'a': {'$ref': '#/$defs/x'}, 'b': {'const': 1}}, '$defs': "
+     "{'x': "
+     "{'items': {'$ref': '#/$defs/x'}, 'type': 'array', 'minItems': 1}}}",
+     {"{}", "{'b':1}"},
+     {"{'a':[[[", "{'a':[]}"}},
     {"{'$ref': '#/definitions/a~1b%20c', 'definitions': {'a/b c': {'const': 1}}}", {"1"}, {"2"}},
     {"{'$ref': '#/$defs/a', 'maximum': 5, '$defs': {'a': {'type': 'integer', 'minimum': 4}}}",
      {"4", "5"},
@@ -294,6 +299,8 @@ static void test_refusals(void)
         {"{'$ref': '#/$defs/x'}", "#/$ref: there is nothing"},
         {"{'$ref': 'other.json'}", "#/$ref: only references within"},
         {"{'$ref': '#'}", "left recursion"},
+        {"{'type': 'object', 'properties': {'a': {'$ref': '#'}}, 'required': ['a']}",
+         "it allows no text"},
         {"{'allOf': [{'$ref': '#'}]}", "#: it is made of itself"},
         {"{'oneOf': [{'type': 'null'}, {'oneOf': [{'$ref': '#'}, {'$ref': '#'}]}]}",
          "#/oneOf: two of its schemas"},
