@@ -278,14 +278,18 @@ static int whole_characters(const Job *job, int from)
 
 // --- grammars ------------------------------------------------------------------------------------
 
-// The text may end here or not: with one of these tokens.
-static void mark_ends(Job *job, const int32_t *id, int count)
+// The model's ends are allowed where the text may end and nowhere else. The request's own stop
+// there too; what the grammar has as text stops wherever it stands, as stop strings do.
+static void mark_ends(Job *job)
 {
     int may = match_accepts(job->matcher, job->place.state);
-    for (int i = 0; i < count; i++) {
-        job->mask[id[i] / 32] &= ~(1u << id[i] % 32);
-        if (may) ADD_BIT(job->mask, id[i]);
+    for (int i = 0; i < model_info.eos_count && !job->ignore_end; i++) {
+        int32_t id = model_info.eos[i];
+        job->mask[id / 32] &= ~(1u << id % 32);
+        if (may) ADD_BIT(job->mask, id);
     }
+    for (int i = 0; may && i < job->stop_id_count && job->token_count >= job->min_tokens; i++)
+        ADD_BIT(job->mask, job->stop_id[i]);
 }
 
 static int beyond_bounds(Job *job, Error *err)
@@ -302,8 +306,7 @@ static int set_mask(Generator *g, Job *job, Error *err)
     const char *healed = tokens_bytes(g->tokens, job->prompt[job->prompt_count - 1], &bytes);
     if (mask_fill(job->matcher, g->vocabulary, &job->place, healed, prefix, job->mask) != 0)
         return beyond_bounds(job, err);
-    if (!job->ignore_end) mark_ends(job, model_info.eos, model_info.eos_count);
-    if (job->token_count >= job->min_tokens) mark_ends(job, job->stop_id, job->stop_id_count);
+    mark_ends(job);
     g->batch.sequences[job->slot].sampler.mask = job->mask;
     return 0;
 }
@@ -315,6 +318,15 @@ static int follow_grammar(Generator *g, Job *job, int number, Error *err)
     int status = mask_read(job->matcher, &job->place, g->tokens, job->token[number].id, skip);
     if (status == MATCH_DEAD) return error_set(err, "the grammar does not allow what was drawn");
     return status == 0 ? 0 : beyond_bounds(job, err);
+}
+
+// Of a job that starts: where nothing can follow nothing need be drawn.
+static Reason begin_grammar(Generator *g, Job *job)
+{
+    place_enter(job->matcher, &job->place);
+    if (!matcher_failed(job->matcher) && match_ends(job->matcher, job->place.state))
+        return REASON_END;
+    return set_mask(g, job, &job->error) == 0 ? REASON_NONE : REASON_FAILED;
 }
 
 // The answer's first tokens anew.
@@ -331,7 +343,6 @@ static int restart_grammar(Generator *g, Job *job, Error *err)
 static Reason obey_grammar(Generator *g, Job *job, Error *err)
 {
     if (follow_grammar(g, job, job->token_count - 1, err) != 0) return REASON_FAILED;
-    // Where nothing can follow nothing need be drawn.
     if (match_ends(job->matcher, job->place.state)) return REASON_END;
     return set_mask(g, job, err) == 0 ? REASON_NONE : REASON_FAILED;
 }
@@ -535,14 +546,9 @@ static void admit(Generator *g)
         job->slot = slot;
         g->running[slot] = job;
         g->batch.sequences[slot].wants_logits = job->logprobs >= 0;
-        if (job->matcher) {
-            place_enter(job->matcher, &job->place);
-            if (set_mask(g, job, &job->error) != 0) {
-                finish(g, job, REASON_FAILED);
-                continue;
-            }
-        }
-        if (job->max_tokens == 0) finish(g, job, REASON_LENGTH);
+        Reason reason = job->matcher ? begin_grammar(g, job) : REASON_NONE;
+        if (reason == REASON_NONE && job->max_tokens == 0) reason = REASON_LENGTH;
+        if (reason != REASON_NONE) finish(g, job, reason);
     }
 }
 
