@@ -5,7 +5,8 @@
 #include <string.h>
 #include <time.h>
 
-#define MOST_TAKES 1000 // of text of one job, for banned strings
+#define MOST_TAKES 1000  // of text of one job, for banned strings
+#define MASK_WORK 100000 // between two passes, for all jobs: about a millisecond
 
 double monotonic_seconds(void)
 {
@@ -178,7 +179,9 @@ void generator_cancel(Generator *g, Job *job)
 
 static void finish(Generator *g, Job *job, Reason reason)
 {
+    mask_drop(&job->masking);
     place_leave(&job->place);
+    job->wants_mask = 0;
     if (job->slot >= 0) {
         batch_retire(&g->batch, job->slot);
         g->running[job->slot] = NULL;
@@ -298,16 +301,17 @@ static int beyond_bounds(Job *job, Error *err)
     return error_set(err, "the grammar takes more time or memory than it may");
 }
 
-// What the grammar allows next, for the next draw.
-static int set_mask(Generator *g, Job *job, Error *err)
+// What the grammar allows next is to be found out, before the next draw.
+static int want_mask(Generator *g, Job *job, Error *err)
 {
     // Of a token that is drawn anew, what the prompt had stays.
     size_t prefix = job->token_count ? 0 : (size_t)job->healed_bytes, bytes;
     const char *healed = tokens_bytes(g->tokens, job->prompt[job->prompt_count - 1], &bytes);
-    if (mask_fill(job->matcher, g->vocabulary, &job->place, healed, prefix, job->mask) != 0)
+    if (mask_begin(&job->masking, job->matcher, g->vocabulary, &job->place, healed, prefix,
+                   job->mask) != 0)
         return beyond_bounds(job, err);
-    mark_ends(job);
-    g->batch.sequences[job->slot].sampler.mask = job->mask;
+    job->wants_mask = 1;
+    g->batch.sequences[job->slot].held = 1;
     return 0;
 }
 
@@ -326,7 +330,7 @@ static Reason begin_grammar(Generator *g, Job *job)
     place_enter(job->matcher, &job->place);
     if (!matcher_failed(job->matcher) && match_ends(job->matcher, job->place.state))
         return REASON_END;
-    return set_mask(g, job, &job->error) == 0 ? REASON_NONE : REASON_FAILED;
+    return want_mask(g, job, &job->error) == 0 ? REASON_NONE : REASON_FAILED;
 }
 
 // The answer's first tokens anew.
@@ -336,7 +340,7 @@ static int restart_grammar(Generator *g, Job *job, Error *err)
     place_enter(job->matcher, &job->place);
     for (int i = 0; i < job->token_count; i++)
         if (follow_grammar(g, job, i, err) != 0) return -1;
-    return set_mask(g, job, err);
+    return want_mask(g, job, err);
 }
 
 // Behind a new token.
@@ -344,7 +348,7 @@ static Reason obey_grammar(Generator *g, Job *job, Error *err)
 {
     if (follow_grammar(g, job, job->token_count - 1, err) != 0) return REASON_FAILED;
     if (match_ends(job->matcher, job->place.state)) return REASON_END;
-    return set_mask(g, job, err) == 0 ? REASON_NONE : REASON_FAILED;
+    return want_mask(g, job, err) == 0 ? REASON_NONE : REASON_FAILED;
 }
 
 // Takes back the text from byte `at` on, and the tokens that made it; what began it is not drawn
@@ -552,13 +556,42 @@ static void admit(Generator *g)
     }
 }
 
+// Works on the masks that jobs wait for, in turns, as long as a pass may be kept waiting. Returns
+// how many are not made yet. Others may hand in jobs meanwhile: no lock is held.
+static int make_masks(Generator *g)
+{
+    int slots = g->batch.options.max_sequences, from = g->masked + 1, waiting = 0;
+    int64_t budget = MASK_WORK;
+    for (int i = 0; i < slots; i++) {
+        int slot = (from + i) % slots;
+        Job *job = g->running[slot];
+        if (!job || !job->wants_mask) continue;
+        int status = budget > 0 ? mask_go_on(&job->masking, &budget) : 1;
+        if (status == 0) {
+            mark_ends(job);
+            job->wants_mask = 0;
+            g->batch.sequences[slot].sampler.mask = job->mask;
+            g->batch.sequences[slot].held = 0;
+        } else if (status < 0) {
+            pthread_mutex_lock(&g->lock);
+            beyond_bounds(job, &job->error);
+            finish(g, job, REASON_FAILED);
+            pthread_mutex_unlock(&g->lock);
+        } else {
+            if (!waiting++) g->masked = slot;
+        }
+    }
+    return waiting;
+}
+
 int generator_step(Generator *g)
 {
     pthread_mutex_lock(&g->lock);
     admit(g);
     pthread_mutex_unlock(&g->lock);
+    int waiting = make_masks(g);
     int drawn = batch_step(&g->batch, g->drawn);
-    if (drawn < 0) return 0;
+    if (drawn < 0) return waiting > 0;
     pthread_mutex_lock(&g->lock);
     g->stats.pages_used = batch_pages_used(&g->batch);
     g->stats.pages_restored = g->batch.restored;

@@ -11,9 +11,9 @@
 #define REST_BYTES (4 << 20)  // kept while nobody uses it
 #define MOST_WORK 8000000     // items that may be looked at, and how many more with every grant
 #define MORE_WORK 300000
-#define MOST_ITEMS 20000  // of one set
-#define MOST_CALLS 200000 // of one set, before equal ones are one
-#define MOST_CHAIN 16     // of repetitions that are parts of a state
+#define MOST_ITEMS 20000 // of one set
+#define MOST_CALLS 50000 // of one set, before equal ones are one
+#define MOST_CHAIN 16    // of repetitions that are parts of a state
 
 enum {
     BOTTOM, // the node of the root, without callers
@@ -69,7 +69,8 @@ struct Matcher {
     List nodes, callers, states, items, nexts; // of Node, Caller, State, Item, int32_t
     Table node_table, state_table;
     size_t kept_bytes;
-    int64_t work; // left
+    int64_t work, least; // left; below `least` steps wait, unless that is 0
+    int held;            // how many need the numbers of states
     Place *places;
     int32_t start;
     int failed;
@@ -453,6 +454,7 @@ int32_t matcher_step(Matcher *m, int32_t state, uint8_t byte)
     int32_t at = STATE(m, state).next + m->p.class_of[byte];
     int32_t next = AT(m->nexts, int32_t, at);
     if (next != UNKNOWN) return next;
+    if (!m->failed && m->least && m->work < m->least) return MATCH_LATER;
     next = m->failed ? MATCH_FAILED : find_next(m, state, byte);
     if (next != MATCH_FAILED) AT(m->nexts, int32_t, at) = next;
     return next;
@@ -667,8 +669,20 @@ void matcher_grant(Matcher *m)
     m->work = m->work + MORE_WORK < MOST_WORK ? m->work + MORE_WORK : MOST_WORK;
 }
 
+int64_t matcher_limit(Matcher *m, int64_t work)
+{
+    m->least = work < m->work ? m->work - work : 0;
+    return m->work;
+}
+
+void matcher_hold(Matcher *m, int more)
+{
+    m->held += more;
+}
+
 void matcher_begin(Matcher *m)
 {
+    if (m->held) return;
     if (bytes_used(m) > KEPT_BYTES && !m->failed) clear_away(m);
 }
 
