@@ -135,8 +135,11 @@ static int prepare_grammar(Generator *g, Job *job, Error *err)
 {
     job->mask = malloc(BIT_WORDS(model_info.vocab) * sizeof *job->mask);
     if (!job->mask) return error_set(err, "out of memory");
-    if (g->vocabulary) return 0;
-    return vocabulary_open(&g->vocabulary, g->tokens, model_info.vocab, err);
+    if (g->vocabulary || vocabulary_open(&g->vocabulary, g->tokens, model_info.vocab, err) == 0)
+        return 0;
+    vocabulary_close(g->vocabulary);
+    g->vocabulary = NULL;
+    return -1;
 }
 
 int generator_submit(Generator *g, Job *job, Error *err)

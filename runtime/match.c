@@ -73,7 +73,7 @@ struct Matcher {
     int held;            // how many need the numbers of states
     Place *places;
     int32_t start;
-    int failed;
+    _Atomic int failed; // others ask for it too
     // the set that is being made
     List work_items, set; // of Item
     List seen;            // of Seen: a hash table

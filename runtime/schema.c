@@ -19,6 +19,7 @@ typedef struct {
     Grammar *g;
     Merger merger;
     json_t *references; // name -> rule
+    json_t *unread;     // names, in the order in which they were found
     char path[256];
     int depth, values;
 } Schema;
@@ -55,6 +56,7 @@ static size_t enter(Schema *s, const char *fmt, ...)
 }
 
 static Expr value_at(Schema *s, const json_t *schema, const char *keyword, const char *name);
+static int read_rules(Schema *s, const json_t *schema);
 static Expr value(Schema *s, const json_t *schema);
 
 // --- strings -------------------------------------------------------------------------------------
@@ -484,9 +486,10 @@ static Matcher *matcher_of(Schema *s, const json_t *schema)
     Error err;
     inner.g = grammar_open();
     inner.references = json_object();
+    inner.unread = json_array();
     inner.values = 0;
-    int rule = inner.g && inner.references ? grammar_fresh(inner.g) : -1;
-    if (rule >= 0) grammar_define(inner.g, rule, value(&inner, schema));
+    int good = inner.g && inner.references && inner.unread;
+    int rule = good ? read_rules(&inner, schema) : -1;
     if (rule >= 0 && grammar_compile(inner.g, rule, &p, &err) == 0 &&
         matcher_open(&m, &p, &err) != 0) {
         matcher_close(m);
@@ -496,6 +499,7 @@ static Matcher *matcher_of(Schema *s, const json_t *schema)
     s->values += inner.values;
     grammar_close(inner.g);
     json_decref(inner.references);
+    json_decref(inner.unread);
     return m;
 }
 
@@ -576,20 +580,34 @@ static Expr any_of(Schema *s, const json_t *schema, const json_t *list)
     return count ? all : fail(s, "anyOf", "nothing is valid");
 }
 
+// A rule for what is referred to, which is read later: schemas may refer to one another in long
+// chains.
 static Expr reference(Schema *s, const char *name)
 {
     json_t *known = json_object_get(s->references, name);
     if (known) return grammar_call(s->g, (int)json_integer_value(known));
-    const json_t *target = merge_target(&s->merger, name);
-    if (!target) return fail_merge(s);
+    if (!merge_target(&s->merger, name)) return fail_merge(s);
     int rule = grammar_fresh(s->g);
     json_object_set_new(s->references, name, json_integer(rule));
-    char before[sizeof s->path];
-    memcpy(before, s->path, sizeof before);
-    snprintf(s->path, sizeof s->path, "%s", name + 1);
-    grammar_define(s->g, rule, value(s, target));
-    memcpy(s->path, before, sizeof before);
+    json_array_append_new(s->unread, json_string(name));
     return grammar_call(s->g, rule);
+}
+
+// The rule of a schema and of all that it refers to.
+static int read_rules(Schema *s, const json_t *schema)
+{
+    int rule = grammar_fresh(s->g);
+    json_t *name;
+    size_t i;
+    grammar_define(s->g, rule, value(s, schema));
+    json_array_foreach(s->unread, i, name) // reading one may find more
+    {
+        const char *text = json_string_value(name);
+        snprintf(s->path, sizeof s->path, "%s", text + 1);
+        grammar_define(s->g, (int)json_integer_value(json_object_get(s->references, text)),
+                       value(s, merge_target(&s->merger, text)));
+    }
+    return rule;
 }
 
 // Keywords that change what is valid and are not there.
@@ -700,14 +718,15 @@ static Expr value_at(Schema *s, const json_t *schema, const char *keyword, const
 
 int schema_read(Grammar *g, const json_t *schema)
 {
-    Schema s = {.g = g, .references = json_object()};
-    int rule = grammar_fresh(g);
-    if (merger_open(&s.merger, schema) != 0 || !s.references)
-        rule = grammar_fail(g, "out of memory");
+    Schema s = {.g = g, .references = json_object(), .unread = json_array()};
+    Error err;
+    int rule = -1;
+    if (merger_open(&s.merger, schema) != 0 || !s.references || !s.unread)
+        grammar_fail(g, "out of memory");
     else
-        grammar_define(g, rule, value(&s, schema));
+        rule = read_rules(&s, schema);
     merger_close(&s.merger);
     json_decref(s.references);
-    Error err;
+    json_decref(s.unread);
     return grammar_error(g, &err) == 0 ? rule : -1;
 }

@@ -331,10 +331,28 @@ static void test_many_properties(void)
     free(schema);
 }
 
+// Schemas that refer to one another in a long chain.
+static void test_long_chain(void)
+{
+    size_t room = 100000, at = 0;
+    char *schema = malloc(room), *text = "{'a':{'a':{'a':{}}}}";
+    Error err = {{0}};
+    at += (size_t)snprintf(schema, room, "{'$ref': '#/$defs/0', '$defs': {");
+    for (int i = 0; i < 500; i++)
+        at += (size_t)snprintf(schema + at, room - at,
+                               "'%d': {'properties': {'a': {'$ref': '#/$defs/%d'}}}, ", i, i + 1);
+    snprintf(schema + at, room - at, "'500': {'type': 'null'}}}");
+    Matcher *m = make(schema, &err);
+    CHECK_MSG(m && is_text(m, text) && !is_text(m, "{'a':null}"), "%s", err.text);
+    matcher_close(m);
+    free(schema);
+}
+
 int main(void)
 {
     test_tables();
     test_many_properties();
+    test_long_chain();
     test_refusals();
     return check_done();
 }
