@@ -1,4 +1,5 @@
 // Every function that returns a schema returns one that the merger keeps.
+#include "apart.h"
 #include "merge.h"
 #include <math.h>
 #include <stdint.h>
@@ -8,10 +9,7 @@
 #define MOST_MERGES 400000 // schemas, their keywords and properties
 #define MOST_DEPTH 40
 #define MOST_ALTERNATIVES 512
-#define MOST_LEVELS 7 // of what tells two schemas apart
 
-static const json_t *alternatives_apart(Merger *m, const json_t *list, int depth);
-static const json_t *flat(Merger *m, const json_t *schema, int depth);
 static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth);
 
 int merger_open(Merger *m, const json_t *root)
@@ -27,25 +25,25 @@ void merger_close(Merger *m)
     *m = (Merger){0};
 }
 
-static const json_t *fail(Merger *m, const char *keyword, const char *what)
+const json_t *merge_fail(Merger *m, const char *keyword, const char *what)
 {
     snprintf(m->at, sizeof m->at, "%s", keyword);
     error_set(&m->error, "%s", what);
     return NULL;
 }
 
-static json_t *keep(Merger *m, json_t *made)
+json_t *merge_keep(Merger *m, json_t *made)
 {
     return made && json_array_append_new(m->kept, made) == 0 ? made : NULL;
 }
 
 // Work is counted: 0, or -1 when there was too much of it.
-static int spend(Merger *m, size_t work)
+int merge_spend(Merger *m, size_t work)
 {
     m->merges += work < MOST_MERGES ? (int)work : MOST_MERGES;
     if (m->merges <= MOST_MERGES) return 0;
     m->merges = MOST_MERGES + 1;
-    fail(m, "", "it takes too much to join its schemas");
+    merge_fail(m, "", "it takes too much to join its schemas");
     return -1;
 }
 
@@ -54,55 +52,6 @@ static int is_one_of(const char *key, const char *const *names)
     for (; *names; names++)
         if (strcmp(*names, key) == 0) return 1;
     return 0;
-}
-
-// Whether a keyword may say something about what is valid; unknown ones do not.
-static int is_known(const char *keyword)
-{
-    static const char *const known[] = {"$ref",
-                                        "$dynamicRef",
-                                        "$recursiveRef",
-                                        "type",
-                                        "enum",
-                                        "const",
-                                        "anyOf",
-                                        "allOf",
-                                        "oneOf",
-                                        "not",
-                                        "if",
-                                        "dependentRequired",
-                                        "dependentSchemas",
-                                        "dependencies",
-                                        "contains",
-                                        "extends",
-                                        "disallow",
-                                        "divisibleBy",
-                                        "properties",
-                                        "required",
-                                        "additionalProperties",
-                                        "patternProperties",
-                                        "propertyNames",
-                                        "minProperties",
-                                        "maxProperties",
-                                        "unevaluatedProperties",
-                                        "items",
-                                        "prefixItems",
-                                        "additionalItems",
-                                        "minItems",
-                                        "maxItems",
-                                        "uniqueItems",
-                                        "unevaluatedItems",
-                                        "minLength",
-                                        "maxLength",
-                                        "pattern",
-                                        "format",
-                                        "minimum",
-                                        "maximum",
-                                        "exclusiveMinimum",
-                                        "exclusiveMaximum",
-                                        "multipleOf",
-                                        NULL};
-    return is_one_of(keyword, known);
 }
 
 // --- references ----------------------------------------------------------------------------------
@@ -137,7 +86,7 @@ const json_t *merge_target(Merger *m, const char *reference)
 {
     const json_t *at = m->root;
     if (*reference != '#' || (reference[1] && reference[1] != '/'))
-        return fail(m, "$ref", "only references within the schema (#/...) are there");
+        return merge_fail(m, "$ref", "only references within the schema (#/...) are there");
     char *path = strdup(reference + 1);
     for (char *step = path, *next; step && *step == '/' && at; step = next) {
         next = strchr(++step, '/');
@@ -153,7 +102,7 @@ const json_t *merge_target(Merger *m, const char *reference)
         free(name);
     }
     free(path);
-    return at ? at : fail(m, "$ref", "there is nothing at this place");
+    return at ? at : merge_fail(m, "$ref", "there is nothing at this place");
 }
 
 // --- types ---------------------------------------------------------------------------------------
@@ -186,24 +135,54 @@ int merge_has_type(const json_t *types, const json_t *value)
     return 0;
 }
 
-enum { OBJECT = 1, ARRAY = 2, STRING = 4, BOOLEAN = 8, NIL = 16, WHOLE = 32, REAL = 64 };
 static const struct {
     const char *name;
     int bits;
     const char *keywords[8]; // that speak of it
-} types[] = {{"object",
-              OBJECT,
-              {"properties", "required", "additionalProperties", "patternProperties",
-               "propertyNames", "minProperties", "maxProperties"}},
-             {"array", ARRAY, {"items", "prefixItems", "minItems", "maxItems", "additionalItems"}},
-             {"string", STRING, {"minLength", "maxLength", "pattern", "format"}},
-             {"boolean", BOOLEAN, {NULL}},
-             {"null", NIL, {NULL}},
-             {"number",
-              WHOLE | REAL,
-              {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
-             {"integer", WHOLE, {NULL}}};
+} types[] = {
+    {"object",
+     TYPE_OBJECT,
+     {"properties", "required", "additionalProperties", "patternProperties", "propertyNames",
+      "minProperties", "maxProperties"}},
+    {"array", TYPE_ARRAY, {"items", "prefixItems", "minItems", "maxItems", "additionalItems"}},
+    {"string", TYPE_STRING, {"minLength", "maxLength", "pattern", "format"}},
+    {"boolean", TYPE_BOOLEAN, {NULL}},
+    {"null", TYPE_NIL, {NULL}},
+    {"number",
+     TYPE_WHOLE | TYPE_REAL,
+     {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
+    {"integer", TYPE_WHOLE, {NULL}}};
 #define TYPES (sizeof types / sizeof *types)
+
+// Whether a keyword may say something about what is valid; unknown ones do not.
+static int is_known(const char *keyword)
+{
+    static const char *const others[] = {"$ref",
+                                         "$dynamicRef",
+                                         "$recursiveRef",
+                                         "type",
+                                         "enum",
+                                         "const",
+                                         "anyOf",
+                                         "allOf",
+                                         "oneOf",
+                                         "not",
+                                         "if",
+                                         "dependentRequired",
+                                         "dependentSchemas",
+                                         "dependencies",
+                                         "contains",
+                                         "extends",
+                                         "disallow",
+                                         "divisibleBy",
+                                         "uniqueItems",
+                                         "unevaluatedItems",
+                                         "unevaluatedProperties",
+                                         NULL};
+    for (size_t i = 0; i < TYPES; i++)
+        if (is_one_of(keyword, types[i].keywords)) return 1;
+    return is_one_of(keyword, others);
+}
 
 int merge_makes(const json_t *schema, const char *type)
 {
@@ -221,6 +200,14 @@ int merge_makes(const json_t *schema, const char *type)
     return 0;
 }
 
+int merge_made_types(const json_t *schema)
+{
+    int made = 0;
+    for (size_t i = 0; i < TYPES; i++)
+        if (merge_makes(schema, types[i].name)) made |= types[i].bits;
+    return made;
+}
+
 static int bits_of(const char *name)
 {
     for (size_t i = 0; name && i < TYPES; i++)
@@ -229,7 +216,7 @@ static int bits_of(const char *name)
 }
 
 // The types that a schema's `type` leaves.
-static int types_of(const json_t *schema)
+int merge_types(const json_t *schema)
 {
     const json_t *named = json_object_get(schema, "type");
     int bits = json_is_string(named) ? bits_of(json_string_value(named)) : 0;
@@ -239,7 +226,7 @@ static int types_of(const json_t *schema)
     return named ? bits : -1;
 }
 
-static json_t *names_of(int bits)
+json_t *merge_type_names(int bits)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < TYPES; i++)
@@ -280,7 +267,7 @@ static int same_value(const json_t *a, const json_t *b)
     return 1;
 }
 
-static int is_among(const json_t *values, const json_t *value)
+int merge_is_among(const json_t *values, const json_t *value)
 {
     json_t *one;
     size_t i;
@@ -295,11 +282,11 @@ static json_t *common_values(Merger *m, const json_t *a, const json_t *b)
 {
     json_t *list, *value;
     size_t i;
-    if (spend(m, json_array_size(a) * json_array_size(b) / 16) != 0) return NULL;
+    if (merge_spend(m, json_array_size(a) * json_array_size(b) / 16) != 0) return NULL;
     list = json_array();
     json_array_foreach(a, i, value)
     {
-        if (is_among(b, value)) json_array_append(list, value);
+        if (merge_is_among(b, value)) json_array_append(list, value);
     }
     return list;
 }
@@ -311,7 +298,7 @@ static int is_false(const json_t *schema)
 
 // What a schema demands of a property that it may not list; NULL: nothing, or more than is known
 // here.
-static const json_t *of_property(const json_t *schema, const char *name)
+const json_t *merge_property(const json_t *schema, const char *name)
 {
     const json_t *listed = json_object_get(json_object_get(schema, "properties"), name);
     if (listed || json_object_get(schema, "patternProperties")) return listed;
@@ -328,10 +315,10 @@ static json_t *merge_properties(Merger *m, const json_t *a, const json_t *b, int
         json_object_foreach(json_object_get(sides[i], "properties"), name, value)
         {
             if (json_object_get(all, name)) continue;
-            const json_t *other = of_property(sides[1 - i], name);
-            const json_t *one = spend(m, 1) != 0 ? NULL
-                                : other          ? both(m, value, other, depth + 1)
-                                                 : value;
+            const json_t *other = merge_property(sides[1 - i], name);
+            const json_t *one = merge_spend(m, 1) != 0 ? NULL
+                                : other                ? both(m, value, other, depth + 1)
+                                                       : value;
             if (!one) {
                 json_decref(all);
                 return NULL;
@@ -346,7 +333,7 @@ static json_t *merge_required(Merger *m, const json_t *a, const json_t *b)
     const json_t *sides[] = {a, b};
     json_t *all = json_array(), *seen = json_object(), *name;
     size_t k;
-    for (int i = 0; i < 2 && spend(m, json_array_size(sides[i])) == 0; i++)
+    for (int i = 0; i < 2 && merge_spend(m, json_array_size(sides[i])) == 0; i++)
         json_array_foreach(sides[i], k, name)
         {
             const char *text = json_string_value(name); // what is no text is refused later
@@ -365,7 +352,7 @@ static json_t *merge_alternatives(Merger *m, const json_t *a, const json_t *b, i
     size_t i, k;
     if (json_array_size(a) * json_array_size(b) > MOST_ALTERNATIVES) {
         json_decref(all);
-        fail(m, "anyOf", "too many combinations");
+        merge_fail(m, "anyOf", "too many combinations");
         return NULL;
     }
     json_array_foreach(a, i, x)
@@ -401,7 +388,7 @@ static json_t *merge_keyword(Merger *m, const char *key, const json_t *a, const 
     if (strcmp(key, "enum") == 0) return common_values(m, a, b);
     if (strcmp(key, "anyOf") == 0) return merge_alternatives(m, a, b, depth);
     if (is_one_of(key, schemas)) return json_incref((json_t *)both(m, a, b, depth + 1));
-    fail(m, key, "two of them cannot be merged");
+    merge_fail(m, key, "two of them cannot be merged");
     return NULL;
 }
 
@@ -415,7 +402,7 @@ static int add_keywords(Merger *m, json_t *a, const json_t *b, int depth)
         const json_t *other = json_object_get(a, key);
         if (strcmp(key, "properties") == 0) continue;
         json_t *one = !other                     ? json_incref(value)
-                      : strcmp(key, "type") == 0 ? names_of(types_of(a) & types_of(b))
+                      : strcmp(key, "type") == 0 ? merge_type_names(merge_types(a) & merge_types(b))
                                                  : merge_keyword(m, key, other, value, depth);
         if (!one) return -1;
         json_object_set_new(a, key, one);
@@ -433,11 +420,11 @@ static int is_empty(const json_t *schema)
     if ((json_is_array(type) && !json_array_size(type)) || (values && !json_array_size(values)) ||
         (any && !json_array_size(any)))
         return 1;
-    if (types_of(schema) != OBJECT) return 0;
+    if (merge_types(schema) != TYPE_OBJECT) return 0;
     json_array_foreach(json_object_get(schema, "required"), i, name)
     {
         const json_t *one =
-            json_is_string(name) ? of_property(schema, json_string_value(name)) : NULL;
+            json_is_string(name) ? merge_property(schema, json_string_value(name)) : NULL;
         if (is_false(one)) return 1;
     }
     return 0;
@@ -452,10 +439,10 @@ static int has_tuple(const json_t *schema)
 
 static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth)
 {
-    if (depth > MOST_DEPTH) return fail(m, "allOf", "schemas are merged too deeply");
-    if (spend(m, 1 + json_object_size(a) + json_object_size(b)) != 0) return NULL;
-    a = flat(m, a, depth + 1);
-    b = a ? flat(m, b, depth + 1) : NULL;
+    if (depth > MOST_DEPTH) return merge_fail(m, "allOf", "schemas are merged too deeply");
+    if (merge_spend(m, 1 + json_object_size(a) + json_object_size(b)) != 0) return NULL;
+    a = merge_flat_at(m, a, depth + 1);
+    b = a ? merge_flat_at(m, b, depth + 1) : NULL;
     if (!a || !b || is_false(a) || json_is_true(b)) return a && b ? a : NULL;
     if (is_false(b) || json_is_true(a)) return b;
     // References are followed where something else must hold too.
@@ -467,8 +454,8 @@ static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth
     }
     if ((has_tuple(a) && json_object_get(b, "items")) ||
         (has_tuple(b) && json_object_get(a, "items")))
-        return fail(m, "prefixItems", "it cannot be merged with items");
-    json_t *all = keep(m, json_copy((json_t *)a));
+        return merge_fail(m, "prefixItems", "it cannot be merged with items");
+    json_t *all = merge_keep(m, json_copy((json_t *)a));
     json_t *properties = merge_properties(m, a, b, depth);
     if (!all || !properties || add_keywords(m, all, b, depth) != 0) {
         json_decref(properties);
@@ -477,7 +464,7 @@ static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth
     if (json_object_get(a, "properties") || json_object_get(b, "properties"))
         json_object_set(all, "properties", properties);
     json_decref(properties);
-    return is_empty(all) ? keep(m, json_false()) : all;
+    return is_empty(all) ? merge_keep(m, json_false()) : all;
 }
 
 // unevaluated* that is false, in the words of a schema that nothing stands beside.
@@ -488,7 +475,7 @@ static int close_schema(Merger *m, json_t *schema, const char *unevaluated, cons
     if (!value) return 0;
     for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
         if (!json_is_false(value) || json_object_get(schema, beside[i])) {
-            fail(m, unevaluated, "only false is there, without allOf and the like beside it");
+            merge_fail(m, unevaluated, "only false is there, without allOf and the like beside it");
             return -1;
         }
     if (!json_object_get(schema, keyword)) json_object_set_new(schema, keyword, json_false());
@@ -513,14 +500,14 @@ static int is_flat(const json_t *schema)
 // A copy without what says nothing.
 static json_t *known_keywords(Merger *m, const json_t *schema)
 {
-    json_t *rest = keep(m, json_object()), *value;
+    json_t *rest = merge_keep(m, json_object()), *value;
     const char *key;
     json_object_foreach((json_t *)schema, key, value)
     {
         if (is_known(key)) json_object_set(rest, key, value);
     }
-    if (!rest) fail(m, "", "out of memory");
-    if (!rest || spend(m, 1 + json_object_size(rest)) != 0 ||
+    if (!rest) merge_fail(m, "", "out of memory");
+    if (!rest || merge_spend(m, 1 + json_object_size(rest)) != 0 ||
         close_schema(m, rest, "unevaluatedProperties", "additionalProperties") != 0 ||
         close_schema(m, rest, "unevaluatedItems", "items") != 0)
         return NULL;
@@ -546,33 +533,33 @@ static const json_t *make_flat(Merger *m, const json_t *schema, int depth)
         all = target ? both(m, target, rest, depth + 1) : NULL;
     }
     if (constant && all)
-        all = both(m, all, keep(m, json_pack("{s:[O]}", "enum", constant)), depth + 1);
-    if (list && !json_is_array(list)) return fail(m, "allOf", "expected a list of schemas");
+        all = both(m, all, merge_keep(m, json_pack("{s:[O]}", "enum", constant)), depth + 1);
+    if (list && !json_is_array(list)) return merge_fail(m, "allOf", "expected a list of schemas");
     json_array_foreach(list, i, part)
     {
         if (all) all = both(m, all, part, depth + 1);
     }
     if (one && all) {
-        const json_t *any = alternatives_apart(m, one, depth);
+        const json_t *any = apart_alternatives(m, one, depth);
         all = any ? both(m, all, any, depth + 1) : NULL;
     }
     return all;
 }
 
-static const json_t *flat(Merger *m, const json_t *schema, int depth)
+const json_t *merge_flat_at(Merger *m, const json_t *schema, int depth)
 {
     char key[32];
-    if (depth > MOST_DEPTH) return fail(m, "allOf", "schemas are merged too deeply");
+    if (depth > MOST_DEPTH) return merge_fail(m, "allOf", "schemas are merged too deeply");
     if (json_is_boolean(schema)) return schema;
-    if (!json_is_object(schema)) return fail(m, "", "expected an object, true or false");
+    if (!json_is_object(schema)) return merge_fail(m, "", "expected an object, true or false");
     if (is_flat(schema)) return schema;
     snprintf(key, sizeof key, "%p", (const void *)schema);
     const json_t *known = json_object_get(m->flats, key);
-    if (json_is_null(known)) return fail(m, "", "it is made of itself");
+    if (json_is_null(known)) return merge_fail(m, "", "it is made of itself");
     if (known) return known;
     json_object_set_new(m->flats, key, json_null()); // while it is being made
     const json_t *made = make_flat(m, schema, depth);
-    if (made && keep(m, json_incref((json_t *)schema))) // so that no other gets its address
+    if (made && merge_keep(m, json_incref((json_t *)schema))) // so that no other gets its address
         json_object_set(m->flats, key, (json_t *)made);
     else
         json_object_del(m->flats, key);
@@ -581,170 +568,10 @@ static const json_t *flat(Merger *m, const json_t *schema, int depth)
 
 const json_t *merge_flat(Merger *m, const json_t *schema)
 {
-    return flat(m, schema, 0);
+    return merge_flat_at(m, schema, 0);
 }
 
 const json_t *merge_both(Merger *m, const json_t *a, const json_t *b)
 {
     return both(m, a, b, 0);
-}
-
-// --- apart ---------------------------------------------------------------------------------------
-
-// Follows a schema that is nothing but a reference.
-static const json_t *resolve(Merger *m, const json_t *schema, int depth)
-{
-    for (int i = 0; schema && i < 8; i++) {
-        const char *to = json_string_value(json_object_get(schema, "$ref"));
-        if (!to) return schema;
-        schema = merge_target(m, to);
-        if (schema) schema = flat(m, schema, depth);
-    }
-    return schema;
-}
-
-static int values_apart(Merger *m, const json_t *values, const json_t *b)
-{
-    const json_t *others = json_object_get(b, "enum");
-    json_t *value;
-    size_t i;
-    if (spend(m, json_array_size(values) * json_array_size(others) / 16) != 0) return 0;
-    json_array_foreach(values, i, value)
-    {
-        if (merge_has_type(json_object_get(b, "type"), value) &&
-            (!others || is_among(others, value)))
-            return 0;
-    }
-    return 1;
-}
-
-static int apart(Merger *m, const json_t *a, const json_t *b, int depth, int levels);
-
-// A property tells them apart: required by one, and forbidden or something else for the other.
-static int objects_apart(Merger *m, const json_t *a, const json_t *b, int depth, int levels)
-{
-    const json_t *sides[] = {a, b};
-    json_t *name;
-    size_t i;
-    for (int side = 0; side < 2; side++)
-        json_array_foreach(json_object_get(sides[side], "required"), i, name)
-        {
-            const char *text = json_string_value(name);
-            const json_t *of_a = text ? of_property(a, text) : NULL;
-            const json_t *of_b = text ? of_property(b, text) : NULL;
-            if (is_false(of_a) || is_false(of_b)) return 1;
-            if (of_a && of_b && apart(m, of_a, of_b, depth, levels)) return 1;
-        }
-    return 0;
-}
-
-// 1 when no value is valid under both; 0 when that is not known, `levels` within them.
-static int apart(Merger *m, const json_t *a, const json_t *b, int depth, int levels)
-{
-    if (levels-- == 0 || spend(m, 1) != 0) return 0;
-    a = flat(m, a, ++depth);
-    a = a ? resolve(m, a, depth) : NULL;
-    b = a ? flat(m, b, depth) : NULL;
-    b = b ? resolve(m, b, depth) : NULL;
-    if (!a || !b) return 0;
-    if (is_false(a) || is_false(b)) return 1;
-    json_t *one;
-    size_t i;
-    const json_t *lists[] = {json_object_get(a, "anyOf"), json_object_get(b, "anyOf")};
-    for (int side = 0; side < 2; side++) {
-        int all = json_array_size(lists[side]) > 0;
-        json_array_foreach(lists[side], i, one)
-        {
-            all = all && (side ? apart(m, a, one, depth, levels) : apart(m, one, b, depth, levels));
-        }
-        if (all) return 1;
-    }
-    int common = types_of(a) & types_of(b);
-    if (!common) return 1;
-    if (json_object_get(a, "enum") && values_apart(m, json_object_get(a, "enum"), b)) return 1;
-    if (json_object_get(b, "enum") && values_apart(m, json_object_get(b, "enum"), a)) return 1;
-    return common == OBJECT && objects_apart(m, a, b, depth, levels);
-}
-
-static int requires(const json_t *schema, const char *name)
-{
-    json_t *one;
-    size_t i;
-    json_array_foreach(json_object_get(schema, "required"), i, one)
-    {
-        if (json_is_string(one) && strcmp(json_string_value(one), name) == 0) return 1;
-    }
-    return 0;
-}
-
-// Forbids a a property that b requires and a does not speak of: it is hardly ever made anyway.
-static json_t *forbid_property(const json_t *a, const json_t *b)
-{
-    json_t *properties = json_copy(json_object_get(a, "properties")), *name;
-    size_t i;
-    if (!properties) properties = json_object();
-    json_array_foreach(json_object_get(b, "required"), i, name)
-    {
-        const char *text = json_string_value(name);
-        if (!text || json_object_get(properties, text) || requires(a, text)) continue;
-        json_object_set_new(properties, text, json_false());
-        break;
-    }
-    return properties;
-}
-
-// `a` without some of what is valid, so that nothing of it is valid under `b`; NULL when that
-// cannot be said. Without a type it has the types that its keywords speak of, as everywhere.
-static const json_t *narrow(Merger *m, const json_t *a, const json_t *b, int depth)
-{
-    a = resolve(m, a, depth);
-    b = a ? resolve(m, b, depth) : NULL;
-    if (!b || !json_is_object(a) || spend(m, 1 + json_object_size(a)) != 0) return NULL;
-    json_t *narrower = keep(m, json_copy((json_t *)a));
-    int made = 0;
-    for (size_t i = 0; i < TYPES; i++)
-        if (merge_makes(a, types[i].name)) made |= types[i].bits;
-    if (!json_object_get(a, "type") && !json_object_get(a, "anyOf") &&
-        !json_object_get(a, "enum") && made)
-        json_object_set_new(narrower, "type", names_of(made));
-    if (apart(m, narrower, b, depth, MOST_LEVELS)) return narrower;
-    if (types_of(narrower) != OBJECT ||
-        (!json_object_get(a, "properties") && !json_object_get(a, "required") &&
-         !json_object_get(a, "additionalProperties")))
-        return NULL;
-    json_object_set_new(narrower, "properties", forbid_property(a, b));
-    return apart(m, narrower, b, depth, MOST_LEVELS) ? narrower : NULL;
-}
-
-// oneOf, whose alternatives must not hold together, as a schema with anyOf.
-static const json_t *alternatives_apart(Merger *m, const json_t *list, int depth)
-{
-    json_t *valid = keep(m, json_array()), *made = json_array(), *schema;
-    json_t *whole = keep(m, json_pack("{s:o}", "anyOf", made));
-    size_t i, k;
-    if (!valid || !whole || !json_is_array(list) || !json_array_size(list))
-        return fail(m, "oneOf", "expected a list of schemas");
-    json_array_foreach(list, i, schema)
-    {
-        const json_t *one = flat(m, schema, depth + 1);
-        if (!one) return NULL;
-        if (is_false(one)) continue;
-        json_array_append(valid, (json_t *)one);
-        json_array_append(made, (json_t *)one);
-    }
-    size_t count = json_array_size(valid);
-    if (count > MOST_ALTERNATIVES) return fail(m, "oneOf", "too many alternatives");
-    for (i = 0; i < count; i++)
-        for (k = 0; k < i; k++) {
-            const json_t *a = json_array_get(valid, i), *b = json_array_get(valid, k);
-            if (apart(m, a, b, depth, MOST_LEVELS)) continue;
-            if (m->merges > MOST_MERGES) return NULL;
-            a = narrow(m, json_array_get(made, i), b, depth);
-            b = narrow(m, json_array_get(made, k), json_array_get(valid, i), depth);
-            if (!a || !b)
-                return fail(m, "oneOf", "two of its schemas may hold together; anyOf would do");
-            json_array_set(made, i, (json_t *)a);
-            json_array_set(made, k, (json_t *)b);
-        }
-    return whole;
 }

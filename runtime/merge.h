@@ -30,3 +30,26 @@ const json_t *merge_both(Merger *m, const json_t *a, const json_t *b);
 int merge_has_type(const json_t *types, const json_t *value);
 // Whether values of a type are made: it is named, or none is and a keyword speaks of it.
 int merge_makes(const json_t *schema, const char *type);
+
+// For apart.c: parts of merging.
+enum {
+    TYPE_OBJECT = 1,
+    TYPE_ARRAY = 2,
+    TYPE_STRING = 4,
+    TYPE_BOOLEAN = 8,
+    TYPE_NIL = 16,
+    TYPE_WHOLE = 32,
+    TYPE_REAL = 64
+};
+int merge_types(const json_t *schema);      // that `type` leaves
+int merge_made_types(const json_t *schema); // as merge_makes says
+json_t *merge_type_names(int bits);
+const json_t *merge_fail(Merger *m, const char *keyword, const char *what); // NULL
+json_t *merge_keep(Merger *m, json_t *made);
+// Counts work: 0, or -1 and an error when there was too much of it.
+int merge_spend(Merger *m, size_t work);
+// As merge_flat, within so many others.
+const json_t *merge_flat_at(Merger *m, const json_t *schema, int depth);
+int merge_is_among(const json_t *values, const json_t *value);
+// What a schema demands of a property that it may not list; NULL: nothing, or more than is known.
+const json_t *merge_property(const json_t *schema, const char *name);

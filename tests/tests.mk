@@ -30,7 +30,7 @@ FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/to
 FUZZ_template = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                 $(patsubst %,runtime/%.c,template value methods filters)
 FUZZ_grammar = $(GRAMMARS)
-GRAMMARS = $(patsubst %,runtime/%.c,gbnf grammar match merge notation pattern ranges schema)
+GRAMMARS = $(patsubst %,runtime/%.c,apart gbnf grammar match merge notation pattern ranges schema)
 # What the server reads, up to the real generator over a made-up model.
 SERVED = request http
 FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
