@@ -716,6 +716,26 @@ static Expr value_at(Schema *s, const json_t *schema, const char *keyword, const
     return e;
 }
 
+// Whether a reference stands below an $id of its own: it would begin there.
+static int is_rebased(const json_t *v, int inner, int below)
+{
+    const char *id = json_string_value(json_object_get(v, "$id"));
+    const char *reference = json_string_value(json_object_get(v, "$ref")), *key;
+    json_t *part;
+    size_t i;
+    below |= inner && id && *id != '#';
+    if (below && reference && *reference == '#') return 1;
+    json_object_foreach((json_t *)v, key, part)
+    {
+        if (is_rebased(part, 1, below)) return 1;
+    }
+    json_array_foreach(v, i, part)
+    {
+        if (is_rebased(part, 1, below)) return 1;
+    }
+    return 0;
+}
+
 int schema_read(Grammar *g, const json_t *schema)
 {
     Schema s = {.g = g, .references = json_object(), .unread = json_array()};
@@ -723,6 +743,8 @@ int schema_read(Grammar *g, const json_t *schema)
     int rule = -1;
     if (merger_open(&s.merger, schema) != 0 || !s.references || !s.unread)
         grammar_fail(g, "out of memory");
+    else if (is_rebased(schema, 0, 0))
+        fail(&s, "$ref", "those below an $id within the schema are not followed");
     else
         rule = read_rules(&s, schema);
     merger_close(&s.merger);

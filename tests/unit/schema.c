@@ -298,6 +298,9 @@ static void test_refusals(void)
         {"{'properties': {'a': {}, 'b': {}}, 'minProperties': 2}", "#/minProperties: only as many"},
         {"{'$ref': '#/$defs/x'}", "#/$ref: there is nothing"},
         {"{'$ref': 'other.json'}", "#/$ref: only references within"},
+        {"{'$ref': '#/$defs/x', '$defs': {'x': {'$id': 'http://e/x', '$ref': '#/$defs/y', '$defs': "
+         "{'y': {'type': 'integer'}}}, 'y': {'type': 'string'}}}",
+         "#/$ref: those below an $id"},
         {"{'$ref': '#'}", "left recursion"},
         {"{'type': 'object', 'properties': {'a': {'$ref': '#'}}, 'required': ['a']}",
          "it allows no text"},
