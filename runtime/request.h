@@ -10,7 +10,8 @@ int request_check(const json_t *body, int chat, const char *const *names, Refusa
 // after a refusal, to be given to answer_free; it keeps the body. `prefix` begins its id.
 int request_open(Api *api, const Family *family, const char *prefix, json_t *body, int chat,
                  Answer **out, Refusal *r);
-// The tokens of the prompt that a chat's body would make, or -1.
+// The tokens of the prompt that a chat's body would make, or -1. Takes the body, which may be NULL
+// after a refusal.
 int request_count(Api *api, json_t *body, Refusal *r);
 
 // Text to ids that the model has; flags of tokens_encode. `name` is the field for the refusal.
