@@ -569,7 +569,7 @@ static int make_masks(Generator *g)
         int slot = (from + i) % slots;
         Job *job = g->running[slot];
         if (!job || !job->wants_mask) continue;
-        int status = budget > 0 ? mask_go_on(&job->masking, &budget) : 1;
+        int status = mask_go_on(&job->masking, &budget); // what is known costs nothing
         if (status == 0) {
             mark_ends(job);
             job->wants_mask = 0;
