@@ -465,7 +465,7 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
     s->computed = s->reused = s->pages = s->entered = s->uniform = 0;
     memset(s->first, 0, sizeof s->first);
     s->chain = 0;
-    s->suspended = s->wants_logits = 0;
+    s->suspended = s->wants_logits = s->held = 0;
     s->draws = 0;
     s->limit = limit;
     s->priority = priority;
@@ -596,7 +596,7 @@ static void add_prompt(Batcher *b, Batch *pass)
     Sequence *first = NULL;
     for (int i = 0; i < b->options.max_sequences; i++) {
         Sequence *s = &b->sequences[i];
-        if (!s->active || s->suspended || s->count - s->computed < 2) continue;
+        if (!s->active || s->suspended || s->held || s->count - s->computed < 2) continue;
         if (!first || s->priority < first->priority ||
             (s->priority == first->priority && s->order < first->order))
             first = s;
@@ -616,7 +616,7 @@ static void add_prompt(Batcher *b, Batch *pass)
 
 static int draws_next(const Sequence *s)
 {
-    return s->active && !s->suspended && s->count - s->computed == 1;
+    return s->active && !s->suspended && !s->held && s->count - s->computed == 1;
 }
 
 // One row of everybody who has one left, in turns when they are more than fit.
@@ -665,7 +665,7 @@ int batch_step(Batcher *b, Drawn *drawn)
     int decodes = 0, prompts = 0;
     for (int i = 0; i < b->options.max_sequences; i++) {
         const Sequence *s = &b->sequences[i];
-        if (!s->active || s->suspended) continue;
+        if (!s->active || s->suspended || s->held) continue;
         decodes += draws_next(s);
         prompts += s->count - s->computed > 1;
     }

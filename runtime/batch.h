@@ -24,6 +24,7 @@ typedef struct {
     int reused;      // of the prompt found there, not computed
     int active;
     int wants_logits; // the caller needs the logits of every draw
+    int held;         // the caller is not ready for its next draw: passes leave it out
     uint64_t draws;
     Sampler sampler;
     // private

@@ -103,6 +103,8 @@ int constraint_compile(const Constraint *c, Matcher **m, Error *err)
     return -1;
 }
 
+#define MOST_KEY (1 << 20) // bytes of what is kept
+
 // --- what is kept --------------------------------------------------------------------------------
 
 // A text that tells constraints apart; NULL: out of memory.
@@ -140,7 +142,7 @@ int constraints_take(Constraints *all, const Constraint *c, Matcher **m, Error *
         free(key);
         return -1;
     }
-    if (place < 0) { // all are in use: its own
+    if (place < 0 || strlen(key) > MOST_KEY) { // all are in use: its own
         free(key);
         return 0;
     }
@@ -157,8 +159,15 @@ void constraints_give(Constraints *all, Matcher *m)
 {
     for (int i = 0; i < CONSTRAINTS_KEPT; i++)
         if (m && all->kept[i].matcher == m) {
-            if (--all->kept[i].users == 0) matcher_rest(m);
-            return;
+            if (--all->kept[i].users > 0) return;
+            if (!matcher_failed(m)) {
+                matcher_rest(m);
+                return;
+            }
+            free(all->kept[i].key); // nobody takes it again
+            all->kept[i].key = NULL;
+            all->kept[i].matcher = NULL;
+            all->kept[i].used = 0;
         }
     matcher_close(m);
 }

@@ -5,7 +5,8 @@
 #include <string.h>
 #include <time.h>
 
-#define MOST_TAKES 1000 // of text of one job, for banned strings
+#define MOST_TAKES 1000  // of text of one job, for banned strings
+#define MASK_WORK 100000 // between two passes, for all jobs: about a millisecond
 
 double monotonic_seconds(void)
 {
@@ -134,8 +135,11 @@ static int prepare_grammar(Generator *g, Job *job, Error *err)
 {
     job->mask = malloc(BIT_WORDS(model_info.vocab) * sizeof *job->mask);
     if (!job->mask) return error_set(err, "out of memory");
-    if (g->vocabulary) return 0;
-    return vocabulary_open(&g->vocabulary, g->tokens, model_info.vocab, err);
+    if (g->vocabulary || vocabulary_open(&g->vocabulary, g->tokens, model_info.vocab, err) == 0)
+        return 0;
+    vocabulary_close(g->vocabulary);
+    g->vocabulary = NULL;
+    return -1;
 }
 
 int generator_submit(Generator *g, Job *job, Error *err)
@@ -178,7 +182,9 @@ void generator_cancel(Generator *g, Job *job)
 
 static void finish(Generator *g, Job *job, Reason reason)
 {
+    mask_drop(&job->masking);
     place_leave(&job->place);
+    job->wants_mask = 0;
     if (job->slot >= 0) {
         batch_retire(&g->batch, job->slot);
         g->running[job->slot] = NULL;
@@ -278,14 +284,18 @@ static int whole_characters(const Job *job, int from)
 
 // --- grammars ------------------------------------------------------------------------------------
 
-// The text may end here or not: with one of these tokens.
-static void mark_ends(Job *job, const int32_t *id, int count)
+// The model's ends are allowed where the text may end and nowhere else. The request's own stop
+// there too; what the grammar has as text stops wherever it stands, as stop strings do.
+static void mark_ends(Job *job)
 {
     int may = match_accepts(job->matcher, job->place.state);
-    for (int i = 0; i < count; i++) {
-        job->mask[id[i] / 32] &= ~(1u << id[i] % 32);
-        if (may) ADD_BIT(job->mask, id[i]);
+    for (int i = 0; i < model_info.eos_count && !job->ignore_end; i++) {
+        int32_t id = model_info.eos[i];
+        job->mask[id / 32] &= ~(1u << id % 32);
+        if (may) ADD_BIT(job->mask, id);
     }
+    for (int i = 0; may && i < job->stop_id_count && job->token_count >= job->min_tokens; i++)
+        ADD_BIT(job->mask, job->stop_id[i]);
 }
 
 static int beyond_bounds(Job *job, Error *err)
@@ -294,17 +304,17 @@ static int beyond_bounds(Job *job, Error *err)
     return error_set(err, "the grammar takes more time or memory than it may");
 }
 
-// What the grammar allows next, for the next draw.
-static int set_mask(Generator *g, Job *job, Error *err)
+// What the grammar allows next is to be found out, before the next draw.
+static int want_mask(Generator *g, Job *job, Error *err)
 {
     // Of a token that is drawn anew, what the prompt had stays.
     size_t prefix = job->token_count ? 0 : (size_t)job->healed_bytes, bytes;
     const char *healed = tokens_bytes(g->tokens, job->prompt[job->prompt_count - 1], &bytes);
-    if (mask_fill(job->matcher, g->vocabulary, &job->place, healed, prefix, job->mask) != 0)
+    if (mask_begin(&job->masking, job->matcher, g->vocabulary, &job->place, healed, prefix,
+                   job->mask) != 0)
         return beyond_bounds(job, err);
-    if (!job->ignore_end) mark_ends(job, model_info.eos, model_info.eos_count);
-    if (job->token_count >= job->min_tokens) mark_ends(job, job->stop_id, job->stop_id_count);
-    g->batch.sequences[job->slot].sampler.mask = job->mask;
+    job->wants_mask = 1;
+    g->batch.sequences[job->slot].held = 1;
     return 0;
 }
 
@@ -317,6 +327,15 @@ static int follow_grammar(Generator *g, Job *job, int number, Error *err)
     return status == 0 ? 0 : beyond_bounds(job, err);
 }
 
+// Of a job that starts: where nothing can follow nothing need be drawn.
+static Reason begin_grammar(Generator *g, Job *job)
+{
+    place_enter(job->matcher, &job->place);
+    if (!matcher_failed(job->matcher) && match_ends(job->matcher, job->place.state))
+        return REASON_END;
+    return want_mask(g, job, &job->error) == 0 ? REASON_NONE : REASON_FAILED;
+}
+
 // The answer's first tokens anew.
 static int restart_grammar(Generator *g, Job *job, Error *err)
 {
@@ -324,16 +343,15 @@ static int restart_grammar(Generator *g, Job *job, Error *err)
     place_enter(job->matcher, &job->place);
     for (int i = 0; i < job->token_count; i++)
         if (follow_grammar(g, job, i, err) != 0) return -1;
-    return set_mask(g, job, err);
+    return want_mask(g, job, err);
 }
 
 // Behind a new token.
 static Reason obey_grammar(Generator *g, Job *job, Error *err)
 {
     if (follow_grammar(g, job, job->token_count - 1, err) != 0) return REASON_FAILED;
-    // Where nothing can follow nothing need be drawn.
     if (match_ends(job->matcher, job->place.state)) return REASON_END;
-    return set_mask(g, job, err) == 0 ? REASON_NONE : REASON_FAILED;
+    return want_mask(g, job, err) == 0 ? REASON_NONE : REASON_FAILED;
 }
 
 // Takes back the text from byte `at` on, and the tokens that made it; what began it is not drawn
@@ -535,15 +553,38 @@ static void admit(Generator *g)
         job->slot = slot;
         g->running[slot] = job;
         g->batch.sequences[slot].wants_logits = job->logprobs >= 0;
-        if (job->matcher) {
-            place_enter(job->matcher, &job->place);
-            if (set_mask(g, job, &job->error) != 0) {
-                finish(g, job, REASON_FAILED);
-                continue;
-            }
-        }
-        if (job->max_tokens == 0) finish(g, job, REASON_LENGTH);
+        Reason reason = job->matcher ? begin_grammar(g, job) : REASON_NONE;
+        if (reason == REASON_NONE && job->max_tokens == 0) reason = REASON_LENGTH;
+        if (reason != REASON_NONE) finish(g, job, reason);
     }
+}
+
+// Works on the masks that jobs wait for, in turns, as long as a pass may be kept waiting. Returns
+// how many are not made yet. Others may hand in jobs meanwhile: no lock is held.
+static int make_masks(Generator *g)
+{
+    int slots = g->batch.options.max_sequences, from = g->masked + 1, waiting = 0;
+    int64_t budget = MASK_WORK;
+    for (int i = 0; i < slots; i++) {
+        int slot = (from + i) % slots;
+        Job *job = g->running[slot];
+        if (!job || !job->wants_mask) continue;
+        int status = mask_go_on(&job->masking, &budget); // what is known costs nothing
+        if (status == 0) {
+            mark_ends(job);
+            job->wants_mask = 0;
+            g->batch.sequences[slot].sampler.mask = job->mask;
+            g->batch.sequences[slot].held = 0;
+        } else if (status < 0) {
+            pthread_mutex_lock(&g->lock);
+            beyond_bounds(job, &job->error);
+            finish(g, job, REASON_FAILED);
+            pthread_mutex_unlock(&g->lock);
+        } else {
+            if (!waiting++) g->masked = slot;
+        }
+    }
+    return waiting;
 }
 
 int generator_step(Generator *g)
@@ -551,8 +592,9 @@ int generator_step(Generator *g)
     pthread_mutex_lock(&g->lock);
     admit(g);
     pthread_mutex_unlock(&g->lock);
+    int waiting = make_masks(g);
     int drawn = batch_step(&g->batch, g->drawn);
-    if (drawn < 0) return 0;
+    if (drawn < 0) return waiting > 0;
     pthread_mutex_lock(&g->lock);
     g->stats.pages_used = batch_pages_used(&g->batch);
     g->stats.pages_restored = g->batch.restored;

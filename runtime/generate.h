@@ -61,7 +61,7 @@ struct Job {
     Reason reason;
     const char *stopped_by; // the stop string, or NULL
     Error error;
-    int impossible; // it failed because what it asks for leaves no token
+    int impossible;                          // it failed because what it asks for leaves no token
     int reused;                              // prompt tokens that were in the cache
     double submitted, started, first, ended; // seconds of a monotonic clock; 0: not yet
 
@@ -78,6 +78,8 @@ struct Job {
     int takes;                    // how often
     Place place;                  // in the grammar, while the job runs
     uint32_t *mask;               // bits by id: what the grammar allows next
+    MaskWork masking;             // while that is being made
+    int wants_mask;               // its sequence is held until then
 };
 
 typedef struct {
@@ -102,6 +104,7 @@ typedef struct {
     Job **running;     // (max_sequences)
     Drawn *drawn;
     int *border; // (max_context): loop detection
+    int masked;  // the slot whose mask was worked on last
 } Generator;
 
 int generator_open(Generator *g, Device *d, const DeviceOptions *o, const Tokens *tokens,

@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_NODES 1000000
+#define MOST_NODES 1000000 // and bytes of text, ranges, rules
 #define MOST_STEPS 500000
 #define MOST_NESTING 500
-#define MOST_LEAF 48 // nodes of a rule that is laid where it is called
+#define MOST_OPEN 4000 // rules that begin with one another
+#define MOST_LEAF 48   // nodes of a rule that is laid where it is called
 
 typedef enum { TEXT, CLASS, CALL, REPEAT, SEQUENCE, CHOICE } NodeKind;
 typedef struct {
@@ -289,7 +290,7 @@ Expr grammar_either(Grammar *g, int count, ...)
 typedef struct {
     Grammar *g;
     Program *p;
-    size_t room, rule_room;
+    size_t step_room, source_room;
     int32_t *number; // (rules of g) of the program + 1
     int32_t *source; // (rules of p) expressions
     int depth;
@@ -300,13 +301,7 @@ static int32_t lay(Compiler *c, Step step)
     Program *p = c->p;
     if (p->step_count >= MOST_STEPS)
         return grammar_fail(c->g, "it has more than %d steps", MOST_STEPS);
-    if ((size_t)p->step_count == c->room) {
-        size_t room = 2 * c->room + 256;
-        Step *larger = realloc(p->steps, room * sizeof *larger);
-        if (!larger) return grammar_fail(c->g, "out of memory");
-        p->steps = larger;
-        c->room = room;
-    }
+    if (!grow(c->g, &p->steps, &c->step_room, (size_t)p->step_count, 1, sizeof step)) return -1;
     p->steps[p->step_count] = step;
     return p->step_count++;
 }
@@ -402,13 +397,7 @@ static int32_t lay_class(Compiler *c, const Node *n, int32_t next)
 static int32_t add_rule(Compiler *c, Expr e)
 {
     Program *p = c->p;
-    if ((size_t)p->rules == c->rule_room) {
-        size_t room = 2 * c->rule_room + 64;
-        int32_t *larger = realloc(c->source, room * sizeof *larger);
-        if (!larger) return grammar_fail(c->g, "out of memory");
-        c->source = larger;
-        c->rule_room = room;
-    }
+    if (!grow(c->g, &c->source, &c->source_room, (size_t)p->rules, 1, sizeof e)) return -1;
     c->source[p->rules] = e;
     return p->rules++;
 }
@@ -471,11 +460,12 @@ static int32_t lay_choice(Compiler *c, Expr first, int32_t next)
     return all < 0 ? grammar_fail(c->g, "a choice of nothing") : all;
 }
 
-// The nodes of an expression that calls nothing; more than `most` for others.
+// The nodes of an expression that calls nothing, long texts and classes counted as several; more
+// than `most` for others.
 static int leaf_size(const Grammar *g, Expr e, int most)
 {
     const Node *n = &g->node[e];
-    int size = n->kind == CALL ? most + 1 : n->kind == CLASS ? 1 + n->count / 4 : 1;
+    int size = n->kind == CALL ? most + 1 : n->kind <= CLASS ? 1 + n->count / 4 : 1;
     for (Expr part = n->kind > CALL ? n->first : -1; part >= 0 && size <= most;
          part = g->node[part].next)
         size += leaf_size(g, part, most - size);
@@ -513,11 +503,10 @@ static int32_t lay_expr(Compiler *c, Expr e, int32_t next)
 static int lay_rules(Compiler *c, int root)
 {
     Program *p = c->p;
+    size_t room = 0;
     p->root = rule_number(c, root);
-    for (int32_t i = 0; i < p->rules; i++) {
-        int32_t *larger = realloc(p->entry, (size_t)p->rules * sizeof *larger);
-        if (!larger) return grammar_fail(c->g, "out of memory");
-        p->entry = larger;
+    for (int32_t i = 0; i < p->rules; i++) { // laying one finds more
+        if (!grow(c->g, &p->entry, &room, (size_t)i, 1, sizeof *p->entry)) return -1;
         int32_t end = lay(c, (Step){.kind = STEP_END});
         p->entry[i] = end < 0 ? -1 : lay_expr(c, c->source[i], end);
         if (p->entry[i] < 0) return -1;
@@ -532,9 +521,9 @@ enum { UNSEEN, OPEN, SOLID, EMPTY }; // a rule: EMPTY may take no byte at all
 typedef struct {
     Grammar *g;
     Program *p;
-    uint8_t *state;  // (rules)
-    int32_t *seen;   // (steps) the rule that looked at it last, + 1
-    int32_t *places; // working stack, shared by the rules that are open
+    uint8_t *state; // (rules)
+    int32_t *seen;  // (steps) the rule that looked at it last, + 1
+    int32_t *place; // working stack, shared by the rules that are open
     size_t count, room;
     int32_t finished;
     int depth;
@@ -544,14 +533,8 @@ static int look_at(Looker *k, int32_t rule, int32_t place)
 {
     if (k->seen[place] == rule + 1) return 0;
     k->seen[place] = rule + 1;
-    if (k->count == k->room) {
-        size_t room = 2 * k->room + 256;
-        int32_t *larger = realloc(k->places, room * sizeof *larger);
-        if (!larger) return grammar_fail(k->g, "out of memory");
-        k->places = larger;
-        k->room = room;
-    }
-    k->places[k->count++] = place;
+    if (!grow(k->g, &k->place, &k->room, k->count, 1, sizeof place)) return -1;
+    k->place[k->count++] = place;
     return 0;
 }
 
@@ -570,13 +553,13 @@ static int look_at_call(Looker *k, int32_t rule, Step *s)
 // Which rules a rule may call before it takes a byte, and whether it need take one.
 static int look(Looker *k, int32_t rule)
 {
-    if (k->depth++ > MOST_NESTING) return grammar_fail(k->g, "its rules are nested too deeply");
+    if (k->depth++ > MOST_OPEN) return grammar_fail(k->g, "its rules are nested too deeply");
     size_t base = k->count;
     int empty = 0;
     k->state[rule] = OPEN;
     if (look_at(k, rule, k->p->entry[rule]) != 0) return -1;
     while (k->count > base) {
-        Step *s = &k->p->steps[k->places[--k->count]];
+        Step *s = &k->p->steps[k->place[--k->count]];
         int status = 0;
         if (s->kind == STEP_END) empty = 1;
         if (s->kind == STEP_SPLIT) status = look_at(k, rule, s->other) | look_at(k, rule, s->next);
@@ -607,7 +590,70 @@ static int rank_rules(Grammar *g, Program *p)
     }
     free(k.state);
     free(k.seen);
-    free(k.places);
+    free(k.place);
+    return status;
+}
+
+// --- what ends -----------------------------------------------------------------------------------
+
+// From every place to those that go on there, so that what can end is found from the ends.
+typedef struct {
+    int32_t *before; // (steps) of from[], + 1
+    struct {
+        int32_t place, next;
+    } * from; // (3 a step)
+    int32_t count;
+    int32_t *found; // (steps) that end, in the order in which that is known
+    int32_t founds;
+    uint8_t *needs; // (steps) how many others must end for it to
+} Ends;
+
+static void add_need(Ends *e, int32_t place, int32_t other)
+{
+    e->from[e->count].place = place;
+    e->from[e->count].next = e->before[other];
+    e->before[other] = ++e->count;
+}
+
+static void add_needs(Ends *e, const Program *p, int32_t i)
+{
+    const Step *s = &p->steps[i];
+    int calls = s->kind == STEP_CALL || (s->kind == STEP_REPEAT && s->min > 0);
+    e->needs[i] = (uint8_t)(1 + calls);
+    if (s->kind == STEP_END) {
+        e->needs[i] = 0;
+        e->found[e->founds++] = i;
+        return;
+    }
+    add_need(e, i, s->next);
+    if (s->kind == STEP_SPLIT) add_need(e, i, s->other);
+    if (calls) add_need(e, i, p->entry[s->other]);
+}
+
+// Marks the places from which no text comes to an end: they are never gone to.
+static int mark_endless(Grammar *g, Program *p)
+{
+    size_t steps = (size_t)p->step_count;
+    Ends e = {.before = calloc(steps, sizeof *e.before),
+              .from = malloc(3 * steps * sizeof *e.from),
+              .found = malloc(steps * sizeof *e.found),
+              .needs = malloc(steps)};
+    int status = e.before && e.from && e.found && e.needs ? 0 : grammar_fail(g, "out of memory");
+    for (int32_t i = 0; status == 0 && i < p->step_count; i++) {
+        p->steps[i].endless = 1;
+        add_needs(&e, p, i);
+    }
+    for (int32_t i = 0; status == 0 && i < e.founds; i++) {
+        p->steps[e.found[i]].endless = 0;
+        for (int32_t k = e.before[e.found[i]]; k; k = e.from[k - 1].next) {
+            int32_t place = e.from[k - 1].place;
+            if (e.needs[place] && --e.needs[place] == 0) e.found[e.founds++] = place;
+        }
+    }
+    free(e.before);
+    free(e.from);
+    free(e.found);
+    free(e.needs);
     return status;
 }
 
@@ -632,7 +678,7 @@ int grammar_compile(Grammar *g, int root, Program *p, Error *err)
         c.number = calloc(g->rule_count, sizeof *c.number);
         if (!c.number)
             grammar_fail(g, "out of memory");
-        else if (lay_rules(&c, root) == 0 && rank_rules(g, p) == 0)
+        else if (lay_rules(&c, root) == 0 && rank_rules(g, p) == 0 && mark_endless(g, p) == 0)
             class_bytes(p);
     }
     free(c.number);

@@ -55,6 +55,7 @@ typedef struct {
     uint8_t kind, low, high; // of BYTE: the bytes that it takes
     uint8_t skips;           // CALL, REPEAT: what is called may be empty
     uint8_t tail;            // CALL: nothing comes behind it
+    uint8_t endless;         // no text from here comes to an end
     int32_t next;
     int32_t other;    // SPLIT: the other place; CALL, REPEAT: number of the rule
     int32_t min, max; // REPEAT

@@ -88,6 +88,7 @@ int vocabulary_open(Vocabulary **out, const Tokens *t, int count, Error *err)
         Entry e = {.id = id, .special = tokens_is_special(t, id)};
         e.text = tokens_bytes(t, id, &e.bytes);
         if (!e.bytes || e.bytes >= UINT16_MAX) continue;
+        if (!e.special && memchr(e.text, GRAMMAR_TOKEN, e.bytes)) continue; // of no text
         bytes += e.bytes + (size_t)e.special;
         entries[used++] = e;
     }
@@ -106,135 +107,181 @@ void vocabulary_close(Vocabulary *v)
 
 // --- walking -------------------------------------------------------------------------------------
 
-typedef struct {
-    Matcher *m;
-    const Vocabulary *v;
-    int32_t *states; // (deepest + 1): along the way to the branch at hand
-    uint32_t *mask;
-    uint32_t *exits, exit_count, exit_room; // branches where a local state leaves; NULL: not asked
-    int failed;
-} Walk;
-
-static void allow(Walk *w, const Branch *b)
+static void allow(MaskWork *w, const Branch *b)
 {
-    for (int32_t id = b->token; id >= 0; id = w->v->same[id]) ADD_BIT(w->mask, id);
+    uint32_t *mask = w->local ? w->local : w->mask;
+    for (int32_t id = b->token; id >= 0; id = w->vocabulary->same[id]) ADD_BIT(mask, id);
 }
 
-static void add_exit(Walk *w, uint32_t branch)
+static int add_exit(MaskWork *w, uint32_t branch)
 {
     if (w->exit_count == w->exit_room) {
         uint32_t room = 2 * w->exit_room + 256, *larger = realloc(w->exits, 4 * (size_t)room);
-        if (!larger) {
-            w->failed = 1;
-            return;
-        }
+        if (!larger) return -1;
         w->exits = larger;
         w->exit_room = room;
     }
     w->exits[w->exit_count++] = branch;
+    return 0;
 }
 
-// Allows the tokens of the branches from .. end - 1, below one of depth `depth`, that `state` goes
-// on with.
-static void walk(Walk *w, uint32_t from, uint32_t end, int depth, int32_t state, int local)
+// Next the branches from .. end - 1 are walked, below one of depth `depth` that `state` is behind.
+static void begin_walk(MaskWork *w, uint32_t from, uint32_t end, int depth, int32_t state)
 {
-    const Branch *branch = w->v->branch;
+    w->at = from;
+    w->end = end;
     w->states[depth] = state;
-    for (uint32_t i = from; i < end && !w->failed;) {
-        const Branch *b = &branch[i];
-        state = matcher_step(w->m, w->states[b->depth - 1], b->byte);
-        if (state == MATCH_FAILED) w->failed = 1;
-        if (state < 0) {
-            i = b->end;
+}
+
+// Allows the tokens of the walk at hand: 0 at its end, 1 when the budget is used up.
+static int walk(MaskWork *w, int64_t *budget)
+{
+    const Branch *branch = w->vocabulary->branch;
+    while (w->at < w->end) {
+        const Branch *b = &branch[w->at];
+        if (--*budget < 0) return 1;
+        int32_t state = matcher_step(w->matcher, w->states[b->depth - 1], b->byte);
+        if (state == MATCH_LATER) return 1;
+        if (state == MATCH_FAILED) return -1;
+        if (state == MATCH_DEAD) {
+            w->at = b->end;
             continue;
         }
         w->states[b->depth] = state;
         allow(w, b);
-        if (local && match_leaves(w->m, state) && b->end > i + 1) add_exit(w, i);
-        i++;
+        if (w->local && match_leaves(w->matcher, state) && b->end > w->at + 1 &&
+            add_exit(w, w->at) != 0)
+            return -1;
+        w->at++;
     }
+    return 0;
 }
 
-// What a local state allows by itself, kept: the mask, the number of exits, the exits.
-static const uint32_t *local_mask(Walk *w, int32_t local)
+// What a local state allows by itself is kept: the mask, the number of exits, the exits.
+static int begin_local(MaskWork *w, int32_t local)
 {
-    size_t words = BIT_WORDS(w->v->count);
-    const uint32_t *kept = matcher_kept(w->m, local);
-    if (kept) return kept;
-    uint32_t *mask = w->mask, *all = calloc(words, 4);
-    if (!all) return NULL;
-    w->mask = all;
+    w->local = calloc(BIT_WORDS(w->vocabulary->count), 4);
+    if (!w->local) return -1;
     w->exit_count = 0;
-    walk(w, 0, w->v->branches, 0, local, 1);
-    uint32_t *whole = w->failed ? NULL : realloc(all, 4 * (words + 1 + w->exit_count));
-    if (whole) {
-        whole[words] = w->exit_count;
-        if (w->exit_count) memcpy(whole + words + 1, w->exits, 4 * (size_t)w->exit_count);
-        kept = matcher_keep(w->m, local, whole, words + 1 + w->exit_count);
-    }
-    free(whole ? whole : all);
-    w->mask = mask;
-    return kept;
+    begin_walk(w, 0, w->vocabulary->branches, 0, local);
+    return 1;
 }
 
-static int add_piece(Walk *w, Piece piece)
+static int end_local(MaskWork *w, int32_t local)
 {
-    size_t words = BIT_WORDS(w->v->count);
-    const uint32_t *kept = local_mask(w, piece.local);
-    if (!kept) return -1;
-    for (size_t i = 0; i < words; i++) w->mask[i] |= kept[i];
-    for (uint32_t i = 0; piece.caller >= 0 && i < kept[words]; i++) {
-        uint32_t at = kept[words + 1 + i];
-        const Branch *b = &w->v->branch[at];
-        walk(w, at + 1, b->end, b->depth, piece.caller, 0);
-    }
-    return w->failed ? -1 : 0;
+    size_t words = BIT_WORDS(w->vocabulary->count);
+    uint32_t *whole = realloc(w->local, 4 * (words + 1 + w->exit_count));
+    if (!whole) return -1;
+    w->local = NULL;
+    whole[words] = w->exit_count;
+    if (w->exit_count) memcpy(whole + words + 1, w->exits, 4 * (size_t)w->exit_count);
+    int kept = matcher_keep(w->matcher, local, whole, words + 1 + w->exit_count) != NULL;
+    free(whole);
+    return kept ? 0 : -1;
 }
 
-static int fill_whole(Walk *w, int32_t state)
+// Begins the walk that comes next: of a piece the local state, then behind each of its exits. 0
+// when there is none.
+static int next_walk(MaskWork *w)
 {
-    size_t words = BIT_WORDS(w->v->count);
-    Piece pieces[MATCH_PIECES];
-    const uint32_t *kept = matcher_kept(w->m, state);
-    if (kept) {
-        memcpy(w->mask, kept, 4 * words);
-        return 0;
+    size_t words = BIT_WORDS(w->vocabulary->count);
+    for (; w->piece < w->piece_count; w->piece++, w->exit = 0) {
+        Piece piece = w->pieces[w->piece];
+        if (w->local && end_local(w, piece.local) != 0) return -1;
+        const uint32_t *kept = matcher_kept(w->matcher, piece.local);
+        if (!kept) return begin_local(w, piece.local);
+        for (size_t i = 0; !w->exit && i < words; i++) w->mask[i] |= kept[i];
+        if (piece.caller >= 0 && w->exit < kept[words]) {
+            uint32_t at = kept[words + 1 + w->exit++];
+            const Branch *b = &w->vocabulary->branch[at];
+            begin_walk(w, at + 1, b->end, b->depth, piece.caller);
+            return 1;
+        }
     }
-    int count = matcher_pieces(w->m, state, w->v->deepest, pieces);
-    if (!count) walk(w, 0, w->v->branches, 0, state, 0);
-    for (int i = 0; i < count; i++)
-        if (add_piece(w, pieces[i]) != 0) return -1;
-    return w->failed || !matcher_keep(w->m, state, w->mask, words) ? -1 : 0;
+    return 0;
+}
+
+// --- masks ---------------------------------------------------------------------------------------
+
+void mask_drop(MaskWork *w)
+{
+    if (w->matcher) matcher_hold(w->matcher, -1);
+    free(w->states);
+    free(w->local);
+    free(w->exits);
+    *w = (MaskWork){0};
 }
 
 // Only tokens that begin with a prefix: the branches below it.
-static int fill_behind(Walk *w, int32_t state, const char *prefix, size_t bytes)
+static void begin_behind(MaskWork *w, const char *prefix, size_t bytes)
 {
-    uint32_t from = 0, end = w->v->branches;
+    const Branch *branch = w->vocabulary->branch;
+    uint32_t from = 0, end = w->vocabulary->branches;
     for (size_t depth = 1; depth <= bytes; depth++) {
-        while (from < end && w->v->branch[from].byte != (uint8_t)prefix[depth - 1])
-            from = w->v->branch[from].end;
-        if (from >= end) return 0;
-        if (depth == bytes) allow(w, &w->v->branch[from]);
-        end = w->v->branch[from++].end;
+        while (from < end && branch[from].byte != (uint8_t)prefix[depth - 1])
+            from = branch[from].end;
+        if (from >= end) return;
+        if (depth == bytes) allow(w, &branch[from]);
+        end = branch[from++].end;
     }
-    walk(w, from, end, (int)bytes, state, 0);
-    return w->failed ? -1 : 0;
+    begin_walk(w, from, end, (int)bytes, w->state);
+}
+
+int mask_begin(MaskWork *w, Matcher *m, const Vocabulary *v, const Place *place, const char *prefix,
+               size_t prefix_bytes, uint32_t *mask)
+{
+    size_t words = BIT_WORDS(v->count);
+    mask_drop(w);
+    matcher_grant(m);
+    matcher_begin(m);
+    if (matcher_failed(m)) return -1;
+    const uint32_t *kept = prefix_bytes ? NULL : matcher_kept(m, place->state);
+    if (kept) {
+        memcpy(mask, kept, 4 * words);
+        return 0;
+    }
+    memset(mask, 0, 4 * words);
+    matcher_hold(m, 1);
+    *w = (MaskWork){.matcher = m,
+                    .vocabulary = v,
+                    .state = place->state,
+                    .mask = mask,
+                    .prefixed = prefix_bytes > 0};
+    if (!(w->states = malloc(((size_t)v->deepest + 1) * sizeof *w->states))) return -1;
+    if (prefix_bytes)
+        begin_behind(w, prefix, prefix_bytes);
+    else if (!(w->piece_count = matcher_pieces(m, w->state, v->deepest, w->pieces)))
+        begin_walk(w, 0, v->branches, 0, w->state);
+    return 0;
+}
+
+int mask_go_on(MaskWork *w, int64_t *budget)
+{
+    Matcher *m = w->matcher;
+    int status;
+    if (!m) return 0;
+    int64_t before = matcher_limit(m, *budget);
+    do {
+        status = walk(w, budget);
+        if (status != 0) break;
+        status = next_walk(w);
+    } while (status == 1);
+    if (status == 0 && !w->prefixed &&
+        !matcher_keep(m, w->state, w->mask, BIT_WORDS(w->vocabulary->count)))
+        status = -1;
+    *budget -= before - matcher_limit(m, INT64_MAX);
+    if (status != 1) mask_drop(w);
+    return status;
 }
 
 int mask_fill(Matcher *m, const Vocabulary *v, const Place *place, const char *prefix,
               size_t prefix_bytes, uint32_t *mask)
 {
-    Walk w = {.m = m, .v = v, .mask = mask};
-    matcher_begin(m);
-    if (matcher_failed(m)) return -1;
-    memset(mask, 0, 4 * BIT_WORDS(v->count));
-    w.states = malloc(((size_t)v->deepest + 1) * sizeof *w.states);
-    if (!w.states) return -1;
-    int status = prefix_bytes ? fill_behind(&w, place->state, prefix, prefix_bytes)
-                              : fill_whole(&w, place->state);
-    free(w.states);
-    free(w.exits);
+    MaskWork w = {0};
+    int64_t budget = INT64_MAX;
+    int status = mask_begin(&w, m, v, place, prefix, prefix_bytes, mask);
+    if (status == 0) status = mask_go_on(&w, &budget);
+    mask_drop(&w);
     return status;
 }
 

@@ -9,9 +9,10 @@
 #define KEPT_BYTES (16 << 20) // cleared away between tokens
 #define MOST_BYTES (64 << 20) // the end
 #define REST_BYTES (4 << 20)  // kept while nobody uses it
-#define MOST_WORK 8000000     // items that may be looked at, and how many more with every token
+#define MOST_WORK 8000000     // items that may be looked at, and how many more with every grant
 #define MORE_WORK 300000
 #define MOST_ITEMS 20000 // of one set
+#define MOST_CALLS 50000 // of one set, before equal ones are one
 #define MOST_CHAIN 16    // of repetitions that are parts of a state
 
 enum {
@@ -27,6 +28,18 @@ typedef struct {
 typedef struct {
     int32_t place, count, node;
 } Caller;
+
+// A caller of a rule that is to be entered, in a chain of them.
+typedef struct {
+    Caller caller;
+    int32_t next; // of calls[], + 1
+} Call;
+
+// Part of the set that is being made, while `set` is its number.
+typedef struct {
+    Item item;
+    uint32_t set;
+} Seen;
 
 typedef struct {
     int32_t first, count; // of caller[]
@@ -56,15 +69,18 @@ struct Matcher {
     List nodes, callers, states, items, nexts; // of Node, Caller, State, Item, int32_t
     Table node_table, state_table;
     size_t kept_bytes;
-    int64_t work; // left
+    int64_t work, least; // left; below `least` steps wait, unless that is 0
+    int held;            // how many need the numbers of states
     Place *places;
     int32_t start;
-    int failed;
+    _Atomic int failed; // others ask for it too
     // the set that is being made
-    List work_items, set, seen; // of Item; seen: a hash table, in Item
-    size_t seen_count;
-    List *waiting; // (rules) of Caller: calls that are to be entered
-    List waiting_rules;
+    List work_items, set; // of Item
+    List seen;            // of Seen: a hash table
+    uint32_t set_number, seen_count;
+    List calls, callers_of; // of Call; of Caller: those of one rule
+    int32_t *waiting;       // (rules) of calls[], + 1
+    List waiting_rules;     // of int32_t: those that are to be entered, a heap by their ranks
     int accepts, leaves, entering;
 };
 
@@ -138,10 +154,20 @@ static int by_caller(const void *a, const void *b)
     return x->node < y->node ? -1 : x->node > y->node;
 }
 
-// The node with these callers, which are sorted for it.
+// Sorts them; of equal ones one is left. Returns how many are left.
+static size_t unite_callers(Caller *callers, size_t count)
+{
+    size_t n = 0;
+    if (count > 1) qsort(callers, count, sizeof *callers, by_caller);
+    for (size_t i = 0; i < count; i++)
+        if (!n || by_caller(&callers[n - 1], &callers[i]) != 0) callers[n++] = callers[i];
+    return n;
+}
+
+// The node with these callers, which are put in order for it.
 static int32_t find_node(Matcher *m, Caller *callers, size_t count)
 {
-    if (count > 1) qsort(callers, count, sizeof *callers, by_caller);
+    count = unite_callers(callers, count);
     uint32_t hash = hash_bytes(callers, count * sizeof *callers / 4);
     Table *t = &m->node_table;
     if (grow_table(m, t, &m->nodes, sizeof(Node), offsetof(Node, hash)) != 0) return BOTTOM;
@@ -211,29 +237,34 @@ static int32_t find_state(Matcher *m, Item *items, size_t count, int accepts, in
 
 // --- one step ------------------------------------------------------------------------------------
 
+static int grow_seen(Matcher *m)
+{
+    Seen *old = m->seen.data, *slot;
+    size_t old_room = m->seen.room, room = old_room ? 2 * old_room : 256;
+    if (!(slot = calloc(room, sizeof *slot))) {
+        m->failed = 1;
+        return -1;
+    }
+    for (size_t i = 0; i < old_room; i++) {
+        if (old[i].set != m->set_number) continue;
+        size_t at = hash_bytes(&old[i].item, 2) & (room - 1);
+        while (slot[at].set == m->set_number) at = (at + 1) & (room - 1);
+        slot[at] = old[i];
+    }
+    free(old);
+    m->seen = (List){slot, 0, room};
+    return 0;
+}
+
 // Whether an item is new in the set that is being made.
 static int is_new(Matcher *m, Item item)
 {
-    if (2 * (m->seen_count + 1) > m->seen.room) {
-        Item *old = m->seen.data;
-        size_t old_room = m->seen.room, room = old_room ? 2 * old_room : 256;
-        Item *larger = malloc(room * sizeof *larger);
-        if (!larger) {
-            m->failed = 1;
-            return 0;
-        }
-        memset(larger, 0xff, room * sizeof *larger);
-        m->seen = (List){larger, 0, room};
-        m->seen_count = 0;
-        for (size_t i = 0; i < old_room; i++)
-            if (old[i].place >= 0) is_new(m, old[i]);
-        free(old);
-    }
-    Item *slot = m->seen.data;
+    if (2 * ((size_t)m->seen_count + 1) > m->seen.room && grow_seen(m) != 0) return 0;
+    Seen *slot = m->seen.data;
     size_t mask = m->seen.room - 1, at = hash_bytes(&item, 2) & mask;
-    for (; slot[at].place >= 0; at = (at + 1) & mask)
-        if (slot[at].place == item.place && slot[at].node == item.node) return 0;
-    slot[at] = item;
+    for (; slot[at].set == m->set_number; at = (at + 1) & mask)
+        if (slot[at].item.place == item.place && slot[at].item.node == item.node) return 0;
+    slot[at] = (Seen){item, m->set_number};
     m->seen_count++;
     return 1;
 }
@@ -241,7 +272,7 @@ static int is_new(Matcher *m, Item item)
 static void add_item(Matcher *m, int32_t place, int32_t node)
 {
     Item item = {place, node};
-    if (m->failed || !is_new(m, item)) return;
+    if (m->failed || m->p.steps[place].endless || !is_new(m, item)) return;
     if (--m->work < 0 || m->seen_count > 4 * MOST_ITEMS) m->failed = 1;
     Item *at = extend(m, &m->work_items, 1, sizeof *at);
     if (!at) return;
@@ -249,20 +280,62 @@ static void add_item(Matcher *m, int32_t place, int32_t node)
     m->work_items.count++;
 }
 
+// The heap of rules that are to be entered: none comes before the one at half its place.
+static int comes_before(const Matcher *m, int32_t rule, int32_t other)
+{
+    return m->p.rank[rule] < m->p.rank[other];
+}
+
+static void push_rule(Matcher *m, int32_t rule)
+{
+    if (!extend(m, &m->waiting_rules, 1, sizeof rule)) return;
+    int32_t *heap = m->waiting_rules.data;
+    size_t at = m->waiting_rules.count++;
+    for (; at && comes_before(m, rule, heap[(at - 1) / 2]); at = (at - 1) / 2)
+        heap[at] = heap[(at - 1) / 2];
+    heap[at] = rule;
+}
+
+// The one of the lowest rank; there is one.
+static int32_t pop_rule(Matcher *m)
+{
+    int32_t *heap = m->waiting_rules.data, first = heap[0];
+    size_t count = --m->waiting_rules.count, at = 0;
+    int32_t last = heap[count];
+    for (size_t below; (below = 2 * at + 1) < count; at = below) {
+        if (below + 1 < count && comes_before(m, heap[below + 1], heap[below])) below++;
+        if (!comes_before(m, heap[below], last)) break;
+        heap[at] = heap[below];
+    }
+    heap[at] = last;
+    return first;
+}
+
 // A rule is to be entered for this caller.
 static void add_call(Matcher *m, int32_t rule, Caller caller)
 {
-    List *l = &m->waiting[rule];
-    if (!l->count) {
-        int32_t *at = extend(m, &m->waiting_rules, 1, sizeof *at);
-        if (!at) return;
-        *at = rule;
-        m->waiting_rules.count++;
+    if (m->p.steps[m->p.entry[rule]].endless) return;
+    Call *call = extend(m, &m->calls, 1, sizeof *call);
+    if (!call) return;
+    if (m->calls.count == MOST_CALLS) m->failed = 1;
+    if (!m->waiting[rule]) push_rule(m, rule);
+    *call = (Call){caller, m->waiting[rule]};
+    m->waiting[rule] = (int32_t)++m->calls.count;
+}
+
+// The node of all that have called a rule, which is then entered.
+static int32_t node_of_calls(Matcher *m, int32_t rule)
+{
+    m->callers_of.count = 0;
+    for (int32_t i = m->waiting[rule]; i; i = AT(m->calls, Call, i - 1).next) {
+        Caller *at = extend(m, &m->callers_of, 1, sizeof *at);
+        if (!at) return BOTTOM;
+        *at = AT(m->calls, Call, i - 1).caller;
+        m->callers_of.count++;
     }
-    Caller *at = extend(m, l, 1, sizeof *at);
-    if (!at) return;
-    *at = caller;
-    l->count++;
+    m->work -= 4 * (int64_t)m->callers_of.count; // to put them in order
+    m->waiting[rule] = 0;
+    return find_node(m, m->callers_of.data, m->callers_of.count);
 }
 
 // A repetition that has been passed `count` times.
@@ -333,18 +406,8 @@ static void enter_rules(Matcher *m)
 {
     m->entering = 1;
     while (m->waiting_rules.count && !m->failed) {
-        int32_t *rules = m->waiting_rules.data;
-        size_t first = 0, n = m->waiting_rules.count;
-        for (size_t i = 1; i < n; i++)
-            if (m->p.rank[rules[i]] < m->p.rank[rules[first]]) first = i;
-        int32_t rule = rules[first];
-        m->work -= (int64_t)n;
-        rules[first] = rules[n - 1];
-        m->waiting_rules.count--;
-        List *l = &m->waiting[rule];
-        int32_t node = find_node(m, l->data, l->count);
-        l->count = 0;
-        add_item(m, m->p.entry[rule], node);
+        int32_t rule = pop_rule(m);
+        add_item(m, m->p.entry[rule], node_of_calls(m, rule));
         follow_all(m);
     }
     m->entering = 0;
@@ -352,12 +415,14 @@ static void enter_rules(Matcher *m)
 
 static void begin_set(Matcher *m)
 {
-    m->work_items.count = m->set.count = 0;
-    if (m->seen_count) memset(m->seen.data, 0xff, m->seen.room * sizeof(Item));
-    m->seen_count = 0;
+    if (!++m->set_number) { // numbers begin anew
+        if (m->seen.data) memset(m->seen.data, 0, m->seen.room * sizeof(Seen));
+        m->set_number = 1;
+    }
     for (size_t i = 0; i < m->waiting_rules.count; i++)
-        m->waiting[AT(m->waiting_rules, int32_t, i)].count = 0;
-    m->waiting_rules.count = 0;
+        m->waiting[AT(m->waiting_rules, int32_t, i)] = 0;
+    m->work_items.count = m->set.count = m->calls.count = m->waiting_rules.count = 0;
+    m->seen_count = 0;
     m->accepts = m->leaves = 0;
 }
 
@@ -365,7 +430,8 @@ static int32_t end_set(Matcher *m)
 {
     follow_all(m);
     enter_rules(m);
-    if (bytes_used(m) > MOST_BYTES) m->failed = 1;
+    m->work -= 2 * (int64_t)m->set.count;
+    if (m->work < 0 || bytes_used(m) > MOST_BYTES) m->failed = 1;
     if (m->failed) return MATCH_FAILED;
     int32_t state = find_state(m, m->set.data, m->set.count, m->accepts, m->leaves);
     return m->failed ? MATCH_FAILED : state;
@@ -388,6 +454,7 @@ int32_t matcher_step(Matcher *m, int32_t state, uint8_t byte)
     int32_t at = STATE(m, state).next + m->p.class_of[byte];
     int32_t next = AT(m->nexts, int32_t, at);
     if (next != UNKNOWN) return next;
+    if (!m->failed && m->least && m->work < m->least) return MATCH_LATER;
     next = m->failed ? MATCH_FAILED : find_next(m, state, byte);
     if (next != MATCH_FAILED) AT(m->nexts, int32_t, at) = next;
     return next;
@@ -503,14 +570,25 @@ static void drop_kept(Matcher *m)
     m->kept_bytes = 0;
 }
 
+static void free_lists(List *const *lists)
+{
+    for (; *lists; lists++) {
+        free((*lists)->data);
+        **lists = (List){0};
+    }
+}
+
+// What is only used while a set is made.
+static void drop_workspace(Matcher *m)
+{
+    free_lists((List *const[]){&m->work_items, &m->set, &m->seen, &m->calls, &m->callers_of,
+                               &m->waiting_rules, NULL});
+}
+
 static void forget(Matcher *m)
 {
-    List *lists[] = {&m->nodes, &m->callers, &m->states, &m->items, &m->nexts};
     drop_kept(m);
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        free(lists[i]->data);
-        *lists[i] = (List){0};
-    }
+    free_lists((List *const[]){&m->nodes, &m->callers, &m->states, &m->items, &m->nexts, NULL});
     free(m->node_table.slot);
     free(m->state_table.slot);
     m->node_table = m->state_table = (Table){0};
@@ -586,9 +664,25 @@ static void clear_away(Matcher *m)
     forget(&old);
 }
 
-void matcher_begin(Matcher *m)
+void matcher_grant(Matcher *m)
 {
     m->work = m->work + MORE_WORK < MOST_WORK ? m->work + MORE_WORK : MOST_WORK;
+}
+
+int64_t matcher_limit(Matcher *m, int64_t work)
+{
+    m->least = work < m->work ? m->work - work : 0;
+    return m->work;
+}
+
+void matcher_hold(Matcher *m, int more)
+{
+    m->held += more;
+}
+
+void matcher_begin(Matcher *m)
+{
+    if (m->held) return;
     if (bytes_used(m) > KEPT_BYTES && !m->failed) clear_away(m);
 }
 
@@ -616,19 +710,18 @@ void matcher_close(Matcher *m)
 {
     if (!m) return;
     forget(m);
-    for (int32_t i = 0; m->waiting && i < m->p.rules; i++) free(m->waiting[i].data);
+    drop_workspace(m);
     free(m->waiting);
-    free(m->waiting_rules.data);
-    free(m->work_items.data);
-    free(m->set.data);
-    free(m->seen.data);
     program_close(&m->p);
     free(m);
 }
 
 void matcher_rest(Matcher *m)
 {
-    if (!m->places && bytes_used(m) > REST_BYTES) clear_away(m);
+    if (m->places) return;
+    if (bytes_used(m) > REST_BYTES) clear_away(m);
+    begin_set(m); // which forgets what waited
+    drop_workspace(m);
 }
 
 int matcher_failed(const Matcher *m)

@@ -17,7 +17,8 @@ typedef struct Place {
     struct Place *next, **link;
 } Place;
 
-enum { MATCH_DEAD = -1, MATCH_FAILED = -2 }; // no text goes on so; beyond bounds
+// No text goes on so; beyond bounds; more work than there may be now.
+enum { MATCH_DEAD = -1, MATCH_FAILED = -2, MATCH_LATER = -4 };
 
 // Takes the program over, also on failure.
 int matcher_open(Matcher **m, Program *p, Error *err);
@@ -33,15 +34,23 @@ int place_entered(const Place *place);
 // Reads bytes: 0, MATCH_DEAD or MATCH_FAILED, and then the place is where it was.
 int place_read(Matcher *m, Place *place, const char *bytes, size_t count);
 
-// Clears away what is too much; then states have other numbers. Reading does it too.
+// Clears away what is too much; then states have other numbers. Reading does it too. Not while
+// somebody holds states: by 1 more, or by -1.
 void matcher_begin(Matcher *m);
+void matcher_hold(Matcher *m, int more);
+// Allows some more work: with every mask that is asked for.
+void matcher_grant(Matcher *m);
 
 int match_accepts(const Matcher *m, int32_t state); // the text may end here
 int match_ends(const Matcher *m, int32_t state);    // and must
 
 // For masks: states of the matcher, which stay what they are until the next place is read or
-// entered. The state behind a byte, MATCH_DEAD, or MATCH_FAILED when work or memory is used up.
+// entered. The state behind a byte, MATCH_DEAD, MATCH_FAILED when work or memory is used up, or
+// MATCH_LATER.
 int32_t matcher_step(Matcher *m, int32_t state, uint8_t byte);
+// How much work steps may take from now on before they answer MATCH_LATER; INT64_MAX: any. Returns
+// how much there is in all.
+int64_t matcher_limit(Matcher *m, int64_t work);
 
 // What a state allows by itself does not depend on who called the rules that are open. A piece is
 // what has one caller in common: the same without it, and the state once it has ended.

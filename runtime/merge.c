@@ -1,49 +1,56 @@
 // Every function that returns a schema returns one that the merger keeps.
+#include "apart.h"
 #include "merge.h"
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_MERGES 200000 // schemas and their properties
+#define MOST_MERGES 400000 // schemas, their keywords and properties
 #define MOST_DEPTH 40
 #define MOST_ALTERNATIVES 512
 
-static const json_t *flat(Merger *m, const json_t *schema, int depth);
 static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth);
 
 int merger_open(Merger *m, const json_t *root)
 {
-    *m = (Merger){.root = root, .kept = json_array()};
-    return m->kept ? 0 : -1;
+    *m = (Merger){.root = root, .kept = json_array(), .flats = json_object()};
+    return m->kept && m->flats ? 0 : -1;
 }
 
 void merger_close(Merger *m)
 {
+    json_decref(m->flats);
     json_decref(m->kept);
     *m = (Merger){0};
 }
 
-static const json_t *fail(Merger *m, const char *keyword, const char *what)
+const json_t *merge_fail(Merger *m, const char *keyword, const char *what)
 {
     snprintf(m->at, sizeof m->at, "%s", keyword);
     error_set(&m->error, "%s", what);
     return NULL;
 }
 
-static json_t *keep(Merger *m, json_t *made)
+json_t *merge_keep(Merger *m, json_t *made)
 {
     return made && json_array_append_new(m->kept, made) == 0 ? made : NULL;
 }
 
-int merge_is_note(const char *keyword)
+// Work is counted: 0, or -1 when there was too much of it.
+int merge_spend(Merger *m, size_t work)
 {
-    static const char *const notes[] = {
-        "$schema",         "$id",           "id",          "$comment",    "$defs",
-        "definitions",     "title",         "description", "default",     "examples",
-        "example",         "readOnly",      "writeOnly",   "deprecated",  "contentMediaType",
-        "contentEncoding", "contentSchema", "$anchor",     "$vocabulary", NULL};
-    for (int i = 0; notes[i]; i++)
-        if (strcmp(notes[i], keyword) == 0) return 1;
+    m->merges += work < MOST_MERGES ? (int)work : MOST_MERGES;
+    if (m->merges <= MOST_MERGES) return 0;
+    m->merges = MOST_MERGES + 1;
+    merge_fail(m, "", "it takes too much to join its schemas");
+    return -1;
+}
+
+static int is_one_of(const char *key, const char *const *names)
+{
+    for (; *names; names++)
+        if (strcmp(*names, key) == 0) return 1;
     return 0;
 }
 
@@ -79,7 +86,7 @@ const json_t *merge_target(Merger *m, const char *reference)
 {
     const json_t *at = m->root;
     if (*reference != '#' || (reference[1] && reference[1] != '/'))
-        return fail(m, "$ref", "only references within the schema (#/...) are there");
+        return merge_fail(m, "$ref", "only references within the schema (#/...) are there");
     char *path = strdup(reference + 1);
     for (char *step = path, *next; step && *step == '/' && at; step = next) {
         next = strchr(++step, '/');
@@ -95,7 +102,7 @@ const json_t *merge_target(Merger *m, const char *reference)
         free(name);
     }
     free(path);
-    return at ? at : fail(m, "$ref", "there is nothing at this place");
+    return at ? at : merge_fail(m, "$ref", "there is nothing at this place");
 }
 
 // --- types ---------------------------------------------------------------------------------------
@@ -128,51 +135,158 @@ int merge_has_type(const json_t *types, const json_t *value)
     return 0;
 }
 
-static int has_name(const json_t *types, const char *name)
+static const struct {
+    const char *name;
+    int bits;
+    const char *keywords[8]; // that speak of it
+} types[] = {
+    {"object",
+     TYPE_OBJECT,
+     {"properties", "required", "additionalProperties", "patternProperties", "propertyNames",
+      "minProperties", "maxProperties"}},
+    {"array", TYPE_ARRAY, {"items", "prefixItems", "minItems", "maxItems", "additionalItems"}},
+    {"string", TYPE_STRING, {"minLength", "maxLength", "pattern", "format"}},
+    {"boolean", TYPE_BOOLEAN, {NULL}},
+    {"null", TYPE_NIL, {NULL}},
+    {"number",
+     TYPE_WHOLE | TYPE_REAL,
+     {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
+    {"integer", TYPE_WHOLE, {NULL}}};
+#define TYPES (sizeof types / sizeof *types)
+
+// Whether a keyword may say something about what is valid; unknown ones do not.
+static int is_known(const char *keyword)
 {
-    size_t i;
-    json_t *type;
-    if (json_is_string(types)) return strcmp(json_string_value(types), name) == 0;
-    json_array_foreach(types, i, type)
+    static const char *const others[] = {"$ref",
+                                         "$dynamicRef",
+                                         "$recursiveRef",
+                                         "type",
+                                         "enum",
+                                         "const",
+                                         "anyOf",
+                                         "allOf",
+                                         "oneOf",
+                                         "not",
+                                         "if",
+                                         "dependentRequired",
+                                         "dependentSchemas",
+                                         "dependencies",
+                                         "contains",
+                                         "extends",
+                                         "disallow",
+                                         "divisibleBy",
+                                         "uniqueItems",
+                                         "unevaluatedItems",
+                                         "unevaluatedProperties",
+                                         NULL};
+    for (size_t i = 0; i < TYPES; i++)
+        if (is_one_of(keyword, types[i].keywords)) return 1;
+    return is_one_of(keyword, others);
+}
+
+int merge_makes(const json_t *schema, const char *type)
+{
+    const json_t *named = json_object_get(schema, "type");
+    json_t *one;
+    size_t i, k = 0;
+    while (k < TYPES && strcmp(types[k].name, type) != 0) k++;
+    if (json_is_string(named)) return strcmp(json_string_value(named), type) == 0;
+    json_array_foreach(named, i, one)
     {
-        if (json_is_string(type) && strcmp(json_string_value(type), name) == 0) return 1;
+        if (json_is_string(one) && strcmp(json_string_value(one), type) == 0) return 1;
     }
+    for (i = 0; !named && k < TYPES && types[k].keywords[i]; i++)
+        if (json_object_get(schema, types[k].keywords[i])) return 1;
     return 0;
 }
 
-// The types that both lists have; a whole number is a number.
-static json_t *common_types(const json_t *a, const json_t *b)
+int merge_made_types(const json_t *schema)
 {
-    static const char *const names[] = {"object", "array",  "string",  "boolean",
-                                        "null",   "number", "integer", NULL};
+    int made = 0;
+    for (size_t i = 0; i < TYPES; i++)
+        if (merge_makes(schema, types[i].name)) made |= types[i].bits;
+    return made;
+}
+
+static int bits_of(const char *name)
+{
+    for (size_t i = 0; name && i < TYPES; i++)
+        if (strcmp(types[i].name, name) == 0) return types[i].bits;
+    return 0;
+}
+
+// The types that a schema's `type` leaves.
+int merge_types(const json_t *schema)
+{
+    const json_t *named = json_object_get(schema, "type");
+    int bits = json_is_string(named) ? bits_of(json_string_value(named)) : 0;
+    json_t *one;
+    size_t i;
+    json_array_foreach(named, i, one) bits |= bits_of(json_string_value(one));
+    return named ? bits : -1;
+}
+
+json_t *merge_type_names(int bits)
+{
     json_t *list = json_array();
-    for (int i = 0; names[i]; i++) {
-        int in_a = has_name(a, names[i]), in_b = has_name(b, names[i]);
-        if (strcmp(names[i], "integer") == 0) {
-            if (has_name(a, "number") && has_name(b, "number")) continue;
-            in_a |= has_name(a, "number");
-            in_b |= has_name(b, "number");
+    for (size_t i = 0; i < TYPES; i++)
+        if ((types[i].bits & bits) == types[i].bits) {
+            json_array_append_new(list, json_string(types[i].name));
+            bits &= ~types[i].bits;
         }
-        if (in_a && in_b) json_array_append_new(list, json_string(names[i]));
-    }
     return list;
 }
 
 // --- merging -------------------------------------------------------------------------------------
 
-static json_t *common_values(const json_t *a, const json_t *b)
+// Whether two values are the same, as JSON schemas take it: 1 is 1.0.
+static int same_value(const json_t *a, const json_t *b)
 {
-    json_t *list = json_array(), *x, *y;
-    size_t i, k;
-    json_array_foreach(a, i, x)
+    const char *key;
+    json_t *value;
+    size_t i;
+    if (json_is_number(a) && json_is_number(b)) {
+        if (json_typeof(a) == json_typeof(b)) return json_equal(a, b);
+        json_int_t whole = json_integer_value(json_is_integer(a) ? a : b);
+        double real = json_real_value(json_is_real(a) ? a : b);
+        return real >= -0x1p63 && real < 0x1p63 && real == floor(real) && (json_int_t)real == whole;
+    }
+    if (json_typeof(a) != json_typeof(b) || json_array_size(a) != json_array_size(b) ||
+        json_object_size(a) != json_object_size(b))
+        return 0;
+    if (!json_is_array(a) && !json_is_object(a)) return json_equal(a, b);
+    json_array_foreach(a, i, value)
     {
-        json_array_foreach(b, k, y)
-        {
-            if (json_equal(x, y)) {
-                json_array_append(list, x);
-                break;
-            }
-        }
+        if (!same_value(value, json_array_get(b, i))) return 0;
+    }
+    json_object_foreach((json_t *)a, key, value)
+    {
+        const json_t *other = json_object_get(b, key);
+        if (!other || !same_value(value, other)) return 0;
+    }
+    return 1;
+}
+
+int merge_is_among(const json_t *values, const json_t *value)
+{
+    json_t *one;
+    size_t i;
+    json_array_foreach(values, i, one)
+    {
+        if (same_value(one, value)) return 1;
+    }
+    return 0;
+}
+
+static json_t *common_values(Merger *m, const json_t *a, const json_t *b)
+{
+    json_t *list, *value;
+    size_t i;
+    if (merge_spend(m, json_array_size(a) * json_array_size(b) / 16) != 0) return NULL;
+    list = json_array();
+    json_array_foreach(a, i, value)
+    {
+        if (merge_is_among(b, value)) json_array_append(list, value);
     }
     return list;
 }
@@ -182,11 +296,13 @@ static int is_false(const json_t *schema)
     return json_is_false(schema);
 }
 
-// What a schema demands of a property that it may not list.
-static const json_t *of_property(const json_t *schema, const char *name)
+// What a schema demands of a property that it may not list; NULL: nothing, or more than is known
+// here.
+const json_t *merge_property(const json_t *schema, const char *name)
 {
     const json_t *listed = json_object_get(json_object_get(schema, "properties"), name);
-    return listed ? listed : json_object_get(schema, "additionalProperties");
+    if (listed || json_object_get(schema, "patternProperties")) return listed;
+    return json_object_get(schema, "additionalProperties");
 }
 
 // The properties of both; what one does not list, its additionalProperties hold for.
@@ -198,10 +314,11 @@ static json_t *merge_properties(Merger *m, const json_t *a, const json_t *b, int
     for (int i = 0; i < 2; i++)
         json_object_foreach(json_object_get(sides[i], "properties"), name, value)
         {
-            m->merges++;
             if (json_object_get(all, name)) continue;
-            const json_t *other = of_property(sides[1 - i], name);
-            const json_t *one = other ? both(m, value, other, depth + 1) : value;
+            const json_t *other = merge_property(sides[1 - i], name);
+            const json_t *one = merge_spend(m, 1) != 0 ? NULL
+                                : other                ? both(m, value, other, depth + 1)
+                                                       : value;
             if (!one) {
                 json_decref(all);
                 return NULL;
@@ -211,16 +328,20 @@ static json_t *merge_properties(Merger *m, const json_t *a, const json_t *b, int
     return all;
 }
 
-static json_t *merge_required(const json_t *a, const json_t *b)
+static json_t *merge_required(Merger *m, const json_t *a, const json_t *b)
 {
-    json_t *all = json_copy((json_t *)a), *x, *y;
-    size_t i, k;
-    json_array_foreach(b, i, x)
-    {
-        int there = 0;
-        json_array_foreach(all, k, y) there |= json_equal(x, y);
-        if (!there) json_array_append(all, x);
-    }
+    const json_t *sides[] = {a, b};
+    json_t *all = json_array(), *seen = json_object(), *name;
+    size_t k;
+    for (int i = 0; i < 2 && merge_spend(m, json_array_size(sides[i])) == 0; i++)
+        json_array_foreach(sides[i], k, name)
+        {
+            const char *text = json_string_value(name); // what is no text is refused later
+            if (text && json_object_get(seen, text)) continue;
+            if (text) json_object_set(seen, text, name);
+            json_array_append(all, name);
+        }
+    json_decref(seen);
     return all;
 }
 
@@ -231,7 +352,7 @@ static json_t *merge_alternatives(Merger *m, const json_t *a, const json_t *b, i
     size_t i, k;
     if (json_array_size(a) * json_array_size(b) > MOST_ALTERNATIVES) {
         json_decref(all);
-        fail(m, "anyOf", "too many combinations");
+        merge_fail(m, "anyOf", "too many combinations");
         return NULL;
     }
     json_array_foreach(a, i, x)
@@ -249,13 +370,6 @@ static json_t *merge_alternatives(Merger *m, const json_t *a, const json_t *b, i
     return all;
 }
 
-static int is_one_of(const char *key, const char *const *names)
-{
-    for (; *names; names++)
-        if (strcmp(*names, key) == 0) return 1;
-    return 0;
-}
-
 // What a keyword says in both schemas; NULL and an error.
 static json_t *merge_keyword(Merger *m, const char *key, const json_t *a, const json_t *b,
                              int depth)
@@ -270,12 +384,11 @@ static json_t *merge_keyword(Merger *m, const char *key, const json_t *a, const 
     if (json_equal(a, b)) return json_incref((json_t *)a);
     if (is_one_of(key, largest) && known) return json_incref((json_t *)(x > y ? a : b));
     if (is_one_of(key, smallest) && known) return json_incref((json_t *)(x < y ? a : b));
-    if (strcmp(key, "required") == 0) return merge_required(a, b);
-    if (strcmp(key, "enum") == 0) return common_values(a, b);
-    if (strcmp(key, "type") == 0) return common_types(a, b);
+    if (strcmp(key, "required") == 0) return merge_required(m, a, b);
+    if (strcmp(key, "enum") == 0) return common_values(m, a, b);
     if (strcmp(key, "anyOf") == 0) return merge_alternatives(m, a, b, depth);
     if (is_one_of(key, schemas)) return json_incref((json_t *)both(m, a, b, depth + 1));
-    fail(m, key, "two of them cannot be merged");
+    merge_fail(m, key, "two of them cannot be merged");
     return NULL;
 }
 
@@ -287,8 +400,10 @@ static int add_keywords(Merger *m, json_t *a, const json_t *b, int depth)
     json_object_foreach((json_t *)b, key, value)
     {
         const json_t *other = json_object_get(a, key);
-        if (merge_is_note(key) || strcmp(key, "properties") == 0) continue;
-        json_t *one = other ? merge_keyword(m, key, other, value, depth) : json_incref(value);
+        if (strcmp(key, "properties") == 0) continue;
+        json_t *one = !other                     ? json_incref(value)
+                      : strcmp(key, "type") == 0 ? merge_type_names(merge_types(a) & merge_types(b))
+                                                 : merge_keyword(m, key, other, value, depth);
         if (!one) return -1;
         json_object_set_new(a, key, one);
     }
@@ -305,11 +420,11 @@ static int is_empty(const json_t *schema)
     if ((json_is_array(type) && !json_array_size(type)) || (values && !json_array_size(values)) ||
         (any && !json_array_size(any)))
         return 1;
-    if (!has_name(type, "object") || json_array_size(type) > 1) return 0;
+    if (merge_types(schema) != TYPE_OBJECT) return 0;
     json_array_foreach(json_object_get(schema, "required"), i, name)
     {
         const json_t *one =
-            json_is_string(name) ? of_property(schema, json_string_value(name)) : NULL;
+            json_is_string(name) ? merge_property(schema, json_string_value(name)) : NULL;
         if (is_false(one)) return 1;
     }
     return 0;
@@ -324,11 +439,10 @@ static int has_tuple(const json_t *schema)
 
 static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth)
 {
-    m->merges += 1 + (int)(json_object_size(a) + json_object_size(b));
-    if (depth > MOST_DEPTH || m->merges > MOST_MERGES)
-        return fail(m, "allOf", "schemas are merged too deeply");
-    a = flat(m, a, depth + 1);
-    b = a ? flat(m, b, depth + 1) : NULL;
+    if (depth > MOST_DEPTH) return merge_fail(m, "allOf", "schemas are merged too deeply");
+    if (merge_spend(m, 1 + json_object_size(a) + json_object_size(b)) != 0) return NULL;
+    a = merge_flat_at(m, a, depth + 1);
+    b = a ? merge_flat_at(m, b, depth + 1) : NULL;
     if (!a || !b || is_false(a) || json_is_true(b)) return a && b ? a : NULL;
     if (is_false(b) || json_is_true(a)) return b;
     // References are followed where something else must hold too.
@@ -340,8 +454,8 @@ static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth
     }
     if ((has_tuple(a) && json_object_get(b, "items")) ||
         (has_tuple(b) && json_object_get(a, "items")))
-        return fail(m, "prefixItems", "it cannot be merged with items");
-    json_t *all = keep(m, json_copy((json_t *)a));
+        return merge_fail(m, "prefixItems", "it cannot be merged with items");
+    json_t *all = merge_keep(m, json_copy((json_t *)a));
     json_t *properties = merge_properties(m, a, b, depth);
     if (!all || !properties || add_keywords(m, all, b, depth) != 0) {
         json_decref(properties);
@@ -350,30 +464,7 @@ static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth
     if (json_object_get(a, "properties") || json_object_get(b, "properties"))
         json_object_set(all, "properties", properties);
     json_decref(properties);
-    return is_empty(all) ? keep(m, json_false()) : all;
-}
-
-// oneOf, whose alternatives must not hold together, as a schema with anyOf.
-static const json_t *alternatives_apart(Merger *m, const json_t *list, int depth)
-{
-    json_t *flats = json_array(), *schema;
-    json_t *whole = keep(m, json_pack("{s:o}", "anyOf", flats));
-    size_t i, k;
-    if (!whole || !json_is_array(list) || !json_array_size(list))
-        return fail(m, "oneOf", "expected a list of schemas");
-    json_array_foreach(list, i, schema)
-    {
-        const json_t *one = flat(m, schema, depth + 1);
-        if (!one) return NULL;
-        if (!is_false(one)) json_array_append(flats, (json_t *)one);
-    }
-    size_t count = json_array_size(flats);
-    if (count > MOST_ALTERNATIVES) return fail(m, "oneOf", "too many alternatives");
-    for (i = 0; i < count; i++)
-        for (k = 0; k < count; k++)
-            if (i != k && !merge_apart(m, json_array_get(flats, i), json_array_get(flats, k)))
-                return fail(m, "oneOf", "two of its schemas may hold together; anyOf would do");
-    return whole;
+    return is_empty(all) ? merge_keep(m, json_false()) : all;
 }
 
 // unevaluated* that is false, in the words of a schema that nothing stands beside.
@@ -384,7 +475,7 @@ static int close_schema(Merger *m, json_t *schema, const char *unevaluated, cons
     if (!value) return 0;
     for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
         if (!json_is_false(value) || json_object_get(schema, beside[i])) {
-            fail(m, unevaluated, "only false is there, without allOf and the like beside it");
+            merge_fail(m, unevaluated, "only false is there, without allOf and the like beside it");
             return -1;
         }
     if (!json_object_get(schema, keyword)) json_object_set_new(schema, keyword, json_false());
@@ -392,155 +483,95 @@ static int close_schema(Merger *m, json_t *schema, const char *unevaluated, cons
     return 0;
 }
 
-static const json_t *flat(Merger *m, const json_t *schema, int depth)
+// Whether a schema is all that merge_flat says already.
+static int is_flat(const json_t *schema)
 {
-    static const char *const replaced[] = {"allOf", "oneOf", "const", NULL};
-    if (depth > MOST_DEPTH) return fail(m, "allOf", "schemas are merged too deeply");
-    if (json_is_boolean(schema)) return schema;
-    if (!json_is_object(schema)) return fail(m, "", "expected an object, true or false");
-    json_t *rest = keep(m, json_object()), *value, *part,
-           *closed = keep(m, json_copy((json_t *)schema));
+    static const char *const replaced[] = {
+        "allOf", "oneOf", "const", "unevaluatedProperties", "unevaluatedItems", NULL};
     const char *key;
-    size_t i;
-    if (!rest || !closed) return fail(m, "", "out of memory");
-    if (close_schema(m, closed, "unevaluatedProperties", "additionalProperties") != 0 ||
-        close_schema(m, closed, "unevaluatedItems", "items") != 0)
-        return NULL;
-    schema = closed;
+    json_t *value;
     json_object_foreach((json_t *)schema, key, value)
     {
-        if (!merge_is_note(key) && !is_one_of(key, replaced)) json_object_set(rest, key, value);
+        if (!is_known(key) || is_one_of(key, replaced)) return 0;
     }
+    return !json_object_get(schema, "$ref") || json_object_size(schema) == 1;
+}
+
+// A copy without what says nothing.
+static json_t *known_keywords(Merger *m, const json_t *schema)
+{
+    json_t *rest = merge_keep(m, json_object()), *value;
+    const char *key;
+    json_object_foreach((json_t *)schema, key, value)
+    {
+        if (is_known(key)) json_object_set(rest, key, value);
+    }
+    if (!rest) merge_fail(m, "", "out of memory");
+    if (!rest || merge_spend(m, 1 + json_object_size(rest)) != 0 ||
+        close_schema(m, rest, "unevaluatedProperties", "additionalProperties") != 0 ||
+        close_schema(m, rest, "unevaluatedItems", "items") != 0)
+        return NULL;
+    return rest;
+}
+
+// Of a schema that is not flat.
+static const json_t *make_flat(Merger *m, const json_t *schema, int depth)
+{
+    json_t *rest = known_keywords(m, schema), *part;
+    size_t i;
+    if (!rest) return NULL;
     const json_t *all = rest, *constant = json_object_get(schema, "const"),
                  *list = json_object_get(schema, "allOf"), *one = json_object_get(schema, "oneOf");
     const char *reference = json_string_value(json_object_get(rest, "$ref"));
-    if (reference && (json_object_size(rest) > 1 || constant || list || one)) {
+    int beside = reference && json_object_size(rest) > 1;
+    if (beside) json_object_del(rest, "$ref");
+    json_object_del(rest, "const");
+    json_object_del(rest, "allOf");
+    json_object_del(rest, "oneOf");
+    if (beside) {
         const json_t *target = merge_target(m, reference);
-        json_object_del(rest, "$ref");
         all = target ? both(m, target, rest, depth + 1) : NULL;
     }
     if (constant && all)
-        all = both(m, all, keep(m, json_pack("{s:[O]}", "enum", constant)), depth + 1);
-    if (list && !json_is_array(list)) return fail(m, "allOf", "expected a list of schemas");
+        all = both(m, all, merge_keep(m, json_pack("{s:[O]}", "enum", constant)), depth + 1);
+    if (list && !json_is_array(list)) return merge_fail(m, "allOf", "expected a list of schemas");
     json_array_foreach(list, i, part)
     {
         if (all) all = both(m, all, part, depth + 1);
     }
     if (one && all) {
-        const json_t *any = alternatives_apart(m, one, depth);
+        const json_t *any = apart_alternatives(m, one, depth);
         all = any ? both(m, all, any, depth + 1) : NULL;
     }
     return all;
 }
 
+const json_t *merge_flat_at(Merger *m, const json_t *schema, int depth)
+{
+    char key[32];
+    if (depth > MOST_DEPTH) return merge_fail(m, "allOf", "schemas are merged too deeply");
+    if (json_is_boolean(schema)) return schema;
+    if (!json_is_object(schema)) return merge_fail(m, "", "expected an object, true or false");
+    if (is_flat(schema)) return schema;
+    snprintf(key, sizeof key, "%p", (const void *)schema);
+    const json_t *known = json_object_get(m->flats, key);
+    if (json_is_null(known)) return merge_fail(m, "", "it is made of itself");
+    if (known) return known;
+    json_object_set_new(m->flats, key, json_null()); // while it is being made
+    const json_t *made = make_flat(m, schema, depth);
+    if (made && merge_keep(m, json_incref((json_t *)schema))) // so that no other gets its address
+        json_object_set(m->flats, key, (json_t *)made);
+    else
+        json_object_del(m->flats, key);
+    return made;
+}
+
 const json_t *merge_flat(Merger *m, const json_t *schema)
 {
-    return flat(m, schema, 0);
+    return merge_flat_at(m, schema, 0);
 }
 
 const json_t *merge_both(Merger *m, const json_t *a, const json_t *b)
 {
     return both(m, a, b, 0);
-}
-
-// --- apart ---------------------------------------------------------------------------------------
-
-static int apart(Merger *m, const json_t *a, const json_t *b, int depth);
-
-static int types_apart(const json_t *a, const json_t *b)
-{
-    json_t *common = a && b ? common_types(a, b) : NULL;
-    int apart = common && !json_array_size(common);
-    json_decref(common);
-    return apart;
-}
-
-// None of a's values is one of b's, or of b's types.
-static int values_apart(const json_t *values, const json_t *b)
-{
-    json_t *value, *other;
-    size_t i, k;
-    const json_t *others = json_object_get(b, "enum");
-    json_array_foreach(values, i, value)
-    {
-        int fits = merge_has_type(json_object_get(b, "type"), value);
-        int there = !others;
-        json_array_foreach(others, k, other) there |= json_equal(value, other);
-        if (fits && there) return 0;
-    }
-    return 1;
-}
-
-static int requires(const json_t *schema, const char *name)
-{
-    json_t *one;
-    size_t i;
-    json_array_foreach(json_object_get(schema, "required"), i, one)
-    {
-        if (json_is_string(one) && strcmp(json_string_value(one), name) == 0) return 1;
-    }
-    return 0;
-}
-
-// A property that tells them apart: required by one, and forbidden or something else for the other.
-static int objects_apart(Merger *m, const json_t *a, const json_t *b, int depth)
-{
-    const json_t *sides[] = {a, b};
-    int listed = !json_object_get(a, "anyOf") && !json_object_get(a, "patternProperties");
-    json_t *name;
-    size_t i;
-    for (int side = 0; side < 2; side++)
-        json_array_foreach(json_object_get(sides[side], "required"), i, name)
-        {
-            const char *text = json_string_value(name);
-            const json_t *of_a = text ? of_property(a, text) : NULL;
-            const json_t *of_b = text ? of_property(b, text) : NULL;
-            // Nothing is made that is not listed, unless it is required.
-            if (side == 1 && listed && text && !of_a && !requires(a, text)) return 1;
-            if (is_false(of_a) || is_false(of_b)) return 1;
-            if (of_a && of_b && apart(m, of_a, of_b, depth + 1)) return 1;
-        }
-    return 0;
-}
-
-static int apart(Merger *m, const json_t *a, const json_t *b, int depth)
-{
-    if (depth > 6 || ++m->merges > MOST_MERGES) return 0;
-    for (int i = 0; i < 8; i++) { // what only refers to another
-        const char *to = json_string_value(json_object_get(a, "$ref"));
-        const char *other = json_string_value(json_object_get(b, "$ref"));
-        if (to) a = merge_target(m, to);
-        if (other) b = merge_target(m, other);
-        a = a ? flat(m, a, depth) : NULL;
-        b = b && a ? flat(m, b, depth) : NULL;
-        if (!a || !b) return 0;
-    }
-    if (is_false(a) || is_false(b)) return 1;
-    json_t *one;
-    size_t i;
-    const json_t *lists[] = {json_object_get(a, "anyOf"), json_object_get(b, "anyOf")};
-    for (int side = 0; side < 2; side++) {
-        int all = json_array_size(lists[side]) > 0;
-        json_array_foreach(lists[side], i, one)
-        {
-            all = all && (side ? apart(m, a, one, depth + 1) : apart(m, one, b, depth + 1));
-        }
-        if (all) return 1;
-    }
-    const json_t *type_a = json_object_get(a, "type"), *type_b = json_object_get(b, "type");
-    if (types_apart(type_a, type_b)) return 1;
-    if (json_object_get(a, "enum") && values_apart(json_object_get(a, "enum"), b)) return 1;
-    if (json_object_get(b, "enum") && values_apart(json_object_get(b, "enum"), a)) return 1;
-    json_t *common = type_a && type_b ? common_types(type_a, type_b) : NULL;
-    int objects = json_array_size(common) == 1 && has_name(common, "object");
-    json_decref(common);
-    // What has properties and no type is made as an object.
-    objects |=
-        !type_a && json_object_get(a, "properties") && (!type_b || has_name(type_b, "object"));
-    return objects && objects_apart(m, a, b, depth);
-}
-
-int merge_apart(Merger *m, const json_t *a, const json_t *b)
-{
-    return apart(m, a, b, 0);
 }

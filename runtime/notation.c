@@ -159,10 +159,24 @@ Expr notation_value(Grammar *g)
     return grammar_call(g, rule);
 }
 
-// The text of a JSON value as it is written.
+// Numbers have as few digits as say the same.
+char *notation_text(const json_t *v)
+{
+    for (int digits = 15;; digits++) {
+        char *text =
+            json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION((size_t)digits));
+        if (!text || digits == 17) return text;
+        json_t *back = json_loads(text, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+        int same = json_equal(back, v);
+        json_decref(back);
+        if (same) return text;
+        free(text);
+    }
+}
+
 Expr notation_exactly(Grammar *g, const json_t *v)
 {
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
+    char *text = notation_text(v);
     Expr e = text ? grammar_word(g, text) : grammar_fail(g, "out of memory");
     free(text);
     return e;

@@ -10,7 +10,8 @@ Expr notation_number(Grammar *g);
 Expr notation_whole(Grammar *g);
 Expr notation_value(Grammar *g);
 int notation_object(Grammar *g); // the rule of any object
-// A value as it is written without white space.
+// A value as it is written, without white space; the text is the caller's, NULL without memory.
+char *notation_text(const json_t *v);
 Expr notation_exactly(Grammar *g, const json_t *v);
 // A string that is none of an object's names, written without escapes.
 Expr notation_other_name(Grammar *g, const json_t *properties);

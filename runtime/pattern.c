@@ -9,15 +9,16 @@
 #define MOST_RANGES 1024 // of one class
 
 typedef struct {
-    Grammar *g;
-    const char *start, *at, *end;
-    int json, search, depth;
-} Text;
-
-typedef struct {
     Range range[MOST_RANGES];
     int count;
 } Set;
+
+typedef struct {
+    Grammar *g;
+    const char *start, *at, *end;
+    int json, search, depth;
+    Set set; // of the class that is being read; they do not nest
+} Text;
 
 static Pattern fail(const Text *t, const char *what)
 {
@@ -82,8 +83,10 @@ static int add_escaped_class(Text *t, Set *s, int c, int negated)
         status = add_ranges(t, s, blanks, COUNT(blanks), 0);
     else if (c == 's')
         status = add_ranges(t, s, all_blanks, COUNT(all_blanks), 0);
-    else if (c == 'S')
+    else if (c == 'S' && !negated)
         status = add_ranges(t, s, all_blanks, COUNT(all_blanks), 1);
+    else if (c == 'S')
+        status = add_ranges(t, s, blanks, COUNT(blanks), 1);
     else
         return 0;
     return status < 0 ? -1 : 1;
@@ -162,7 +165,9 @@ static int read_escape(Text *t, uint32_t *out)
     }
     if (c == 'x' && read_hex(t, 2, out) == 2) return 0;
     if (c == 'u' && take(t, '{'))
-        return read_hex(t, 6, out) && take(t, '}') ? 0 : (int)fail(t, "\\u{ needs digits and }").e;
+        return read_hex(t, 6, out) && *out <= 0x10ffff && take(t, '}')
+                   ? 0
+                   : (int)fail(t, "\\u{ needs the digits of a character and }").e;
     if (c == 'u' && read_hex(t, 4, out) == 4) return 0;
     if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c >= 0x80) {
         t->at--;
@@ -204,32 +209,32 @@ static int read_member(Text *t, Set *s, int negated, uint32_t *out)
 
 static Pattern read_class(Text *t)
 {
-    Set s;
-    s.count = 0;
+    Set *s = &t->set;
     int negated = take(t, '^'), first = 1;
+    s->count = 0;
     while (first || peek(t) != ']') {
         uint32_t low, high;
         if (t->at + 1 < t->end && t->at[0] == '[' && t->at[1] == ':')
             return fail(t, "named classes are not there");
-        int kind = read_member(t, &s, negated, &low);
+        int kind = read_member(t, s, negated, &low);
         if (kind < 0) return (Pattern){-1, 0, 0};
         first = 0;
         if (kind) continue;
         high = low;
         if (peek(t) == '-' && t->at + 1 < t->end && t->at[1] != ']') {
             t->at++;
-            kind = read_member(t, &s, negated, &high);
+            kind = read_member(t, s, negated, &high);
             if (kind < 0) return (Pattern){-1, 0, 0};
             if (kind) { // the bar is a character
-                if (add_range(t, &s, '-', '-') != 0) return (Pattern){-1, 0, 0};
+                if (add_range(t, s, '-', '-') != 0) return (Pattern){-1, 0, 0};
                 high = low;
             }
         }
         if (high < low) return fail(t, "a range that goes backwards");
-        if (add_range(t, &s, low, high) != 0) return (Pattern){-1, 0, 0};
+        if (add_range(t, s, low, high) != 0) return (Pattern){-1, 0, 0};
     }
     t->at++;
-    return one_of(t, &s, negated);
+    return one_of(t, s, negated);
 }
 
 // --- expressions ---------------------------------------------------------------------------------
@@ -257,24 +262,24 @@ static Pattern read_group(Text *t)
 
 static Pattern read_atom(Text *t)
 {
-    Set s;
-    s.count = 0;
+    Set *s = &t->set;
     uint32_t c;
     if (take(t, '(')) return read_group(t);
     if (take(t, '[')) return read_class(t);
+    s->count = 0;
     if (take(t, '.')) {
-        add_ranges(t, &s, line_ends, COUNT(line_ends), 1);
-        return one_of(t, &s, 0);
+        add_ranges(t, s, line_ends, COUNT(line_ends), 1);
+        return one_of(t, s, 0);
     }
     if (peek(t) == '*' || peek(t) == '+' || peek(t) == '?') return fail(t, "nothing to repeat");
     if (peek(t) == '^' || peek(t) == '$') return fail(t, "^ and $ may only stand at the ends");
     if (peek(t) == '\\' && t->at + 1 < t->end) {
-        int known = add_escaped_class(t, &s, (unsigned char)t->at[1], 0);
+        int known = add_escaped_class(t, s, (unsigned char)t->at[1], 0);
         if (known) t->at += 2;
-        if (known) return one_of(t, &s, 0);
+        if (known) return one_of(t, s, 0);
     }
-    if (read_character(t, &c) != 0 || add_range(t, &s, c, c) != 0) return (Pattern){-1, 0, 0};
-    return one_of(t, &s, 0);
+    if (read_character(t, &c) != 0 || add_range(t, s, c, c) != 0) return (Pattern){-1, 0, 0};
+    return one_of(t, s, 0);
 }
 
 // {m}, {m,}, {m,n}, {,n}: 1 when it is one; otherwise the brace is a character.
@@ -330,8 +335,7 @@ static Pattern read_repeated(Text *t)
     if (p.e < 0 || !read_quantifier(t, &min, &max)) return p;
     p = repeat(t, p, min, max);
     take(t, '?'); // the shortest first makes no difference
-    int c = peek(t);
-    if (c == '*' || c == '+' || c == '?') return fail(t, "a repetition of a repetition");
+    if (read_quantifier(t, &min, &max)) return fail(t, "a repetition of a repetition");
     return p;
 }
 
@@ -385,7 +389,8 @@ static Pattern read_choice(Text *t)
 
 Pattern pattern_read(Grammar *g, const char *text, size_t bytes, int json, int search)
 {
-    Text t = {g, text, text, text + bytes, json, search, 0};
+    Text t = {
+        .g = g, .start = text, .at = text, .end = text + bytes, .json = json, .search = search};
     Pattern p = read_choice(&t);
     if (p.e >= 0 && t.at < t.end) return fail(&t, "a ')' without its '('");
     return p;
@@ -398,7 +403,12 @@ int pattern_read_run(Grammar *g, const char *text, size_t bytes, int64_t min, in
     Grammar *grammars[] = {probe, g};
     int found = probe != NULL;
     for (int i = 0; found && i < 2; i++) {
-        Text t = {grammars[i], text, text, text + bytes, 1, 1, 0};
+        Text t = {.g = grammars[i],
+                  .start = text,
+                  .at = text,
+                  .end = text + bytes,
+                  .json = 1,
+                  .search = 1};
         int64_t low, high;
         if (!(found = take(&t, '^') && peek(&t) != '(')) break;
         Pattern p = read_atom(&t);

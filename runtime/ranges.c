@@ -1,5 +1,6 @@
 // A bound is compared digit by digit: as long as a text agrees with it the next digit is bounded
-// too, afterwards all digits are free.
+// too, afterwards all digits are free. Readers round texts to doubles; that changes no order, so
+// closed bounds hold for what they read as well.
 #include "ranges.h"
 #include <math.h>
 #include <stdio.h>
@@ -8,10 +9,13 @@
 
 #define DIGITS 15 // before the point; all such numbers are exact in a double
 
-// A bound at or above zero: digits before and behind the point, without trailing zeros.
+#define PLACES 18 // behind the point of a bound
+
+// A bound at or above zero: digits before and behind the point, without trailing zeros. Only zero
+// may be open.
 typedef struct {
     int64_t whole;
-    char fraction[20];
+    char fraction[32];
     int open, set;
 } Decimal;
 
@@ -68,7 +72,20 @@ static Expr whole_between(Grammar *g, int64_t low, int64_t high)
     return all;
 }
 
-static Decimal decimal_of(Bound b, int sign)
+// A bound with more digits behind the point than there may be, rounded up or down.
+static void round_small(double value, int up, char *text, size_t room)
+{
+    double step = 0;
+    for (int i = 0; i < 2; i++) {
+        snprintf(text, room, "%.*f", PLACES, fmax(value + step, 0));
+        double rounded = strtod(text, NULL);
+        if (up ? rounded >= value : rounded <= value) break;
+        step = up ? 1e-18 : -1e-18;
+    }
+}
+
+// The bound of numbers of a sign, without it. `up`: those below it are out.
+static Decimal decimal_of(Bound b, int sign, int up)
 {
     Decimal d = {.set = b.set, .open = b.open};
     char text[64];
@@ -78,8 +95,8 @@ static Decimal decimal_of(Bound b, int sign)
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value) break;
     }
-    if (strchr(text, 'e')) snprintf(text, sizeof text, "%.18f", value);
-    d.whole = (int64_t)value;
+    if (strchr(text, 'e')) round_small(value, up, text, sizeof text);
+    d.whole = strtoll(text, NULL, 10);
     const char *point = strchr(text, '.');
     if (point) snprintf(d.fraction, sizeof d.fraction, "%s", point + 1);
     for (size_t n = strlen(d.fraction); n > 0 && d.fraction[n - 1] == '0';) d.fraction[--n] = 0;
@@ -154,15 +171,17 @@ static Expr between(Grammar *g, Bound low, Bound high, int real)
     Bound zero = {1, 0, 0};
     Expr all = grammar_choice(g), below = grammar_choice(g);
     int count = 0;
-    if ((low.set && fabs(low.value) > 1e17) || (high.set && fabs(high.value) > 1e17)) return -1;
+    if ((low.set && fabs(low.value) >= 0x1p53) || (high.set && fabs(high.value) >= 0x1p53))
+        return -1;
     if (low.set && high.set && low.value > high.value) return -1;
     if (!high.set || high.value >= 0) {
         Bound from = low.set && low.value >= 0 ? low : zero;
-        count = add_above_zero(g, all, decimal_of(from, 1), decimal_of(high, 1), real);
+        count = add_above_zero(g, all, decimal_of(from, 1, 1), decimal_of(high, 1, 0), real);
     }
     if (!low.set || low.value < 0) {
         Bound from = high.set && high.value <= 0 ? high : zero;
-        int negatives = add_above_zero(g, below, decimal_of(from, -1), decimal_of(low, -1), real);
+        int negatives =
+            add_above_zero(g, below, decimal_of(from, -1, 1), decimal_of(low, -1, 0), real);
         if (negatives) grammar_add(g, all, grammar_join(g, 2, grammar_text(g, "-", 1), below));
         count += negatives;
     }
@@ -178,7 +197,16 @@ Expr ranges_whole(Grammar *g, Bound low, Bound high)
     return between(g, low, high, 0);
 }
 
+// An open bound is the next double, closed: digits behind that would be rounded to it. Behind zero
+// there are always more.
+static void close_bound(Bound *b, double towards)
+{
+    if (b->set && b->open && b->value != 0) *b = (Bound){1, 0, nextafter(b->value, towards)};
+}
+
 Expr ranges_real(Grammar *g, Bound low, Bound high)
 {
+    close_bound(&low, INFINITY);
+    close_bound(&high, -INFINITY);
     return between(g, low, high, 1);
 }

@@ -8,7 +8,7 @@ typedef struct {
 } Bound;
 
 // JSON numbers without exponents, or whole ones. Up to 15 digits stand before the point, unless the
-// lower bound needs more, and up to 16 behind it. Negative when there are none, or a bound has more
-// digits than that.
+// bounds ask for more, and a dozen or two behind it. Whoever reads them as doubles finds them
+// within the bounds too. Negative when there are none, or a bound is 2^53 or beyond.
 Expr ranges_whole(Grammar *g, Bound low, Bound high);
 Expr ranges_real(Grammar *g, Bound low, Bound high);

@@ -395,11 +395,14 @@ json_t *request_text(const Api *api, const json_t *body, Refusal *r)
 
 int request_count(Api *api, json_t *body, Refusal *r)
 {
-    Answer *a = calloc(1, sizeof *a);
+    Answer *a = body ? calloc(1, sizeof *a) : NULL;
     int count = -1;
-    if (!a) return refusal_memory(r);
+    if (!a) {
+        json_decref(body);
+        return body ? refusal_memory(r) : -1;
+    }
     a->chat = 1;
-    a->body = json_incref(body);
+    a->body = body;
     if (get_messages(api, a, r) == 0) count = (int)a->prompt[0].count;
     answer_free(a);
     return count;

@@ -11,7 +11,8 @@ int request_check(json_t *body, int chat, const char *const *names, Refusal *r);
 // after a refusal, to be given to answer_free; it keeps the body. `prefix` begins its id.
 int request_open(Api *api, const Family *family, const char *prefix, json_t *body, int chat,
                  Answer **out, Refusal *r);
-// The tokens of the prompt that a chat's body would make, or -1.
+// The tokens of the prompt that a chat's body would make, or -1. Takes the body, which may be NULL
+// after a refusal.
 int request_count(Api *api, json_t *body, Refusal *r);
 // What the template makes of a chat's messages, tools and variables; NULL and a refusal.
 json_t *request_text(const Api *api, const json_t *body, Refusal *r);

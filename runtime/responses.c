@@ -238,9 +238,7 @@ static int open_response(Api *api, json_t *body, Answer **out, Refusal *r)
 
 static json_t *count(Api *api, json_t *body, Refusal *r)
 {
-    json_t *chat = translate(body, r);
-    int tokens = chat ? request_count(api, chat, r) : -1;
-    json_decref(chat);
+    int tokens = request_count(api, translate(body, r), r);
     return tokens < 0
                ? NULL
                : json_pack("{s:s, s:i}", "object", "response.input_tokens", "input_tokens", tokens);

@@ -19,6 +19,7 @@ typedef struct {
     Grammar *g;
     Merger merger;
     json_t *references; // name -> rule
+    json_t *unread;     // names, in the order in which they were found
     char path[256];
     int depth, values;
 } Schema;
@@ -55,6 +56,7 @@ static size_t enter(Schema *s, const char *fmt, ...)
 }
 
 static Expr value_at(Schema *s, const json_t *schema, const char *keyword, const char *name);
+static int read_rules(Schema *s, const json_t *schema);
 static Expr value(Schema *s, const json_t *schema);
 
 // --- strings -------------------------------------------------------------------------------------
@@ -267,48 +269,63 @@ static Expr array_value(Schema *s, const json_t *schema)
 // An object's parts: what is listed, in order, and what else there may be.
 typedef struct {
     json_t *listed;   // name -> schema, all that are listed or required
+    json_t *named;    // name -> true: those, and what is forbidden
     json_t *required; // name -> true
     Expr key;         // of other properties; -1: there are none
     int other;        // the rule of such a property with its value, or -1
     int32_t min, max;
 } Object;
 
-static int collect(Schema *s, const json_t *schema, Object *o)
+static int collect_required(Schema *s, const json_t *schema, Object *o)
 {
-    const json_t *properties = json_object_get(schema, "properties"), *more, *flat;
     const json_t *required = json_object_get(schema, "required");
-    json_t *one, *name;
-    const char *key;
+    json_t *name;
     size_t i;
-    if (properties && !json_is_object(properties))
-        return fail(s, "properties", "expected an object");
     if (required && !json_is_array(required))
         return fail(s, "required", "expected a list of names");
-    more = json_object_get(schema, "additionalProperties");
     json_array_foreach(required, i, name)
     {
         if (!json_is_string(name)) return fail(s, "required", "expected a list of names");
         json_object_set_new(o->required, json_string_value(name), json_true());
     }
-    json_object_foreach((json_t *)properties, key, one)
+    return 0;
+}
+
+static int collect_listed(Schema *s, const json_t *schema, Object *o)
+{
+    const json_t *properties = json_object_get(schema, "properties"), *flat;
+    const char *name;
+    json_t *one;
+    if (properties && !json_is_object(properties))
+        return fail(s, "properties", "expected an object");
+    if (json_object_size(properties) > MOST_VALUES) return fail(s, "properties", "too many");
+    json_object_foreach((json_t *)properties, name, one)
     {
         if (!(flat = merge_flat(&s->merger, one))) {
-            enter(s, "/properties/%s", key);
+            enter(s, "/properties/%s", name);
             return fail_merge(s);
         }
+        json_object_set_new(o->named, name, json_true());
         if (!json_is_false(flat))
-            json_object_set(o->listed, key, one);
-        else if (json_object_get(o->required, key))
-            return fail(s, "required", "'%.60s' is forbidden", key);
+            json_object_set(o->listed, name, one);
+        else if (json_object_get(o->required, name))
+            return fail(s, "required", "'%.60s' is forbidden", name);
     }
-    json_object_foreach(o->required, key, one)
+    return 0;
+}
+
+// What is required and not listed.
+static int collect_unlisted(Schema *s, const json_t *schema, Object *o)
+{
+    json_t *more = json_object_get(schema, "additionalProperties"), *ignored;
+    const char *name;
+    if (json_object_size(o->required) > MOST_VALUES) return fail(s, "required", "too many");
+    json_object_foreach(o->required, name, ignored)
     {
-        if (json_object_get(o->listed, key)) continue;
-        if (json_is_false(more)) return fail(s, "required", "'%.60s' is forbidden", key);
-        if (more)
-            json_object_set(o->listed, key, (json_t *)more);
-        else
-            json_object_set_new(o->listed, key, json_true());
+        if (json_object_get(o->listed, name)) continue;
+        if (json_is_false(more)) return fail(s, "required", "'%.60s' is forbidden", name);
+        json_object_set_new(o->named, name, json_true());
+        json_object_set_new(o->listed, name, more ? json_incref(more) : json_true());
     }
     return 0;
 }
@@ -323,7 +340,9 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
     Grammar *g = s->g;
     const char *name;
     json_t *ignored;
-    if (patterns && json_object_size(patterns)) {
+    if (patterns && !json_is_object(patterns))
+        return fail(s, "patternProperties", "expected an object");
+    if (json_object_size(patterns)) {
         void *only = json_object_iter((json_t *)patterns);
         const char *pattern = json_object_iter_key(only);
         if (listed || names || (more && !json_is_false(more)) || json_object_size(patterns) > 1)
@@ -344,7 +363,7 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
     if (!more && listed) return 0;
     if (!more && (json_object_get(schema, "properties"))) return 0;
     if (more && json_is_false(merge_flat(&s->merger, more))) return 0;
-    json_object_foreach(o->listed, name, ignored)
+    json_object_foreach(o->named, name, ignored)
     {
         if (strlen(name) > MOST_NAME)
             return fail(s, "additionalProperties", "a property's name is too long beside it");
@@ -355,7 +374,7 @@ static int collect_others(Schema *s, const json_t *schema, Object *o)
         o->key = both ? value_at(s, both, "propertyNames", NULL) : fail_merge(s);
         json_decref(text);
     } else {
-        o->key = notation_other_name(g, o->listed);
+        o->key = notation_other_name(g, o->named);
     }
     o->other = grammar_fresh(g);
     grammar_define(
@@ -443,43 +462,59 @@ static Expr listed_and_others(Schema *s, const Object *o)
 
 static Expr object_value(Schema *s, const json_t *schema)
 {
-    Object o = {json_object(), json_object(), -1, -1, 0, GRAMMAR_MANY};
+    Object o = {json_object(), json_object(), json_object(), -1, -1, 0, GRAMMAR_MANY};
     Expr rest = -1;
-    if (collect(s, schema, &o) == 0 && collect_others(s, schema, &o) == 0 &&
+    if (collect_required(s, schema, &o) == 0 && collect_listed(s, schema, &o) == 0 &&
+        collect_unlisted(s, schema, &o) == 0 && collect_others(s, schema, &o) == 0 &&
         get_count(s, schema, "minProperties", &o.min) == 0 &&
         get_count(s, schema, "maxProperties", &o.max) == 0 && check_counts(s, &o) == 0)
         rest = json_object_size(o.listed) ? listed_and_others(s, &o) : others_only(s, &o);
     json_decref(o.listed);
+    json_decref(o.named);
     json_decref(o.required);
     return grammar_join(s->g, 3, grammar_word(s->g, "{"), notation_space(s->g), rest);
 }
 
 // --- any schema ----------------------------------------------------------------------------------
 
-// 1 when the text of a value is valid under a schema; 0 when it is not, or not as it is written.
-static int fits(Schema *s, const json_t *schema, const json_t *v)
+// What is written for a schema, by itself; NULL: nothing.
+static Matcher *matcher_of(Schema *s, const json_t *schema)
 {
-    Grammar *g = grammar_open();
+    Schema inner = *s;
     Program p;
     Matcher *m = NULL;
     Error err;
-    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
-    Schema inner = {.g = g, .merger = s->merger, .references = json_object(), .depth = s->depth};
-    int good = g && text, rule = good ? grammar_fresh(g) : -1;
-    inner.merger.root = s->merger.root;
-    if (good) grammar_define(g, rule, value(&inner, schema));
-    good = good && grammar_compile(g, rule, &p, &err) == 0 && matcher_open(&m, &p, &err) == 0;
-    if (good) {
-        Place place;
-        place_enter(m, &place);
-        good = place_read(m, &place, text, strlen(text)) == 0 && match_accepts(m, place.state);
-        place_leave(&place);
+    inner.g = grammar_open();
+    inner.references = json_object();
+    inner.unread = json_array();
+    inner.values = 0;
+    int good = inner.g && inner.references && inner.unread;
+    int rule = good ? read_rules(&inner, schema) : -1;
+    if (rule >= 0 && grammar_compile(inner.g, rule, &p, &err) == 0 &&
+        matcher_open(&m, &p, &err) != 0) {
+        matcher_close(m);
+        m = NULL;
     }
-    s->merger.merges = inner.merger.merges;
-    s->values += inner.values + 1;
-    matcher_close(m);
-    grammar_close(g);
+    s->merger = inner.merger;
+    s->values += inner.values;
+    grammar_close(inner.g);
     json_decref(inner.references);
+    json_decref(inner.unread);
+    return m;
+}
+
+// 1 when a value is among what is written, as it is written here.
+static int is_written(Matcher *m, const json_t *v)
+{
+    char *text = notation_text(v);
+    Place place;
+    if (!m || !text) {
+        free(text);
+        return 0;
+    }
+    place_enter(m, &place);
+    int good = place_read(m, &place, text, strlen(text)) == 0 && match_accepts(m, place.state);
+    place_leave(&place);
     free(text);
     return good;
 }
@@ -500,23 +535,24 @@ static Expr one_of_values(Schema *s, const json_t *schema, const json_t *values)
     Expr all = grammar_choice(s->g);
     json_t *rest = json_copy((json_t *)schema), *v;
     size_t i, count = 0;
+    if (!json_is_array(values)) fail(s, "enum", "expected a list");
     json_object_del(rest, "enum");
     json_object_del(rest, "minLength");
     json_object_del(rest, "maxLength");
-    int plain = json_object_size(rest) == (json_object_get(rest, "type") != NULL);
-    if (!json_is_array(values)) grammar_fail(s->g, "schema #%s/enum: expected a list", s->path);
-    if (!plain && json_array_size(values) > 1000)
-        fail(s, "enum", "too many values beside other keywords");
+    json_array_append_new(s->merger.kept, rest);
+    const json_t *types = json_object_get(rest, "type");
+    int plain = json_object_size(rest) == (types != NULL);
+    Matcher *m = plain ? NULL : matcher_of(s, rest);
     json_array_foreach(values, i, v)
     {
-        if (s->values > MOST_VALUES) fail(s, "enum", "it is too large");
-        if (s->values > MOST_VALUES) break;
-        if (!merge_has_type(json_object_get(rest, "type"), v) || !has_length(schema, v)) continue;
-        if (!plain && !fits(s, rest, v)) continue;
+        if (!merge_has_type(types, v) || !has_length(schema, v)) continue;
+        if (!plain && !is_written(m, v)) continue;
         grammar_add(s->g, all, notation_exactly(s->g, v));
         count++;
     }
-    json_decref(rest);
+    int beyond = m && matcher_failed(m);
+    matcher_close(m);
+    if (beyond) return fail(s, "enum", "it takes too much to find which values are valid");
     return count ? all : fail(s, "enum", "no value is valid");
 }
 
@@ -544,20 +580,34 @@ static Expr any_of(Schema *s, const json_t *schema, const json_t *list)
     return count ? all : fail(s, "anyOf", "nothing is valid");
 }
 
+// A rule for what is referred to, which is read later: schemas may refer to one another in long
+// chains.
 static Expr reference(Schema *s, const char *name)
 {
     json_t *known = json_object_get(s->references, name);
     if (known) return grammar_call(s->g, (int)json_integer_value(known));
-    const json_t *target = merge_target(&s->merger, name);
-    if (!target) return fail_merge(s);
+    if (!merge_target(&s->merger, name)) return fail_merge(s);
     int rule = grammar_fresh(s->g);
     json_object_set_new(s->references, name, json_integer(rule));
-    char before[sizeof s->path];
-    memcpy(before, s->path, sizeof before);
-    snprintf(s->path, sizeof s->path, "%s", name + 1);
-    grammar_define(s->g, rule, value(s, target));
-    memcpy(s->path, before, sizeof before);
+    json_array_append_new(s->unread, json_string(name));
     return grammar_call(s->g, rule);
+}
+
+// The rule of a schema and of all that it refers to.
+static int read_rules(Schema *s, const json_t *schema)
+{
+    int rule = grammar_fresh(s->g);
+    json_t *name;
+    size_t i;
+    grammar_define(s->g, rule, value(s, schema));
+    json_array_foreach(s->unread, i, name) // reading one may find more
+    {
+        const char *text = json_string_value(name);
+        snprintf(s->path, sizeof s->path, "%s", text + 1);
+        grammar_define(s->g, (int)json_integer_value(json_object_get(s->references, text)),
+                       value(s, merge_target(&s->merger, text)));
+    }
+    return rule;
 }
 
 // Keywords that change what is valid and are not there.
@@ -577,34 +627,9 @@ static int check_keywords(Schema *s, const json_t *schema)
     return 0;
 }
 
-static const struct {
-    const char *type, *keywords[12];
-} types[] = {
-    {"object",
-     {"properties", "required", "additionalProperties", "patternProperties", "propertyNames",
-      "minProperties", "maxProperties"}},
-    {"array", {"items", "prefixItems", "minItems", "maxItems", "additionalItems"}},
-    {"string", {"minLength", "maxLength", "pattern", "format"}},
-    {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
-    {"integer", {NULL}},
-    {"boolean", {NULL}},
-    {"null", {NULL}}};
-
-// Whether values of a type are made: it is named, or nothing is and a keyword speaks of it.
-static int is_made(const json_t *schema, size_t type)
-{
-    const json_t *named = json_object_get(schema, "type");
-    json_t *one;
-    size_t i;
-    if (json_is_string(named)) return strcmp(json_string_value(named), types[type].type) == 0;
-    json_array_foreach(named, i, one)
-    {
-        if (json_is_string(one) && strcmp(json_string_value(one), types[type].type) == 0) return 1;
-    }
-    for (i = 0; !named && types[type].keywords[i]; i++)
-        if (json_object_get(schema, types[type].keywords[i])) return 1;
-    return 0;
-}
+static const char *const types[] = {"object",  "array",   "string", "number",
+                                    "integer", "boolean", "null"};
+#define TYPES (sizeof types / sizeof *types)
 
 static Expr of_type(Schema *s, const json_t *schema, const char *type)
 {
@@ -634,8 +659,8 @@ static int check_types(Schema *s, const json_t *named)
         const char *name =
             json_string_value(json_is_array(named) ? json_array_get(named, i) : named);
         size_t k = 0;
-        while (name && k < sizeof types / sizeof *types && strcmp(types[k].type, name) != 0) k++;
-        if (!name || k == sizeof types / sizeof *types)
+        while (name && k < TYPES && strcmp(types[k], name) != 0) k++;
+        if (!name || k == TYPES)
             return fail(s, "type", "there is no type '%.40s'", name ? name : "?");
     }
     return 0;
@@ -646,9 +671,9 @@ static Expr by_type(Schema *s, const json_t *schema)
     Expr all = grammar_choice(s->g);
     int count = 0;
     if (check_types(s, json_object_get(schema, "type")) != 0) return -1;
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (is_made(schema, i)) {
-            grammar_add(s->g, all, of_type(s, schema, types[i].type));
+    for (size_t i = 0; i < TYPES; i++)
+        if (merge_makes(schema, types[i])) {
+            grammar_add(s->g, all, of_type(s, schema, types[i]));
             count++;
         }
     return count ? all : notation_value(s->g);
@@ -691,16 +716,39 @@ static Expr value_at(Schema *s, const json_t *schema, const char *keyword, const
     return e;
 }
 
+// Whether a reference stands below an $id of its own: it would begin there.
+static int is_rebased(const json_t *v, int inner, int below)
+{
+    const char *id = json_string_value(json_object_get(v, "$id"));
+    const char *reference = json_string_value(json_object_get(v, "$ref")), *key;
+    json_t *part;
+    size_t i;
+    below |= inner && id && *id != '#';
+    if (below && reference && *reference == '#') return 1;
+    json_object_foreach((json_t *)v, key, part)
+    {
+        if (is_rebased(part, 1, below)) return 1;
+    }
+    json_array_foreach(v, i, part)
+    {
+        if (is_rebased(part, 1, below)) return 1;
+    }
+    return 0;
+}
+
 int schema_read(Grammar *g, const json_t *schema)
 {
-    Schema s = {.g = g, .references = json_object()};
-    int rule = grammar_fresh(g);
-    if (merger_open(&s.merger, schema) != 0 || !s.references)
-        rule = grammar_fail(g, "out of memory");
+    Schema s = {.g = g, .references = json_object(), .unread = json_array()};
+    Error err;
+    int rule = -1;
+    if (merger_open(&s.merger, schema) != 0 || !s.references || !s.unread)
+        grammar_fail(g, "out of memory");
+    else if (is_rebased(schema, 0, 0))
+        fail(&s, "$ref", "those below an $id within the schema are not followed");
     else
-        grammar_define(g, rule, value(&s, schema));
+        rule = read_rules(&s, schema);
     merger_close(&s.merger);
     json_decref(s.references);
-    Error err;
+    json_decref(s.unread);
     return grammar_error(g, &err) == 0 ? rule : -1;
 }

@@ -30,7 +30,7 @@ FUZZ_tokenizer = compiler/tokenizer.c compiler/json.c compiler/util.c runtime/to
 FUZZ_template = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                 $(patsubst %,runtime/%.c,template value methods filters)
 FUZZ_grammar = $(GRAMMARS)
-GRAMMARS = $(patsubst %,runtime/%.c,gbnf grammar match merge notation pattern ranges schema)
+GRAMMARS = $(patsubst %,runtime/%.c,apart gbnf grammar match merge notation pattern ranges schema)
 # What the server reads, up to the real generator over a made-up model.
 SERVED = request http
 FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
@@ -127,7 +127,7 @@ test-units: $(UNIT) $(B)/tests/archs/run
 # Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates,
 # SCHEMAS a file with a {"schema": ...} a line; SOAK is how many requests the server gets.
 SOAK = 400
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/recurrent
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/grammar_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/recurrent
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
 	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright 'jsonschema[format-nongpl]'
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
@@ -135,6 +135,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 	@tests/run.sh --alone 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
+	    'grammars: build/venv/bin/python -W ignore tests/clients/grammars.py $(B)/grammar_driver 20' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'constrained: build/venv/bin/python tests/clients/constrained.py $(B)/tests/wikilm $(B)/tests/chatlm $(SCHEMAS)' \
     'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
@@ -145,6 +146,9 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/make_checkp
 	    'checkpoints: build/venv/bin/python tests/oracle/test_checkpoints.py'
 $(B)/tokens_driver: tests/tokens_driver.c $(B)/compiler/tokenizer.o $(B)/compiler/util.o $(B)/compiler/json.o $(B)/runtime/tokens.o
 	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -lpcre2-8 -lutf8proc -lm
+
+$(B)/grammar_driver: tests/grammar_driver.c $(patsubst %.c,$(B)/%.o,$(GRAMMARS))
+	$(CC) $(TEST_CFLAGS) -o $@ $^ -l:libjansson.a -l:libutf8proc.a -lm
 
 $(B)/template_driver: tests/template_driver.c $(patsubst %,$(B)/compiler/%.o,template lexer tokenizer util json) $(SHARED)
 	$(CC) $(TEST_CFLAGS) -o $@ $^ -lcjson -l:libjansson.a -lpcre2-8 -lutf8proc -lm

@@ -343,6 +343,21 @@ static void test_endings(int port)
               text_of(a));
     json_decref(a);
 
+    // One that must be empty is, and a token that stops does so within a grammar's text too.
+    a = complete(port,
+                 "{\"prompt\": \"The\", \"grammar\": \"root ::= \\\"\\\"\", \"ignore_eos\": true, "
+                 "\"min_tokens\": 3}",
+                 &status);
+    CHECK_MSG(status == 200 && !*text_of(a) && strcmp(reason_of(a), "stop") == 0, "%d", status);
+    json_decref(a);
+    a = complete(port,
+                 "{\"prompt\": \"The city\", \"regex_pattern\": \"( of){3}!\", \"stop\": [281], "
+                 "\"max_tokens\": 20}",
+                 &status);
+    CHECK_MSG(status == 200 && !*text_of(a) && strcmp(reason_of(a), "stop") == 0, "%d '%s'", status,
+              text_of(a));
+    json_decref(a);
+
     // The end of text: drawn at once when it is by far the likeliest, not before min_tokens, never
     // when it is ignored.
     a = complete(port, "{\"prompt\": \"The\", \"max_tokens\": 9, \"logit_bias\": {\"1\": 99}}",

@@ -202,8 +202,8 @@ static int hear(Batcher *b, int slot, Request *r)
     return 0;
 }
 
-// Runs requests, `cancel` in 1000 of them a step being given up. Returns the tokens that were found
-// in the cache.
+// Runs requests, `cancel` in 1000 of them a step being given up, some held back for a step. Returns
+// the tokens that were found in the cache.
 static int run(Fixture *f, Request *requests, int count, int cancel)
 {
     Batcher *b = &f->batch;
@@ -223,10 +223,14 @@ static int run(Fixture *f, Request *requests, int count, int cancel)
             running[slot] = r;
             next++;
         }
+        int held = 0;
+        for (int k = 0; k < b->options.max_sequences; k++)
+            held += b->sequences[k].held = running[k] && rand() % 8 == 0;
         int n = batch_step(b, drawn);
-        idle = n < 0 ? idle + 1 : 0;
+        idle = n < 0 && !held ? idle + 1 : 0;
         for (int i = 0; i < n; i++) {
             int slot = drawn[i].sequence;
+            mistakes += b->sequences[slot].held;
             if (!hear(b, slot, running[slot])) continue;
             reused += b->sequences[slot].reused;
             batch_retire(b, slot);

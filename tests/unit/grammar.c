@@ -76,6 +76,10 @@ static const struct {
     {"root ::= x*\nx ::= y | z\ny ::= \"\"\nz ::= \"z\" | y", {"", "zzz"}, {"zy"}},
     {"root ::= a-b_c9\na-b_c9 ::= \"x\"\n", {"x"}, {"y"}},
     {"root ::= \"\"", {""}, {"a"}},
+    // What would never end is not begun.
+    {"root ::= \"a\" x | \"ab\" | x{0,3} \"c\"\nx ::= \"b\" x | \"a\" x x",
+     {"ab", "c"},
+     {"a", "abb"}},
 };
 
 static void test_tables(void)
@@ -119,6 +123,7 @@ static void test_refusals(void)
         {"root ::= root \"a\" | \"b\"", "left recursion"},
         {"root ::= a\na ::= \"\" b\nb ::= [x]? a \"y\"", "left recursion"},
         {"root ::= (root){2}", "left recursion"},
+        {"root ::= \"a\" x\nx ::= \"b\" x | \"c\" root", "it allows no text"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err = {{0}};
@@ -148,7 +153,8 @@ static void test_bounds(void)
         Error err;
         CHECK(!make(refused[i], &err));
     }
-    char *as = many("", "a", 20000, "");
+    char *as = many("", "a", 20000, ""),
+         *thrice = many("root ::= x x x\nx ::= \"", "a", 200000, "\"");
     const struct {
         const char *grammar;
         int expected; // of 20,000 times a
@@ -159,7 +165,12 @@ static void test_bounds(void)
                  {"root ::= \"a\" root | \"a\"", 1},
                  {"root ::= (\"a\"* \"a\"*)* \"b\"?", 1},
                  {"root ::= ((\"a\"{0,99999}){0,99999}){0,9999} \"b\"", MATCH_FAILED},
-                 {"root ::= (\"a\" | \"aa\"){3,100000} \"b\"", MATCH_FAILED}};
+                 {"root ::= (\"a\" | \"aa\"){3,100000} \"b\"", MATCH_FAILED},
+                 // Many ways to have come to one place are one.
+                 {"root ::= (\"a\" | \"aa\" | \"aaa\"){3,}", 1},
+                 {"root ::= ((\"a\" | \"aa\"){1,20} \"a\"?){2,}", 1},
+                 {thrice, 0}, // laid once
+                 {"root ::= a{1,30000}\na ::= \"a\" b\nb ::= \"\" | \"(\" b \")\"", 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err;
         Matcher *m = make(cases[i].grammar, &err);
@@ -168,7 +179,7 @@ static void test_bounds(void)
         CHECK(!m || matcher_failed(m) == (cases[i].expected == MATCH_FAILED));
         matcher_close(m);
     }
-    free(deep), free(long_one), free(as);
+    free(deep), free(long_one), free(as), free(thrice);
 }
 
 // Places survive what is cleared away, and each goes its own way.

@@ -188,6 +188,62 @@ static void test_json(void)
     matcher_close(m);
 }
 
+// --- in several goes -----------------------------------------------------------------------------
+
+static Matcher *matcher_of(const char *schema)
+{
+    Grammar *g = grammar_open();
+    json_t *json = json_loads(schema, JSON_DECODE_ANY, NULL);
+    Matcher *m = compile(g, schema_read(g, json));
+    json_decref(json);
+    return m;
+}
+
+// Along two texts of one matcher, whose masks are made in turns, a little at a time: the same masks
+// as another matcher's at once.
+static void test_goes(void)
+{
+    static const char schema[] =
+        "{\"type\": \"array\", \"minItems\": 4, \"items\": {\"type\": \"object\", \"properties\": "
+        "{\"id\": "
+        "{\"type\": "
+        "\"string\", \"maxLength\": 9}, \"n\": {\"type\": \"number\"}}, \"required\": [\"id\"]}}";
+    Matcher *little = matcher_of(schema), *whole = matcher_of(schema);
+    size_t words = BIT_WORDS(tokens_count(tokens));
+    uint32_t *parts[] = {calloc(words, sizeof *mask), calloc(words, sizeof *mask)};
+    Place at[2], same[2];
+    MaskWork work[2] = {0};
+    int goes = 0, wrong = 0, ends[2] = {0};
+    for (int k = 0; k < 2; k++) place_enter(little, &at[k]), place_enter(whole, &same[k]);
+    for (int step = 0; step < 60 && !ends[0] && !ends[1]; step++) {
+        int made[2] = {0};
+        for (int k = 0; k < 2; k++)
+            CHECK(mask_begin(&work[k], little, vocabulary, &at[k], NULL, 0, parts[k]) == 0);
+        while (!made[0] || !made[1])
+            for (int k = 0; k < 2; k++, goes++) {
+                int64_t budget = 20 + pick(200);
+                int status = mask_go_on(&work[k], &budget);
+                CHECK(status >= 0);
+                made[k] |= status == 0;
+            }
+        for (int k = 0; k < 2; k++) {
+            CHECK(mask_fill(whole, vocabulary, &same[k], NULL, 0, mask) == 0);
+            wrong += memcmp(mask, parts[k], words * sizeof *mask) != 0;
+            int32_t id = allowed_token(pick(1 << 20));
+            CHECK(mask_read(little, &at[k], tokens, id, 0) == 0 &&
+                  mask_read(whole, &same[k], tokens, id, 0) == 0);
+            ends[k] = match_ends(whole, same[k].state);
+        }
+    }
+    CHECK_MSG(!wrong && goes > 300, "%d of the masks differ, %d goes", wrong, goes);
+    // One that is dropped lets go of its matcher.
+    mask_begin(&work[0], little, vocabulary, &at[0], NULL, 0, parts[0]);
+    mask_drop(&work[0]);
+    for (int k = 0; k < 2; k++) place_leave(&at[k]), place_leave(&same[k]), free(parts[k]);
+    matcher_close(little);
+    matcher_close(whole);
+}
+
 // --- prefixes and special tokens -----------------------------------------------------------------
 
 // The token of these bytes.
@@ -235,6 +291,8 @@ static void test_prefix(void)
     CHECK(mask_fill(m, vocabulary, &place, NULL, 0, mask) == 0 && allows("a") && !allows(end));
     CHECK(place_read(m, &place, "a", 1) == 0 &&
           mask_fill(m, vocabulary, &place, NULL, 0, mask) == 0);
+    // The byte that stands before a special token is a token too, and is not allowed in its place.
+    CHECK(token_of("\xff") >= 0 && !allows("\xff"));
     CHECK(allows(end) && !allows("a") && !allows("<"));
     CHECK(mask_read(m, &place, tokens, special, 0) == 0 && match_ends(m, place.state));
     place_leave(&place);
@@ -306,6 +364,7 @@ int main(int argc, char **argv)
     } else {
         test_regexes();
         test_json();
+        test_goes();
         test_prefix();
         time_masks("{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, "
                    "\"n\": {\"type\": "

@@ -76,6 +76,20 @@ static const struct {
      {"0.26", "0.2501", "0.299"},
      {"0.25", "0.3", "0.30", "0.250", "0"}},
     {"{'type': 'number', 'exclusiveMinimum': 0}", {"0.001", "1", "17.5"}, {"0", "0.0", "-1"}},
+    // Within the bounds as doubles: 16 and more digits are rounded.
+    {"{'type': 'number', 'exclusiveMinimum': 0.25, 'exclusiveMaximum': 100}",
+     {"0.2500000000000001", "0.26", "99.99", "99.99999999999999", "50"},
+     {"0.25000000000000001", "99.999999999999999", "100", "0.25"}},
+    {"{'type': 'number', 'exclusiveMinimum': -3, 'maximum': 1e-7}",
+     {"-2.999", "0", "0.0000001", "0.00000009"},
+     {"-3", "-2.9999999999999999", "0.00000011"}},
+    {"{'type': 'number', 'minimum': 1.23456789012345e-7, 'maximum': 1.5e-5}",
+     {"0.000000123456789013", "0.000015"},
+     {"0.000000123456789012", "0.0000151", "0"}},
+    {"{'type': 'number', 'minimum': 1e-20, 'maximum': 1}", {"0.000000000000000001"}, {"0", "0.0"}},
+    {"{'type': 'number', 'minimum': 0.00012345678901234568}",
+     {"0.00012345678901234568", "0.0002"},
+     {"0.0001234567890123456", "0.00012345678901234"}},
     {"{'type': 'number', 'minimum': -1.5, 'exclusiveMaximum': 0}",
      {"-1.5", "-1", "-0.1", "-1.49"},
      {"0", "-0", "-1.51", "-2", "0.5"}},
@@ -83,6 +97,7 @@ static const struct {
     {"{'type': ['boolean', 'null']}", {"true", "false", "null"}, {"0", "'null'"}},
     {"{'enum': ['a', 1, null, {'x': [1]}]}", {"'a'", "1", "null", "{'x':[1]}"}, {"'b'", "2", "{}"}},
     {"{'type': 'string', 'enum': ['a', 1]}", {"'a'"}, {"1"}},
+    {"{'enum': [0.1, 1e-7, [2.5, 1.0]]}", {"0.1", "1e-7", "[2.5,1.0]"}, {"0.10000000000000001"}},
     {"{'const': 'x\\\"\\\\'}", {"'x\\\"\\\\'"}, {"'x'"}},
     {"{'enum': ['a', 'bb', 'ccc'], 'minLength': 2, 'pattern': 'c|b'}", {"'bb'", "'ccc'"}, {"'a'"}},
     {"{'type': 'array', 'items': {'type': 'integer'}}",
@@ -113,7 +128,7 @@ static const struct {
      {"{}"}},
     {"{'properties': {'a': {'const': 1}, 'b': false}, 'additionalProperties': {'const': 2}}",
      {"{}", "{'a':1}", "{'a':1,'x':2}", "{'x':2}", "{'aa':2,'':2}"},
-     {"{'a':2}", "{'x':1}", "{'\\u0061':2}", "{'x':2,'a':2}"}},
+     {"{'a':2}", "{'x':1}", "{'\\u0061':2}", "{'x':2,'a':2}", "{'b':2}"}},
     {"{'required': ['z'], 'properties': {'a': {'const': 1}}}",
      {"{'z':[]}", "{'a':1,'z':0}"},
      {"{'a':1}"}},
@@ -137,6 +152,24 @@ static const struct {
     {"{'oneOf': [{'type': 'integer', 'const': 1}, {'type': 'integer', 'const': 2}]}",
      {"1", "2"},
      {"3"}},
+    // What tells alternatives apart holds for what stands beside them too.
+    {"{'type': ['object', 'null'], 'oneOf': [{'properties': {'k': {'const': 1}}, 'required': "
+     "['k']}, {'properties': {'k': {'const': 2}}, 'required': ['k']}]}",
+     {"{'k':1}", "{'k':2}"},
+     {"null", "{'k':3}", "{}"}},
+    {"{'type': 'object', 'properties': {'k': {'type': 'null'}, 'x': {}}, 'oneOf': [{'required': "
+     "['k']}, {'required': ['x']}]}",
+     {"{'k':null}", "{'x':1}"},
+     {"{'k':null,'x':1}", "{}"}},
+    {"{'allOf': [{'oneOf': [{'type': 'object', 'required': ['x']}, {'type': 'object', 'required': "
+     "['y']}]}, {'properties': {'x': {}, 'y': {}}}]}",
+     {"{'x':1}", "{'y':1}"},
+     {"{'x':1,'y':1}", "{}"}},
+    {"{'allOf': [{'type': 'string', 'x-order': 1}, {'x-order': 2}]}", {"'a'"}, {"1"}},
+    {"{'enum': ['a', 'b'], 'x-names': ['A', 'B']}", {"'a'"}, {"'c'"}},
+    {"{'allOf': [{'enum': [1, 2.0, [1.0]]}, {'enum': [1.0, 2, [1]]}]}",
+     {"1", "2.0", "[1.0]"},
+     {"[2]"}},
     {"{'allOf': [{'type': 'integer', 'minimum': 3}, {'maximum': 5}]}", {"3", "5"}, {"2", "6"}},
     {"{'allOf': [{'properties': {'a': {'type': 'integer'}}, 'required': ['a']}, {'properties': "
      "{'a': {'maximum': 3}, 'b': {}}, 'additionalProperties': false}]}",
@@ -153,6 +186,11 @@ static const struct {
      {"{'a':1}"}},
     {"{'type': 'number', 'maximum': 1e20}", {"5", "-5.5"}, {"1e21", "1e3"}},
     {TREE, {"[]", "null", "[[], [null, [[]]]]"}, {"[1]", "[[]"}},
+    {"{'type': 'object', 'properties': {'a': {'$ref': '#/$defs/x'}, 'b': {'const': 1}}, '$defs': "
+     "{'x': "
+     "{'items': {'$ref': '#/$defs/x'}, 'type': 'array', 'minItems': 1}}}",
+     {"{}", "{'b':1}"},
+     {"{'a':[[[", "{'a':[]}"}},
     {"{'$ref': '#/definitions/a~1b%20c', 'definitions': {'a/b c': {'const': 1}}}", {"1"}, {"2"}},
     {"{'$ref': '#/$defs/a', 'maximum': 5, '$defs': {'a': {'type': 'integer', 'minimum': 4}}}",
      {"4", "5"},
@@ -166,6 +204,9 @@ static const struct {
     {"{'type': 'string', 'pattern': '^\\\\d{2,9}$', 'maxLength': 3}",
      {"'12'", "'123'"},
      {"'1'", "'1234'"}},
+    {"{'type': 'string', 'pattern': '^[^\\\\S]\\\\S$'}",
+     {"' a'", "'\\té'"},
+     {"'\u200ba'", "'\u1680a'", "' \u200b'"}},
     {"{'type': 'string', 'pattern': 'b+'}", {"'b'", "'abbc'"}, {"'a'", "''"}},
     {"{'type': 'string', 'pattern': '^a|b$'}", {"'ax'", "'xb'", "'ab'"}, {"'xa'", "'bx'"}},
     {"{'type': 'string', 'format': 'date'}",
@@ -212,9 +253,12 @@ static void test_refusals(void)
         {"{'type': 'string', 'pattern': '(?!a)'}", "#/pattern: regular expression, byte 2"},
         {"{'type': 'string', 'pattern': '^(ab)+$', 'maxLength': 3}",
          "#/maxLength: it cannot be joined"},
+        {"{'pattern': 'a{2}{3}'}", "#/pattern: regular expression, byte 7: a repetition of"},
+        {"{'pattern': '\\\\u{110000}'}", "#/pattern: regular expression, byte 9"},
         {"{'type': 'string', 'minLength': 1.5}", "#/minLength: expected a whole number"},
         {"{'type': 'string', 'minLength': 3, 'maxLength': 2}", "#/maxLength: it is less"},
         {"{'type': 'integer', 'minimum': 5, 'maximum': 4}", "#/minimum: no number"},
+        {"{'type': 'integer', 'minimum': 9007199254740993}", "#/minimum: no number"},
         {"{'type': 'number', 'multipleOf': 0.5}", "#/multipleOf: only 1"},
         {"{'minimum': '1'}", "#/minimum: expected a number"},
         {"{'exclusiveMinimum': true}", "#/exclusiveMinimum: expected a number"},
@@ -223,11 +267,30 @@ static void test_refusals(void)
         {"{'oneOf': [{'type': 'integer'}, {'type': 'number'}]}", "#/oneOf: two of its schemas"},
         {"{'oneOf': [{'properties': {'a': {}}}, {'properties': {'b': {}}}]}",
          "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'const': 1}, {'const': 1.0}]}", "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'type': 'object', 'required': ['x'], 'properties': {'x': {}}}, {'type': "
+         "'object', 'patternProperties': {'x': {}}, 'additionalProperties': false}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'properties': {'k': {'const': 1}}, 'required': ['k'], 'items': {}}, "
+         "{'properties': {'k': {'const': 2}}, 'required': ['k']}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'properties': {'k': {'const': 1}}, 'required': ['k'], 'anyOf': [{'type': "
+         "'string'}, {'type': 'object'}]}, {'properties': {'k': {'const': 2}}, 'required': "
+         "['k']}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'oneOf': [{'type': 'object'}, {'type': 'object', 'required': ['k']}]}",
+         "#/oneOf: two of its schemas"},
         {"{'anyOf': {}}", "#/anyOf: expected a list"},
         {"{'allOf': [{'type': 'string'}, {'type': 'null'}]}", "#: nothing is valid"},
         {"{'allOf': [{'pattern': 'a'}, {'pattern': 'b'}]}", "#/pattern: two of them"},
         {"{'required': ['a'], 'properties': {'a': false}}", "#/required: 'a' is forbidden"},
         {"{'required': ['a'], 'additionalProperties': false}", "#/required: 'a' is forbidden"},
+        {"{'patternProperties': 5}", "#/patternProperties: expected an object"},
+        {"{'enum': "
+         "['aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaa'], 'pattern': '^(([a-z]{1,99}){1,99}){1,99}$'}",
+         "#/enum: it takes too much"},
         {"{'required': 'a'}", "#/required: expected a list"},
         {"{'properties': {'a': 1}}", "#/properties/a: expected an object"},
         {"{'properties': {'a': {}}, 'patternProperties': {'b': {}}}",
@@ -235,8 +298,17 @@ static void test_refusals(void)
         {"{'properties': {'a': {}, 'b': {}}, 'minProperties': 2}", "#/minProperties: only as many"},
         {"{'$ref': '#/$defs/x'}", "#/$ref: there is nothing"},
         {"{'$ref': 'other.json'}", "#/$ref: only references within"},
+        {"{'$ref': '#/$defs/x', '$defs': {'x': {'$id': 'http://e/x', '$ref': '#/$defs/y', '$defs': "
+         "{'y': {'type': 'integer'}}}, 'y': {'type': 'string'}}}",
+         "#/$ref: those below an $id"},
         {"{'$ref': '#'}", "left recursion"},
-        {"{'allOf': [{'$ref': '#'}]}", "#/allOf: schemas are merged too deeply"},
+        {"{'type': 'object', 'properties': {'a': {'$ref': '#'}}, 'required': ['a']}",
+         "it allows no text"},
+        {"{'allOf': [{'$ref': '#'}]}", "#: it is made of itself"},
+        {"{'oneOf': [{'type': 'null'}, {'oneOf': [{'$ref': '#'}, {'$ref': '#'}]}]}",
+         "#/oneOf: two of its schemas"},
+        {"{'type': 'object', 'oneOf': [{'$ref': '#'}, {'properties': {'a': {'$ref': '#'}}}]}",
+         "#/oneOf: two of its schemas"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err = {{0}};
@@ -246,9 +318,44 @@ static void test_refusals(void)
     }
 }
 
+// An object of many properties, of which none need be there.
+static void test_many_properties(void)
+{
+    size_t room = 200000, at = 0;
+    char *schema = malloc(room), *first = "{'p0': 1}", *last = "{'p2999': 1}";
+    Error err = {{0}};
+    at += (size_t)snprintf(schema, room, "{'properties': {");
+    for (int i = 0; i < 3000; i++)
+        at += (size_t)snprintf(schema + at, room - at, "%s'p%d': {'const': 1}", i ? ", " : "", i);
+    snprintf(schema + at, room - at, "}}");
+    Matcher *m = make(schema, &err);
+    CHECK_MSG(m && is_text(m, first) && is_text(m, last) && is_text(m, "{}"), "%s", err.text);
+    matcher_close(m);
+    free(schema);
+}
+
+// Schemas that refer to one another in a long chain.
+static void test_long_chain(void)
+{
+    size_t room = 100000, at = 0;
+    char *schema = malloc(room), *text = "{'a':{'a':{'a':{}}}}";
+    Error err = {{0}};
+    at += (size_t)snprintf(schema, room, "{'$ref': '#/$defs/0', '$defs': {");
+    for (int i = 0; i < 500; i++)
+        at += (size_t)snprintf(schema + at, room - at,
+                               "'%d': {'properties': {'a': {'$ref': '#/$defs/%d'}}}, ", i, i + 1);
+    snprintf(schema + at, room - at, "'500': {'type': 'null'}}}");
+    Matcher *m = make(schema, &err);
+    CHECK_MSG(m && is_text(m, text) && !is_text(m, "{'a':null}"), "%s", err.text);
+    matcher_close(m);
+    free(schema);
+}
+
 int main(void)
 {
     test_tables();
+    test_many_properties();
+    test_long_chain();
     test_refusals();
     return check_done();
 }
