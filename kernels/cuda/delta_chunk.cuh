@@ -53,22 +53,7 @@ DEVICE const uint8_t *rows_of_b(const uint8_t *rows, int stride)
     return rows + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 16;
 }
 
-// N eights of columns, K sixteens of k.
-template <int N, int K>
-DEVICE void multiply(float sums[N][4], const uint32_t a[K][4], const uint8_t *b, int stride)
-{
-    b = rows_of_b(b, stride);
-#pragma unroll
-    for (int k = 0; k < K; k++)
-#pragma unroll
-        for (int n = 0; n < N / 2; n++) {
-            uint32_t r[4];
-            load_matrices(r, b + n * 16 * stride + k * 32);
-            mma_half(sums[2 * n], a[k][0], a[k][1], a[k][2], a[k][3], r[0], r[1]);
-            mma_half(sums[2 * n + 1], a[k][0], a[k][1], a[k][2], a[k][3], r[2], r[3]);
-        }
-}
-
+// N eights of columns, K sixteens of k; B transposed.
 template <int N, int K>
 DEVICE void multiply_transposed(float sums[N][4], const uint32_t a[K][4], const uint8_t *b,
                                 int stride)
@@ -85,7 +70,7 @@ DEVICE void multiply_transposed(float sums[N][4], const uint32_t a[K][4], const 
         }
 }
 
-// The same up to the diagonal, of operands in two halves, with B as links have it.
+// N eights of columns, as many of k, up to the diagonal; A in two halves, B as links have it.
 template <int N>
 DEVICE void multiply_links(float sums[N][4], const uint32_t a[N / 2][4],
                            const uint32_t rest[N / 2][4], const uint8_t *b)
@@ -158,17 +143,21 @@ template <int N> DEVICE Scale scale_of(const float v[N][4])
     return scale;
 }
 
-// Starts the copy of a chunk's q and k; zeros behind the last row.
+// Starts the copy of a chunk's q and k, a warp a row at a time; zeros behind the last one.
 template <int THREADS>
 DEVICE void keys_start(const DeltaRows &d, int key_head, int row, int rows, uint8_t *to)
 {
     constexpr int PIECES = DELTA_KEY_BYTES / 16, STEP = DELTA_KEY_HEADS * DELTA_KEY_BYTES;
-    const uint8_t *from = d.keys + ((uint64_t)row * DELTA_KEY_HEADS + key_head) * DELTA_KEY_BYTES;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < DELTA_CHUNK * PIECES; i += THREADS) {
-        int r = i / PIECES, at = i % PIECES * 16;
-        copy_start(to + r * DELTA_KEY_STRIDE + at, from + (uint64_t)r * STEP + at, r < rows);
-    }
+    static_assert(PIECES <= WARP, "one for a lane");
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const uint8_t *from = d.keys +
+                          ((uint64_t)(row + warp) * DELTA_KEY_HEADS + key_head) * DELTA_KEY_BYTES +
+                          lane * 16;
+    to += warp * DELTA_KEY_STRIDE + lane * 16;
+    if (lane >= PIECES) return;
+#pragma unroll 8
+    for (int r = 0; r < DELTA_CHUNK; r += THREADS / WARP)
+        copy_start(to + r * DELTA_KEY_STRIDE, from + (int64_t)r * STEP, warp + r < rows);
 }
 
 DEVICE uint8_t *link_of(const DeltaRows &d, int row, int head)
@@ -176,18 +165,23 @@ DEVICE uint8_t *link_of(const DeltaRows &d, int row, int head)
     return d.links + ((uint64_t)row * DELTA_HEADS + head) * DELTA_LINK_BYTES;
 }
 
-// The same of a chunk's links, from that of its first token on.
+// The same of a chunk's links, of which the first token's is at `from`.
 DEVICE void links_start(const uint8_t *from, int rows, uint8_t *to)
 {
-    constexpr int PIECES = DELTA_LINK_BYTES / 16, ROW = DELTA_CHUNK / 8;
-    constexpr int STEP = DELTA_HEADS * DELTA_LINK_BYTES;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < DELTA_CHUNK * PIECES; i += DELTA_THREADS) {
-        int r = i / PIECES, piece = i % PIECES;
-        bool above = piece < 4 * ROW && piece % ROW / 2 > r / 16; // of the diagonal
-        copy_start(to + r * DELTA_LINK_BYTES + piece * 16, from + (uint64_t)r * STEP + piece * 16,
-                   r < rows && !above);
+    constexpr int ROW = DELTA_CHUNK / 8, STEP = DELTA_HEADS * DELTA_LINK_BYTES;
+    static_assert(4 * ROW == WARP, "rows of T and M, a piece for a lane");
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const uint8_t *own = from + (int64_t)warp * STEP + lane * 16;
+    uint8_t *rows_to = to + warp * DELTA_LINK_BYTES + lane * 16;
+#pragma unroll 8
+    for (int r = 0; r < DELTA_CHUNK; r += DELTA_THREADS / WARP) {
+        bool above = lane % ROW / 2 > r / 16; // the diagonal
+        copy_start(rows_to + r * DELTA_LINK_BYTES, own + (int64_t)r * STEP,
+                   warp + r < rows && !above);
     }
+    for (int r = threadIdx.x; r < DELTA_CHUNK; r += DELTA_THREADS)
+        copy_start(to + r * DELTA_LINK_BYTES + LINK_FACTORS,
+                   from + (int64_t)r * STEP + LINK_FACTORS, r < rows);
 }
 
 // --- T and M -------------------------------------------------------------------------------------
@@ -364,6 +358,32 @@ template <int N, typename CALL> DEVICE void for_elements(CALL call)
         for (int e = 0; e < 4; e++) call(n, e, 8 * n + e % 2, e / 2 * 8);
 }
 
+// What k and q of a chunk find in a state, times `scale`.
+DEVICE void read_state(const float m[KEY_EIGHTS][4], float scale, const uint8_t *queries,
+                       float by_key[CHUNK_EIGHTS][4], float by_query[CHUNK_EIGHTS][4])
+{
+    const uint8_t *rows = rows_of_b(queries, DELTA_KEY_STRIDE);
+#pragma unroll
+    for (int k = 0; k < KEY_EIGHTS / 2; k++) {
+        uint32_t a[1][4];
+        to_operand<2>(m + 2 * k, scale, a);
+#pragma unroll
+        for (int n = 0; n < CHUNK_EIGHTS / 2; n++) {
+            const uint8_t *from = rows + n * 16 * DELTA_KEY_STRIDE + k * 32;
+            uint32_t key[4], query[4];
+            load_matrices(key, from + DELTA_KEY_BYTES / 2);
+            load_matrices(query, from);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                mma_half(by_key[2 * n + i], a[0][0], a[0][1], a[0][2], a[0][3], key[2 * i],
+                         key[2 * i + 1]);
+                mma_half(by_query[2 * n + i], a[0][0], a[0][1], a[0][2], a[0][3], query[2 * i],
+                         query[2 * i + 1]);
+            }
+        }
+    }
+}
+
 // The rule for one part of a head of a segment. Grid: (heads x parts, segments).
 DEVICE void delta_rule_prefill(const State &s, const Batch &b, const Layer *layer)
 {
@@ -419,11 +439,8 @@ DEVICE void delta_rule_prefill(const State &s, const Batch &b, const Layer *laye
         copy_commit();
 
         Scale of_state = scale_of<KEY_EIGHTS>(m);
-        uint32_t before[KEY_EIGHTS / 2][4];
-        to_operand<KEY_EIGHTS>(m, of_state.in, before);
         float found[CHUNK_EIGHTS][4] = {}, x[CHUNK_EIGHTS][4] = {}, y[CHUNK_EIGHTS][4] = {};
-        multiply<CHUNK_EIGHTS, KEY_EIGHTS / 2>(found, before, keys, DELTA_KEY_STRIDE);
-        multiply<CHUNK_EIGHTS, KEY_EIGHTS / 2>(y, before, queries, DELTA_KEY_STRIDE);
+        read_state(m, of_state.in, queries, found, y);
 
         copy_wait<1>();
         block_sync(); // links are there
