@@ -25,6 +25,7 @@
 
 #if DELTA_HEADS
 static_assert(DELTA_CHUNK == QUERY_ROWS, "find_queries finds chunks");
+static_assert(DELTA_SHARED_BYTES <= 99 * 1024, "what every GPU gives a block");
 
 // What a token is to the others of its chunk, for one head: its row of T, what rounding left of
 // that, its row of M and the same, f of itself, f of the last one over that. Of T and M, tiles of
