@@ -156,7 +156,7 @@ DEVICE void keys_start(const DeltaRows &d, int key_head, int row, int rows, uint
                           lane * 16;
     to += warp * DELTA_KEY_STRIDE + lane * 16;
     if (lane >= PIECES) return;
-#pragma unroll 8
+#pragma unroll 2
     for (int r = 0; r < DELTA_CHUNK; r += THREADS / WARP)
         copy_start(to + r * DELTA_KEY_STRIDE, from + (int64_t)r * STEP, warp + r < rows);
 }
@@ -174,7 +174,7 @@ DEVICE void links_start(const uint8_t *from, int rows, uint8_t *to)
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const uint8_t *own = from + (int64_t)warp * STEP + lane * 16;
     uint8_t *rows_to = to + warp * DELTA_LINK_BYTES + lane * 16;
-#pragma unroll 8
+#pragma unroll 2
     for (int r = 0; r < DELTA_CHUNK; r += DELTA_THREADS / WARP) {
         bool above = lane % ROW / 2 > r / 16; // the diagonal
         copy_start(rows_to + r * DELTA_LINK_BYTES, own + (int64_t)r * STEP,
