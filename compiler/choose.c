@@ -105,6 +105,9 @@ const char *missing_on_cuda(const Plan *plan)
         return arena_format("%d key heads of %d channels and %d of %d for values: on CUDA both are "
                             "even in number", f->delta_key_heads, f->delta_key_dim, f->delta_heads,
                             f->delta_value_dim);
+    if (f->delta_key_dim > 128)
+        return arena_format("delta nets with keys of %d channels: on CUDA at most 128",
+                            f->delta_key_dim);
     for (int r = 0; r < plan->run_count; r++)
         for (int i = 0; i < plan->runs[r].step_count; i++)
             if (!is_on_cuda(plan->runs[r].steps[i].name))

@@ -495,12 +495,11 @@ static int latent_width(const Facts *f)
     return most(before, f->heads * f->value_dim);
 }
 
-// The same for a gated delta net: normed x, on a GPU what the convolution gives but the values, the
-// projections, two gates a head, what was read.
+// The same for a gated delta net: normed x, the projections, two gates a head, what was read.
 static int delta_width(const Facts *f)
 {
     int keys = f->delta_key_heads * f->delta_key_dim, values = f->delta_heads * f->delta_value_dim;
-    return most(f->dim, 2 * keys) + 2 * keys + 3 * values + 2 * f->delta_heads;
+    return f->dim + 2 * keys + 3 * values + 2 * f->delta_heads;
 }
 
 Plan *fuse_ops(const Graph *g)

@@ -6,18 +6,17 @@
 // token decays it, corrects what its key finds there towards its value, and reads at its query:
 //     S = d S;  S += k (s (v - k S));  y = q S
 // with d and s one number a head and token, and q and k of length one, q over sqrt(KEY_DIM). Rows
-// of a sequence follow each other; heads and columns of S are independent. A warp has eight columns
-// in registers, in both forms the same way.
+// of a sequence follow each other; heads and columns of S are independent.
 //
 // Decode form, three steps:
 //   delta_in   the products, and the gates' scores, as sums
-//   delta      four warps take a part of a head's columns, the matrix on its way before the sums
-//              are there; q and k of a head are finished and convolved by all who need them
+//   delta      four warps take a part of a head's columns, each eight of them in registers, the
+//              matrix on its way before the sums are there; q and k of a head are finished and
+//              convolved by all who need them
 //   delta_out  the tokens that the next convolution needs are kept now that nobody reads the old
 //              ones; the norm's factor is applied while the values are loaded
-// Many rows: products and gates as tiles, the convolution for all rows, then the same recurrence
-// token by token, a block of threads a part of a head of a segment: 128 of them for 32 heads of 128
-// columns.
+// Many rows: products and gates as tiles, the convolution for all rows, then the rule in chunks of
+// tokens (delta_chunk.cuh).
 #pragma once
 #include "kernels/cuda/out.cuh"
 #include "kernels/cuda/scores.cuh"
@@ -80,17 +79,17 @@ DEVICE const float *gate_vector(const State &s, const Layer *layer, int number)
     return weights_at<float>(s, decay ? layer->delta_a : layer->delta_b) + (uint64_t)row * DIM;
 }
 
-// s and d of a head from their scores.
+// s, d and its logarithm of a head from their scores.
 typedef struct {
-    float strength, decay;
+    float strength, decay, log_decay;
 } Gates;
 
 DEVICE Gates gates_of(const State &s, const Layer *layer, int head, float strength, float decay)
 {
     float x = decay + weights_at<float>(s, layer->dt_bias)[head];
     float softplus = x > 20 ? x : log1pf(expf(x));
-    Gates g = {1 / (1 + expf(-strength)),
-               expf(-expf(weights_at<float>(s, layer->a_log)[head]) * softplus)};
+    float log_decay = -expf(weights_at<float>(s, layer->a_log)[head]) * softplus;
+    Gates g = {1 / (1 + expf(-strength)), expf(log_decay), log_decay};
     return g;
 }
 
@@ -512,12 +511,14 @@ FUNCTION void decode_delta(int together, int steps, const Plan &p)
 
 // --- prefill form --------------------------------------------------------------------------------
 
-// In State.y.
+// In State.y; keys and links in the work's large part, after the products.
 typedef struct {
-    float *in;    // (rows, DELTA_IN) the projection
-    float *z;     // (rows, DELTA_VALUES), unless grouped
-    float *mixed; // (rows, CONV_DIM) q, k and v after the convolution; then what is read beside v
-    float *gates; // (rows, DELTA_GATES)
+    float *in;      // (rows, DELTA_IN) the projection
+    float *z;       // (rows, DELTA_VALUES), unless grouped
+    float *values;  // (rows, DELTA_VALUES) v after the convolution; then what is read
+    float *gates;   // (rows, DELTA_GATES)
+    uint8_t *keys;  // (rows, DELTA_KEY_HEADS, DELTA_KEY_BYTES): q, then k after the convolution
+    uint8_t *links; // (rows, DELTA_HEADS, DELTA_LINK_BYTES): of delta_chunk.cuh
 } DeltaRows;
 
 DEVICE DeltaRows delta_rows(const State &s, int rows)
@@ -525,8 +526,10 @@ DEVICE DeltaRows delta_rows(const State &s, int rows)
     DeltaRows d;
     d.in = global(s.y);
     d.z = d.in + (uint64_t)rows * DELTA_IN;
-    d.mixed = d.z + (DELTA_BY_KEYS ? 0 : (uint64_t)rows * DELTA_VALUES);
-    d.gates = d.mixed + (uint64_t)rows * CONV_DIM;
+    d.values = d.z + (DELTA_BY_KEYS ? 0 : (uint64_t)rows * DELTA_VALUES);
+    d.gates = d.values + (uint64_t)rows * DELTA_VALUES;
+    d.keys = work_at<uint8_t>(s, work_of(s).large);
+    d.links = d.keys + (uint64_t)rows * DELTA_KEY_HEADS * DELTA_KEY_BYTES;
     return d;
 }
 
@@ -552,7 +555,7 @@ DEVICE void delta_gates_prefill(const State &s, const Batch &b, const Layer *lay
                 s)[((uint64_t)unit * b.rows + row) * DELTA_GATES + j * DELTA_HEADS + head];
     Gates g = gates_of(s, layer, head, score[0], score[1]);
     float *gates = delta_rows(s, b.rows).gates + (uint64_t)row * DELTA_GATES;
-    gates[head] = g.strength, gates[DELTA_HEADS + head] = g.decay;
+    gates[head] = g.strength, gates[DELTA_HEADS + head] = g.log_decay;
 }
 
 #define DELTA_MIX_HEADS (2 * DELTA_KEY_HEADS + DELTA_HEADS)
@@ -566,8 +569,8 @@ DEVICE int rows_before(const Batch &b, int row)
     return n;
 }
 
-// Convolution, silu, and length one for q and k. Grid: (tiles of DELTA_MIX_ROWS rows, heads of q, k
-// and v by 8), a warp each.
+// Convolution, silu, and length one for q and k, which are rounded to fp16. Grid: (tiles of
+// DELTA_MIX_ROWS rows, heads of q, k and v by 8), a warp each.
 DEVICE void delta_mix_prefill(const State &s, const Batch &b, const Layer *layer)
 {
     const DeltaRows d = delta_rows(s, b.rows);
@@ -617,94 +620,17 @@ DEVICE void delta_mix_prefill(const State &s, const Batch &b, const Layer *layer
             square += y[j] * y[j];
         }
         float factor = part < DELTA_V ? length_factor(warp_sum(square), part) : 1;
+        uint16_t *keys = (uint16_t *)(d.keys + ((uint64_t)row * DELTA_KEY_HEADS + head) *
+                                                   DELTA_KEY_BYTES) +
+                         (part == DELTA_K ? DELTA_KEY_UP : 0);
+        float *values = d.values + (uint64_t)row * DELTA_VALUES + head * DELTA_VALUE_DIM;
 #pragma unroll
-        for (int j = 0; j < DELTA_MIX_LANES; j++)
-            if (j * WARP + lane < width)
-                d.mixed[(uint64_t)row * CONV_DIM + channel + j * WARP + lane] = y[j] * factor;
-    }
-}
-
-// Number i of a token's q, k, v of a part and gates in shared memory; zeros between.
-DEVICE float token_value(const DeltaRows &d, int row, int head, int part, int i)
-{
-    const float *mixed = d.mixed + (uint64_t)row * CONV_DIM;
-    if (i < 2 * DELTA_KEY_UP) {
-        int which = i / DELTA_KEY_UP, at = i % DELTA_KEY_UP;
-        return at < DELTA_KEY_DIM ? mixed[delta_channel(which, head / SHARING) + at] : 0;
-    }
-    i -= 2 * DELTA_KEY_UP;
-    if (i < DELTA_PART) {
-        int column = part * DELTA_PART + i;
-        return column < DELTA_VALUE_DIM ? mixed[delta_channel(DELTA_V, head) + column] : 0;
-    }
-    i -= DELTA_PART;
-    return i < 2 ? d.gates[(uint64_t)row * DELTA_GATES + i * DELTA_HEADS + head] : 0;
-}
-
-// Keeps the tokens that the next segment needs: each channel by one of the blocks of a segment.
-DEVICE void keep_segment(const DeltaRows &d, float *state, const Segment &segment, int head,
-                         int part)
-{
-    for (int which = part || head % SHARING ? DELTA_V : DELTA_Q; which <= DELTA_V; which++) {
-        int own = delta_head(which, head), first = which == DELTA_V ? part * DELTA_PART : 0;
-        int end = which == DELTA_V ? first + DELTA_PART : DELTA_KEY_DIM;
-        for (int i = first + threadIdx.x; i < end && i < delta_width(which); i += DELTA_THREADS)
-            keep_channel(state, segment, delta_channel(which, own) + i,
-                         d.in + (uint64_t)segment.row * DELTA_IN + delta_column(which, own) + i,
-                         DELTA_IN);
-    }
-}
-
-// The rule for one part of a head of a segment. Tokens come through shared memory, a tile of them
-// while another is worked on. Grid: (heads x parts, segments).
-DEVICE void delta_rule_prefill(const State &s, const Batch &b, const Layer *layer)
-{
-    constexpr int EACH = (DELTA_TILE * DELTA_TOKEN + DELTA_THREADS - 1) / DELTA_THREADS;
-    const DeltaRows d = delta_rows(s, b.rows);
-    int head = blockIdx.x / DELTA_PARTS, part = blockIdx.x % DELTA_PARTS;
-    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 8 + 2 * (lane % 4);
-    int column = part * DELTA_PART + own;
-    float *tiles = (float *)shared_memory();
-    grid_release();
-    grid_wait();
-    const Segment segment = b.segment[blockIdx.y];
-    float *state = state_of(s, layer, segment.sequence);
-    float *matrix =
-        state + head * DELTA_KEY_DIM * DELTA_COLUMNS + part * DELTA_PART + threadIdx.x / WARP * 8;
-    float2 m[MATRIX_ROWS];
-    float next[EACH];
-    keep_segment(d, state, segment, head, part);
-    load_matrix(matrix, segment.position == 0, m);
-#pragma unroll 1
-    for (int first = -DELTA_TILE; first < segment.rows; first += DELTA_TILE) {
-#pragma unroll
-        for (int j = 0; j < EACH; j++) {
-            int i = j * DELTA_THREADS + threadIdx.x, row = first + DELTA_TILE + i / DELTA_TOKEN;
-            next[j] = 0;
-            if (i < DELTA_TILE * DELTA_TOKEN && row < segment.rows)
-                next[j] = token_value(d, segment.row + row, head, part, i % DELTA_TOKEN);
+        for (int j = 0; j < DELTA_MIX_LANES; j++) {
+            int i = j * WARP + lane;
+            if (part == DELTA_V && i < width) values[i] = y[j];
+            if (part != DELTA_V && i < DELTA_KEY_UP) keys[i] = float_half(y[j] * factor);
         }
-        const float *tile = tiles + (first / DELTA_TILE & 1) * DELTA_TILE * DELTA_TOKEN;
-#pragma unroll 1
-        for (int r = 0; r < DELTA_TILE && first >= 0 && first + r < segment.rows; r++) {
-            const float *q = tile + r * DELTA_TOKEN, *v = q + 2 * DELTA_KEY_UP + own;
-            const float *gate = q + DELTA_MIXED;
-            Gates gates = {gate[0], gate[1]};
-            float2 y = delta_token(m, q, 1, q + DELTA_KEY_UP, 1, make_float2(v[0], v[1]), gates);
-            float *to = d.mixed + (uint64_t)(segment.row + first + r) * CONV_DIM +
-                        delta_channel(DELTA_V, head) + column;
-            if (lane < 4 && column < DELTA_VALUE_DIM) to[0] = y.x;
-            if (lane < 4 && column + 1 < DELTA_VALUE_DIM) to[1] = y.y;
-        }
-        float *other = tiles + (first / DELTA_TILE + 1 & 1) * DELTA_TILE * DELTA_TOKEN;
-#pragma unroll
-        for (int j = 0; j < EACH; j++) {
-            int i = j * DELTA_THREADS + threadIdx.x;
-            if (i < DELTA_TILE * DELTA_TOKEN) other[i] = next[j];
-        }
-        block_sync();
     }
-    store_matrix(matrix, m);
 }
 
 // What was read, normed and times silu(z), as activations. Grid: rows.
@@ -714,7 +640,7 @@ DEVICE void delta_out_prepare(const State &s, const Batch &b, const Layer *layer
     const DeltaRows d = delta_rows(s, b.rows);
     const float *norm = weights_at<float>(s, layer->delta_norm);
     int row = blockIdx.x, lane = threadIdx.x % WARP;
-    float *values = d.mixed + (uint64_t)row * CONV_DIM + 2 * DELTA_KEYS;
+    float *values = d.values + (uint64_t)row * DELTA_VALUES;
     grid_release();
     grid_wait();
     for (int head = threadIdx.x / WARP; head < DELTA_HEADS; head += PREFILL_THREADS / WARP) {

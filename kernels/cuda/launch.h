@@ -407,6 +407,9 @@ static inline void launch_delta(Gpu *gpu, const State *s, const Batch *b, int in
     launch_delta_kernel(
         gpu, "delta_mix_kernel", s, b, layer, (b->rows + DELTA_MIX_ROWS - 1) / DELTA_MIX_ROWS,
         (heads + PREFILL_THREADS / 32 - 1) / (PREFILL_THREADS / 32), PREFILL_THREADS, 0);
+    launch_delta_kernel(gpu, "delta_chunk_kernel", s, b, layer,
+                        b->rows / DELTA_CHUNK + b->segments, DELTA_KEY_HEADS * DELTA_PAIRS,
+                        DELTA_CHUNK_THREADS, DELTA_CHUNK_SHARED_BYTES);
     launch_delta_kernel(gpu, "delta_rule_kernel", s, b, layer, DELTA_HEADS * DELTA_PARTS,
                         b->segments, DELTA_THREADS, DELTA_SHARED_BYTES);
 }

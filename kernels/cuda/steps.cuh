@@ -4,7 +4,7 @@
 #pragma once
 #include "kernels/cuda/absorb.cuh"
 #include "kernels/cuda/attend.cuh"
-#include "kernels/cuda/delta.cuh"
+#include "kernels/cuda/delta_chunk.cuh"
 #include "kernels/cuda/embed.cuh"
 #include "kernels/cuda/experts.cuh"
 #include "kernels/cuda/head.cuh"
@@ -54,6 +54,7 @@
     ENTRY(delta_score_kernel, PREFILL_THREADS, 2) { delta_score_prefill(s, b, layer); }            \
     ENTRY(delta_gates_kernel, PREFILL_THREADS, 2) { delta_gates_prefill(s, b, layer); }            \
     ENTRY(delta_mix_kernel, PREFILL_THREADS, 2) { delta_mix_prefill(s, b, layer); }                \
+    ENTRY(delta_chunk_kernel, DELTA_CHUNK_THREADS, 4) { delta_chunk_prefill(s, b); }               \
     ENTRY(delta_rule_kernel, DELTA_THREADS, 1) { delta_rule_prefill(s, b, layer); }
 #else
 #define DELTA_ENTRIES

@@ -124,6 +124,11 @@ typedef struct {
 #define DELTA_EIGHTHS (DELTA_COLUMNS / 8) // of a head: groups of eight columns
 #define DELTA_KEY_UP ((DELTA_KEY_DIM + 31) / 32 * 32)
 #define DELTA_GATES (2 * DELTA_HEADS) // of a row: strengths, then decays
+// Tokens of a chunk of the prefill form; of each, fp16 q and k of a key head, and of a head two rows
+// in two halves each, and two factors.
+#define DELTA_CHUNK 64
+#define DELTA_KEY_BYTES (2 * DELTA_KEY_UP * 2)
+#define DELTA_LINK_BYTES (4 * DELTA_CHUNK * 2 + 16)
 // Of a row of sums in sums_qkv: the first projection, that of z, the gates.
 #define DELTA_Z_AT PADDED(DELTA_IN)
 #define DELTA_GATES_AT (DELTA_Z_AT + (DELTA_BY_KEYS ? 0 : PADDED(DELTA_VALUES)))
@@ -188,11 +193,13 @@ WORK_INLINE uint64_t work_large_bytes(int max_rows, int max_outputs)
                   WORK_MOST(PADDED(ATTENDED), PADDED(FFN_DIM))) *
         ROWS_UP(most_rows) * 2;
     uint64_t gates = most_rows * UNITS(DIM) * DELTA_GATES * 4;
+    uint64_t chunks =
+        most_rows * (DELTA_KEY_HEADS * DELTA_KEY_BYTES + DELTA_HEADS * DELTA_LINK_BYTES);
     uint64_t wave = work_wave(max_rows), scores = most_rows * UNITS(DIM) * SCORES * 4;
     uint64_t experts = WORK_MOST(wave * WORK_MOST(2 * PADDED(DIM), PADDED(EXPERT_DIM)),
                                  PADDED(SHARED_DIM) * ROWS_UP(most_rows)) *
                        2;
-    return WORK_MOST(WORK_MOST(attend * 4, WORK_MOST(prepared, gates)),
+    return WORK_MOST(WORK_MOST(attend * 4, WORK_MOST(prepared, WORK_MOST(gates, chunks))),
                      EXPERTS ? WORK_MOST(experts, scores) : 0);
 }
 
@@ -365,12 +372,17 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define DELTA_RAW (2 * COVER(DELTA_KEY_DIM) + 2 * COVER(DELTA_PART))
 #define DELTA_FOUR (DELTA_RAW + DELTA_MIXED + DELTA_PART) // floats
 #define DELTA_ROOM (DELTA_HEADS ? WORK_UP(MULTIPLIERS / 128 * DELTA_FOUR * 4) : 0)
-// In the prefill form: tiles of tokens, of which each has q, k, v of a part, and its gates.
-#define DELTA_TILE 8
-#define DELTA_TOKEN (DELTA_MIXED + 4) // floats
-#define DELTA_SHARED_BYTES (2 * DELTA_TILE * DELTA_TOKEN * 4)
-#define DELTA_THREADS (DELTA_PART / 8 * 32)
+// In the prefill form (delta_chunk.cuh): in shared memory a chunk's keys, of which rows are padded
+// against conflicts, then tables of two heads; or links, and keys in two stages.
 #define DELTA_MIX_ROWS 8 // of a block of the convolution
+#define DELTA_KEY_STRIDE (DELTA_KEY_BYTES + 16)
+#define DELTA_TABLE_STRIDE (DELTA_CHUNK + 4)
+#define DELTA_PAIRS ((DELTA_HEADS / DELTA_KEY_HEADS + 1) / 2) // of heads to one of keys
+#define DELTA_CHUNK_THREADS (2 * DELTA_CHUNK)
+#define DELTA_CHUNK_SHARED_BYTES                                                                   \
+    (DELTA_CHUNK * WORK_MOST(DELTA_KEY_STRIDE, 2 * DELTA_TABLE_STRIDE * 4))
+#define DELTA_THREADS (DELTA_PART / 16 * 32)
+#define DELTA_SHARED_BYTES (DELTA_CHUNK * (DELTA_LINK_BYTES + 2 * DELTA_KEY_STRIDE))
 
 // Attention of the prefill form: 64 queries by tiles of 64 keys, two stages.
 #define QUERY_ROWS 64

@@ -19,7 +19,7 @@
 // A row of s.y: products before a norm, gates, or what a delta net keeps (compiler/fuse.c).
 #define Y_DIM                                                                                      \
     WORK_MOST(WORK_MOST(DIM, Q_DIM),                                                               \
-              WORK_MOST(DIM, 2 * DELTA_KEYS) + 2 * DELTA_KEYS + 3 * DELTA_VALUES + 2 * DELTA_HEADS)
+              DIM + 2 * DELTA_KEYS + 3 * DELTA_VALUES + 2 * DELTA_HEADS)
 #ifndef TEST_LAYERS
 #define TEST_LAYERS LAYERS // sets of weights
 #endif
@@ -1435,7 +1435,7 @@ static void check_batch(int segments, const int *rows)
 #define CHECK_DELTA(in, z, o)                                                                      \
     random_delta(&layers[1], in, z, o);                                                            \
     put_weights();                                                                                 \
-    check_delta((int[]){in, z, o}, 1, #in "," #z "," #o);                                          \
+    check_delta((int[]){in, z, o}, 1, 0, #in "," #z "," #o);                                       \
     weights_used = start;
     TEST_DELTAS(CHECK_DELTA)
 #endif
@@ -1644,6 +1644,10 @@ int main(int count, char **arguments)
         check_sample(1, 5, 1, 0, 1, masked);
         check_sample(2, 0, 0.5f, 0, 0, masked);
     }
+#if DELTA_HEADS
+#define CHECK_PROMPTS(in, z, o) check_delta_prompts((int[]){in, z, o}, 1, #in "," #z "," #o);
+    TEST_DELTAS(CHECK_PROMPTS)
+#endif
     printf("%s\n%d passed, %d failed, 0 skipped\n", gpu->name, checked - failed, failed);
 #ifdef TEST_TIMING
     if (count > 1 && !failed) timing();

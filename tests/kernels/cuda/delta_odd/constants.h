@@ -17,6 +17,7 @@
 #define ROPE_DIM 8
 #define MAX_CONTEXT 600
 #define MAX_BATCH 32
+#define TEST_ROWS 230 // three chunks of a delta net, and a rest
 #define RESIDUAL_SCALE 0.75f
 #define GATED_ATTENTION 1
 #define CACHE_LAYERS LAYERS
