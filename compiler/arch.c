@@ -297,6 +297,7 @@ static void read_routing(lua_State *lua, Facts *f)
         f->router_normalize = get_boolean(lua, "normalize");
         f->router_groups = (int)get_integer(lua, "groups");
         f->router_top_groups = (int)get_integer(lua, "top_groups");
+        f->router_group_best = (int)get_integer(lua, "group_best");
         f->router_scale = get_number(lua, "scale");
     }
     lua_pop(lua, 1);
@@ -309,6 +310,7 @@ static void read_latent(lua_State *lua, Facts *f)
         f->kv_latent = (int)get_integer(lua, "kv");
         f->nope_dim = (int)get_integer(lua, "nope");
         f->value_dim = (int)get_integer(lua, "value");
+        f->latent_eps = get_number(lua, "eps");
     }
     lua_pop(lua, 1);
 }

@@ -108,10 +108,11 @@ typedef struct {
     Rope *ropes; // at least one
     int rope_count;
     int experts, active, expert_dim, shared_dim; // of routed layers; 0 experts: there are none
-    int router_sigmoid, router_normalize, router_groups, router_top_groups;
+    int router_sigmoid, router_normalize, router_groups, router_top_groups, router_group_best;
     double router_scale;
     double act_limit;                             // of clamped_silu
     int q_latent, kv_latent, nope_dim, value_dim; // of latent attention; 0: there is none
+    double latent_eps;                            // of its norms
     int delta_key_heads, delta_heads, delta_key_dim, delta_value_dim; // of delta nets; 0: none
     int delta_taps, delta_grouped;
     int gated_attention;            // queries come with gates

@@ -69,7 +69,7 @@ typedef struct {
     uint64_t ffn_norm;
     Linear gate, up, down;
     uint64_t ffn_post;
-    // Latent attention, instead of q, k and v.
+    // Latent attention, instead of q, k and v; q_b is q's alone where there is no q_a.
     Linear q_a, q_b, kv_a;
     uint64_t q_a_norm;  // f32 (Q_LATENT) or absent
     uint64_t kv_a_norm; // f32 (KV_LATENT) or absent

@@ -117,7 +117,8 @@ static void make_values(uint8_t *data, uint64_t at, int64_t count)
 static void make_latent(uint8_t *data, const ModelInfo *m, const Layer *l)
 {
     make_linear(data, &l->q_a, m->dim, m->q_latent, 1);
-    make_linear(data, &l->q_b, m->q_latent, m->heads * (m->nope_dim + m->rope_dim), 1);
+    make_linear(data, &l->q_b, m->q_latent ? m->q_latent : m->dim,
+                m->heads * (m->nope_dim + m->rope_dim), 1);
     make_linear(data, &l->kv_a, m->dim, m->kv_latent + m->rope_dim, 1);
     make_ones(data, l->q_a_norm, m->q_latent);
     make_ones(data, l->kv_a_norm, m->kv_latent);

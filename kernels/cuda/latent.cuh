@@ -1,7 +1,7 @@
 // latent: keys and values of all heads come from one latent vector a token (kernels/cpu/latent.h).
 // The decode form, in steps of its own around those of a plain layer:
-//   qkv              q_a and kv_a of the normed x
-//   latent_queries   q_b of q_a's norm
+//   qkv              q_a and kv_a of the normed x; without q_a, q_b and kv_a
+//   latent_queries   q_b of q_a's norm, where there is one
 //   latent_heads     queries: key rows of kv_b and rope -> q; the latent: norm and rope -> cache
 //   attend           over the latents, which are keys and values of every head
 //   latent_values    adds the splits; value rows of kv_b -> y
@@ -35,7 +35,7 @@ DEVICE void store_latent(const State &s, const Batch &b, const Layer *layer, int
     const float *norm = weights_at<float>(s, layer->kv_a_norm), *turn = turns_of(s, layer, row);
     float sum = 0;
     for (int i = lane; i < KV_LATENT; i += WARP) sum += c[i] * c[i];
-    float factor = 1.0f / sqrtf(warp_sum(sum) / KV_LATENT + NORM_EPS);
+    float factor = 1.0f / sqrtf(warp_sum(sum) / KV_LATENT + LATENT_EPS);
     for (int task = warp; task < 2 * BLOCKS(LATENT_ROW); task += warps) {
         int value = task / BLOCKS(LATENT_ROW), bits = value ? value_bits : key_bits;
         int i = task % BLOCKS(LATENT_ROW) * BLOCK + 4 * lane;
@@ -98,23 +98,24 @@ template <bool QUANTIZED> DEVICE uint2 query_part(const State &s, const float *q
     return make_uint2(pack_half(v[0], v[1]), pack_half(v[2], v[3]));
 }
 
-// --- latent_queries ------------------------------------------------------------------------------
-
 // What is left of a row by the first steps: q_a, kv_a, q_b.
 DEVICE const uint64_t *latent_sums(const State &s, int row)
 {
     return sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
 }
 
+DEVICE float x_factor(const State &s, int row)
+{
+    return norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, threadIdx.x % WARP);
+}
+
+// --- latent_queries ------------------------------------------------------------------------------
+
+#if Q_LATENT
 // Factors of a row's norms, of x and of q_a.
 DEVICE float2 *latent_factors(void)
 {
     return (float2 *)(shared_memory() + DECODE_SHARED_BYTES - ROUTING_BYTES - LATENT_BYTES);
-}
-
-DEVICE float x_factor(const State &s, int row)
-{
-    return norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, threadIdx.x % WARP);
 }
 
 // By all multiplying warps, before they make activations of q_a.
@@ -139,7 +140,7 @@ DEVICE void begin_queries(const Decoder &d, const Plan &p)
     for (int row = threadIdx.x; row < p.rows; row += MULTIPLIERS) {
         float sum = 0;
         for (int i = 0; i < BLOCKS(Q_LATENT); i++) sum += squares[row * BLOCKS(Q_LATENT) + i];
-        latent_factors()[row].y = 1.0f / sqrtf(sum / Q_LATENT + NORM_EPS);
+        latent_factors()[row].y = 1.0f / sqrtf(sum / Q_LATENT + LATENT_EPS);
     }
     multipliers_sync();
 }
@@ -157,6 +158,7 @@ DEVICE void load_queries(const Plan &p, int row, int block, float v[4])
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] *= factor.y * norm[i];
 }
+#endif
 
 // --- latent_heads --------------------------------------------------------------------------------
 // An item is a head and 128 channels of the latent. Four warps take 32 channels each for a quarter
@@ -170,8 +172,8 @@ DEVICE void finish_queries(const State &s, const Layer *layer, int first_row, in
     int blocks = (head * QUERY_DIM + QUERY_DIM - 1) / BLOCK - first + 1;
     for (int task = threadIdx.x / WARP; task < rows * blocks; task += MULTIPLIERS / WARP) {
         int row = task / blocks, block = task % blocks;
-        float v[4];
-        read_sums(latent_sums(s, first_row + row) + QUERIES_AT, first + block, 1, v);
+        float v[4], factor = Q_LATENT ? 1 : x_factor(s, first_row + row);
+        read_sums(latent_sums(s, first_row + row) + QUERIES_AT, first + block, factor, v);
         finish_columns(s, layer->q_b, first + block, v);
         *(float4 *)(queries + row * COVER(QUERY_DIM) + block * BLOCK + 4 * lane) =
             make_float4(v[0], v[1], v[2], v[3]);
