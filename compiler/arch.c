@@ -20,6 +20,7 @@ typedef struct {
     const char *fused; // a linear that may hold ours: `rows` of them, ours from `row` on
     int64_t row;
     int64_t out, count; // of experts
+    Stack stack;        // that may hold them
 } Place;
 
 typedef struct {
@@ -202,6 +203,21 @@ static const char *get_string(lua_State *lua, const char *key)
     return copy;
 }
 
+// The tensor of all experts that the op on top of the stack may come from.
+static Stack read_stack(lua_State *lua)
+{
+    Stack stack = {0};
+    if (lua_getfield(lua, -1, "stack") == LUA_TTABLE)
+        stack = (Stack){.weight = get_string(lua, "name"),
+                        .bias = get_string(lua, "bias"),
+                        .rows = (int)get_integer(lua, "rows"),
+                        .first = (int)get_integer(lua, "first"),
+                        .step = (int)get_integer(lua, "step"),
+                        .transposed = get_boolean(lua, "transposed")};
+    lua_pop(lua, 1);
+    return stack;
+}
+
 static void read_op(lua_State *lua, TracedList *traced)
 {
     Op op = {.kind = get_string(lua, "kind"), .role = get_string(lua, "role")};
@@ -224,6 +240,7 @@ static void read_op(lua_State *lua, TracedList *traced)
     place.row = get_integer(lua, "row");
     place.out = get_integer(lua, "out");
     place.count = get_integer(lua, "count");
+    place.stack = read_stack(lua);
     size_t count = traced->list.count;
     APPEND(traced->places, count, traced->room, place);
     APPEND(traced->list.ops, traced->list.count, traced->list.room, op);
@@ -453,8 +470,11 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
                                      (int)place->from, op->width, is_end);
         else if (strcmp(op->kind, "experts") == 0) {
             op->expert_count = (int)place->count;
-            op->experts =
-                find_experts(ck, place->name, (int)place->from, (int)place->out, op->expert_count);
+            op->experts = place->stack.weight && find_tensor(ck, place->stack.weight)
+                              ? find_stacked(ck, &place->stack, (int)place->from, (int)place->out,
+                                             op->expert_count)
+                              : find_experts(ck, place->name, (int)place->from, (int)place->out,
+                                             op->expert_count);
             op->linear = op->experts[0];
         } else if (strcmp(op->kind, "embedding") == 0)
             op->tensor = find_values(ck, place->name, place->rows, op->width);

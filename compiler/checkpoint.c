@@ -343,6 +343,53 @@ const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int i
     return experts;
 }
 
+// The part of a stacked tensor that belongs to one expert, from its row `first` on.
+static const Tensor *slice_stack(const Tensor *t, const char *name, const Stack *stack, int expert,
+                                 int out)
+{
+    Tensor *part = arena_alloc(sizeof *part);
+    uint64_t each = t->bytes / (uint64_t)t->shape[0];
+    int row = stack->transposed || t->rank == 2 ? 1 : (int)t->shape[2];
+    *part = *t;
+    part->name = name;
+    part->data = t->data + (uint64_t)expert * each +
+                 (uint64_t)stack->first * (uint64_t)row * (t->dtype == DTYPE_F32 ? 4 : 2);
+    part->rank = t->rank - 1;
+    part->shape[0] = out;
+    part->shape[1] = t->shape[stack->transposed ? 1 : 2];
+    part->stride[0] = (int64_t)stack->step * row;
+    part->stride[1] = stack->transposed ? stack->rows : 1;
+    return part;
+}
+
+static void check_stack(const Tensor *t, int64_t n0, int64_t n1, int64_t n2)
+{
+    check_float(t);
+    if (t->rank != (n2 ? 3 : 2) || t->shape[0] != n0 || t->shape[1] != n1 ||
+        (n2 && t->shape[2] != n2))
+        die(t->file, "tensor %s has shape %s, expected %s", t->name, print_shape(t),
+            print_shape(make_tensor(t->name, DTYPE_F16, n0, n1, n2)));
+}
+
+const LinearWeights **find_stacked(const Checkpoint *ck, const Stack *stack, int in, int out,
+                                   int count)
+{
+    const LinearWeights **experts = arena_alloc((size_t)count * sizeof *experts);
+    const Tensor *weight = find_tensor(ck, stack->weight), *bias = find_tensor(ck, stack->bias);
+    check_stack(weight, count, stack->transposed ? in : stack->rows,
+                stack->transposed ? stack->rows : in);
+    if (bias) check_stack(bias, count, stack->rows, 0);
+    for (int e = 0; e < count; e++) {
+        LinearWeights *w = arena_alloc(sizeof *w);
+        *w = (LinearWeights){.name = arena_format("%s[%d]", stack->weight, e), .in = in, .out = out};
+        w->format = weight->dtype == DTYPE_BF16 ? b16 : f16;
+        w->weight = slice_stack(weight, w->name, stack, e, out);
+        if (bias) w->bias = slice_stack(bias, stack->bias, stack, e, out);
+        experts[e] = w;
+    }
+    return experts;
+}
+
 int has_linear(const Checkpoint *ck, const char *name)
 {
     return find_part(ck, name, "trellis") || find_part(ck, name, "weight");

@@ -25,7 +25,17 @@ typedef struct {
     int64_t shape[8];
     const uint8_t *data; // mapped; any alignment
     uint64_t bytes;
+    int64_t stride[2]; // of a part of a larger one: values from a row, and a column, to the next
 } Tensor;
+
+// Where linear layers of experts are in a tensor of all of them.
+typedef struct {
+    const char *weight; // (experts, rows, in)
+    const char *bias;   // (experts, rows), or absent
+    int rows;
+    int first, step; // output i of a layer is row first + i * step
+    int transposed;  // the weight is (experts, in, rows)
+} Stack;
 
 // The weights of one linear layer, W (in, out): EXL3 or plain.
 typedef struct {
@@ -69,6 +79,9 @@ LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, 
 int has_linear(const Checkpoint *ck, const char *name);
 // The linear layers `name` with {e} replaced by 0 .. count-1, which must be of one format.
 const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
+                                   int count);
+// The same from a stack, whose weight exists.
+const LinearWeights **find_stacked(const Checkpoint *ck, const Stack *stack, int in, int out,
                                    int count);
 // 1 when it exists in EXL3 form.
 int is_quantized(const Checkpoint *ck, const char *name);

@@ -525,11 +525,14 @@ mlp = word("mlp", { under = false, up = true, down = true, act = true, parameter
 -- there counts; score: "softmax" or "sigmoid" of all scores; normalize: weights of the chosen add
 -- up to one; group_best: how many of a group's best scores, 1 or 2, are what it is worth, 2 if not
 -- said. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
--- shared_gate: its weight is the sigmoid of this. Facts: experts, active, expert_dim, shared_dim,
--- route_scale, and groups, top_groups: experts are chosen from the best top_groups of groups.
+-- shared_gate: its weight is the sigmoid of this. stacked: the tensors of all experts that files may
+-- have instead, gate_up (experts, rows of gate and then of up, inputs) and down, with biases under
+-- those names and "_bias"; interleaved: rows of gate and up take turns; transposed: inputs come
+-- before rows. Facts: experts, active, expert_dim, shared_dim, route_scale, and groups, top_groups:
+-- experts are chosen from the best top_groups of groups.
 moe = word("moe", { under = true, router = true, router_bias = false, choice_bias = false,
                     score = true, normalize = true, group_best = false, expert = true,
-                    shared = false, shared_gate = false })
+                    stacked = false, shared = false, shared_gate = false })
 
 -- windows { size = W, sliding = f }: layers of which f(m, l) is true, or that config's layer_types
 -- calls sliding_attention, see only the last W keys. size is a number, false, or made from m.
@@ -829,16 +832,25 @@ function trace_part.moe(m, part, role, x)
   local route = record { kind = "route", role = role .. ".router", args = args, width = m.active,
                          detail = part.score, rows = m.experts * m.dim, columns = m.dim,
                          name = on_disk(under .. part.router .. ".weight") }
-  local function project(name, from, from_width, width, op_width)
+  local stacked = part.stacked
+  local function stack(name, rows, first, step)
+    local whole = stacked and on_disk(under .. stacked[name])
+    return stacked and { name = whole, bias = whole .. "_bias", rows = rows, first = first,
+                         step = step, transposed = stacked.transposed }
+  end
+  local function project(name, from, from_width, width, op_width, stack)
     return record { kind = "experts", role = role .. "." .. name, width = op_width,
                     args = { from.index, route.index }, from = from_width, out = width,
-                    count = m.experts,
+                    count = m.experts, stack = stack,
                     name = on_disk(under .. expert.under .. expert[name]) }
   end
-  local gate = project("gate", x, m.dim, m.expert_dim, m.active * m.expert_dim)
-  local up = project("up", x, m.dim, m.expert_dim, m.active * m.expert_dim)
+  local width, step = m.expert_dim, stacked and stacked.interleaved and 2 or 1
+  local gate = project("gate", x, m.dim, width, m.active * width,
+                       stack("gate_up", 2 * width, 0, step))
+  local up = project("up", x, m.dim, width, m.active * width,
+                     stack("gate_up", 2 * width, step == 2 and 1 or width, step))
   local h = gated(m, expert, role, gate, up)
-  local y = project("down", h, m.expert_dim, m.dim, m.dim)
+  local y = project("down", h, width, m.dim, m.dim, stack("down", m.dim, 0, 1))
   if routing.shared_dim == 0 then return y end
 
   local function share(name, from, width)

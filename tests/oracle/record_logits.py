@@ -98,6 +98,9 @@ MOVED = {"gate.moe_statics.": "moe_statics.", ".mlp.experts.": ".block_sparse_mo
          ".mlp.gate.": ".block_sparse_moe.gate."}
 
 
+STACKED = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+
+
 def moved(files, name):
     for old, new in MOVED.items():
         if name not in files.tensors and name.replace(old, new) in files.tensors:
@@ -111,6 +114,9 @@ def read_values(files, name, parameter):
 
 def read_experts(files, key, config):
     """The stacked tensors of all experts, as the family's class has them."""
+    stacked = [name for name in STACKED if f"{key}.{name}" in files.tensors]
+    if stacked:
+        return {name: files.take(f"{key}.{name}").float64() for name in stacked}
     count = getattr(config, "num_local_experts", None) or config.num_experts
     width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     hidden, names = config.hidden_size, {n: n for n in W_NAMES}
