@@ -59,6 +59,8 @@ typedef struct {
 
 // Maps every *.safetensors of the directory and checks their headers.
 Checkpoint *read_checkpoint(const char *dir);
+// Dies where the config says that the weights are of a quantization that is not read.
+void check_quantization(const Checkpoint *ck);
 // A directory with only config.json whose weights the program makes at start from `seed`.
 Checkpoint *random_checkpoint(const char *dir, uint64_t seed, int format, int head_format);
 // Adds the tensors of one file, held in memory; `data` must outlive them. Afterwards sort_tensors.
@@ -217,6 +219,7 @@ typedef struct {
     int skips_parts;        // some layer has no attention, or no feed-forward
     int y_dim;              // of State.y; 0: it is not needed
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
+    int kv_b_format;  // the same of every layer's kv_b
     const LinearWeights *head;
     Run *runs;
     int run_count;

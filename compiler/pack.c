@@ -315,7 +315,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
         to->q_b = put_linear(&w, from->q_b);
         to->kv_a = put_linear(&w, from->kv_a);
         to->kv_a_norm = put_values(&w, from->latent_k);
-        to->kv_b = put_values(&w, from->latent_q);
+        if (from->latent_q) to->kv_b = put_table(&w, from->latent_q->tensor, plan->kv_b_format);
         put_delta(&w, from, to);
         to->q = put_linear(&w, from->q);
         to->k = put_linear(&w, from->k);

@@ -107,6 +107,9 @@ enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #define NOPE_DIM 0  // key channels of a head that are not turned
 #define VALUE_DIM 0 // values of a head
 #endif
+#ifndef KV_B_FORMAT
+#define KV_B_FORMAT f16 // or b16: of what maps latents to keys and values
+#endif
 #ifndef LATENT_EPS
 #define LATENT_EPS NORM_EPS // of the norms of latents
 #endif

@@ -9,9 +9,29 @@
 
 #if KV_LATENT
 // Rows of kv_b: a head's key channels first, then its values.
-ALWAYS const float *expansion_of(const State *s, const Layer *layer, int head)
+ALWAYS const uint16_t *expansion_of(const State *s, const Layer *layer, int head)
 {
-    return floats_at(s, layer->kv_b) + (size_t)head * EXPANDED * KV_LATENT;
+    return (const uint16_t *)(s->weights + layer->kv_b) + (size_t)head * EXPANDED * KV_LATENT;
+}
+
+// v += factor * row
+ALWAYS void add_row(float *v, float factor, const uint16_t *row)
+{
+    int c = 0;
+    for (; c + FLOATS <= KV_LATENT; c += FLOATS)
+        store(v + c, load(v + c) + factor * load_plain(KV_B_FORMAT, row + c));
+    for (; c < KV_LATENT; c++) v[c] += factor * plain_to_float(KV_B_FORMAT, row[c]);
+}
+
+ALWAYS float dot_row(const float *v, const uint16_t *row)
+{
+    Floats sum = {0};
+    float rest = 0;
+    int c = 0;
+    for (; c + FLOATS <= KV_LATENT; c += FLOATS)
+        sum += load_plain(KV_B_FORMAT, row + c) * load(v + c);
+    for (; c < KV_LATENT; c++) rest += plain_to_float(KV_B_FORMAT, row[c]) * v[c];
+    return sum_lanes(sum) + rest;
 }
 
 // The norm of a row's latent, in place.
@@ -41,11 +61,11 @@ ALWAYS void finish_latents(Worker *w, State *s, const Batch *b, const Layer *lay
     Range units = share(b->rows * HEADS, w->index, w->count);
     for (int i = units.first; i < units.end; i++) {
         const int row = i / HEADS, head = i % HEADS;
-        const float *from = q_b + (size_t)i * QUERY_DIM, *k = expansion_of(s, layer, head);
+        const float *from = q_b + (size_t)i * QUERY_DIM;
+        const uint16_t *k = expansion_of(s, layer, head);
         float *to = s->q + (size_t)i * HEAD_DIM;
         memset(to, 0, KV_LATENT * sizeof *to);
-        for (int n = 0; n < NOPE_DIM; n++)
-            for (int c = 0; c < KV_LATENT; c++) to[c] += from[n] * k[(size_t)n * KV_LATENT + c];
+        for (int n = 0; n < NOPE_DIM; n++) add_row(to, from[n], k + (size_t)n * KV_LATENT);
         memcpy(to + KV_LATENT, from + NOPE_DIM, ROPE_DIM * sizeof *to);
         rotate_head(to + KV_LATENT, s->rope + (size_t)row * ROPES * ROPE_DIM);
         turn_query(s, to);
@@ -90,16 +110,9 @@ ALWAYS void latent_out(Worker *w, State *s, const Batch *b, int format, const La
     Range units = share(b->rows * HEADS, w->index, w->count);
     for (int i = units.first; i < units.end; i++) {
         const float *from = s->a + (size_t)i * HEAD_DIM;
-        const float *v = expansion_of(s, layer, i % HEADS) + (size_t)NOPE_DIM * KV_LATENT;
-        for (int j = 0; j < VALUE_DIM; j++) {
-            Floats sum = {0};
-            float rest = 0;
-            int c = 0;
-            for (; c + FLOATS <= KV_LATENT; c += FLOATS)
-                sum += load(v + (size_t)j * KV_LATENT + c) * load(from + c);
-            for (; c < KV_LATENT; c++) rest += v[(size_t)j * KV_LATENT + c] * from[c];
-            s->y[(size_t)i * VALUE_DIM + j] = sum_lanes(sum) + rest;
-        }
+        const uint16_t *v = expansion_of(s, layer, i % HEADS) + (size_t)NOPE_DIM * KV_LATENT;
+        for (int j = 0; j < VALUE_DIM; j++)
+            s->y[(size_t)i * VALUE_DIM + j] = dot_row(from, v + (size_t)j * KV_LATENT);
     }
     worker_barrier(w);
     Input in = {s->y, HEADS * VALUE_DIM, NULL, NULL};

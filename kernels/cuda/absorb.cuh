@@ -63,7 +63,7 @@ template <bool VALUES> DEVICE void map_latents(const State &s, const Batch &b, c
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     int head = blockIdx.y / BLOCKS(WIDTH), column = blockIdx.y % BLOCKS(WIDTH) * BLOCK;
     int first = blockIdx.x * MAP_ROWS;
-    const float *matrix = expansion_of(s, layer, head) + (VALUES ? NOPE_DIM * KV_LATENT : 0);
+    const uint16_t *matrix = expansion_of(s, layer, head) + (VALUES ? NOPE_DIM * KV_LATENT : 0);
     const float *from = VALUES ? s.a + head * LATENT_ROW : query_rows(s, b) + head * QUERY_DIM;
     const int stride = HEADS * (VALUES ? LATENT_ROW : QUERY_DIM);
     float sums[BLOCK / 8][4] = {};
@@ -85,11 +85,11 @@ template <bool VALUES> DEVICE void map_latents(const State &s, const Batch &b, c
             constexpr int QUARTERS = (VALUES ? MAP_DEPTH : BLOCK) / 4;
             int r = i / QUARTERS, j = i % QUARTERS * 4;
             int row = (VALUES ? column : k0) + r, at = (VALUES ? k0 : column) + j;
-            float v[4] = {0, 0, 0, 0};
-            if (row < (VALUES ? VALUE_DIM : NOPE_DIM))
-                load4<KV_LATENT>(matrix + (uint64_t)row * KV_LATENT, at, v);
+            uint2 v = make_uint2(0, 0);
+            if (row < (VALUES ? VALUE_DIM : NOPE_DIM) && at < KV_LATENT)
+                v = *(const uint2 *)(matrix + (uint64_t)row * KV_LATENT + at);
             *(uint2 *)(w + r * (VALUES ? MAP_STRIDE : MAP_WIDE_STRIDE) + j * 2) =
-                make_uint2(pack_half(v[0], v[1]), pack_half(v[2], v[3]));
+                make_uint2(plain_pair<KV_B_FORMAT>(v.x), plain_pair<KV_B_FORMAT>(v.y));
         }
         block_sync();
 #pragma unroll

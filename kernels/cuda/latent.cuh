@@ -5,7 +5,7 @@
 //   latent_heads     queries: key rows of kv_b and rope -> q; the latent: norm and rope -> cache
 //   attend           over the latents, which are keys and values of every head
 //   latent_values    adds the splits; value rows of kv_b -> y
-// kv_b is float32 and is read once for ROW_GROUP rows.
+// kv_b has 16 bits a value and is read once for ROW_GROUP rows.
 //
 // Attention takes LATENT_HEADS heads of a row at a time, as rows of A; LATENT_KEYS keys are B for
 // the scores, and where keys and values have equally many bits the same copy is B for the sums. A
@@ -19,9 +19,17 @@
 static_assert(LATENT_ROW == HEAD_DIM, "a latent is cached as a head");
 
 // Rows of kv_b of one head: (EXPANDED, KV_LATENT), its key channels first.
-DEVICE const float *expansion_of(const State &s, const Layer *layer, int head)
+DEVICE const uint16_t *expansion_of(const State &s, const Layer *layer, int head)
 {
-    return weights_at<float>(s, layer->kv_b) + (uint64_t)head * EXPANDED * KV_LATENT;
+    return weights_at<uint16_t>(s, layer->kv_b) + (uint64_t)head * EXPANDED * KV_LATENT;
+}
+
+// Two neighbours of kv_b.
+DEVICE float2 expansion_pair(uint32_t pair)
+{
+    if (KV_B_FORMAT == b16)
+        return make_float2(bits_float(pair << 16), bits_float(pair & 0xffff0000u));
+    return make_float2(half_float(pair & 0xffff), half_float(pair >> 16));
 }
 
 // Norm and rope of a row's latent, to the cache as key and as value. `c` is LATENT_ROW channels; by
@@ -161,8 +169,8 @@ DEVICE void load_queries(const Plan &p, int row, int block, float v[4])
 #endif
 
 // --- latent_heads --------------------------------------------------------------------------------
-// An item is a head and 128 channels of the latent. Four warps take 32 channels each for a quarter
-// of the key rows, and there are four quarters.
+// An item is a head and 128 channels of the latent. Two warps take 64 channels each, two a lane, for
+// an eighth of the key rows, and there are eight eighths.
 
 // The outputs of q_b for one head: (rows, COVER(QUERY_DIM)), from the beginning of a column block.
 DEVICE void finish_queries(const State &s, const Layer *layer, int first_row, int rows, int head,
@@ -184,36 +192,44 @@ DEVICE void finish_queries(const State &s, const Layer *layer, int first_row, in
 DEVICE void map_queries(const State &s, const Layer *layer, int first_row, int rows, int head,
                         int part, const float *queries, float *sums)
 {
-    constexpr int DEPTH = NOPE_DIM / 4;
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, quarter = warp / 4;
-    int channel = part * BLOCK + warp % 4 * WARP + lane;
+    constexpr int DEPTH = NOPE_DIM / QUERY_PARTS, AT_ONCE = DEPTH % 4 ? 2 : 4;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, eighth = warp / 2;
+    int in_part = warp % 2 * 64 + 2 * lane, channel = part * BLOCK + in_part;
     const float *q = queries + head * QUERY_DIM % BLOCK;
-    float sum[ROW_GROUP] = {};
-    if (channel < KV_LATENT) {
-        const float *k = expansion_of(s, layer, head) + channel;
-#pragma unroll 4
-        for (int n = quarter * DEPTH; n < (quarter + 1) * DEPTH; n += 4) {
-            float w[4];
+    float2 sum[ROW_GROUP];
 #pragma unroll
-            for (int i = 0; i < 4; i++) w[i] = k[(n + i) * KV_LATENT];
+    for (int r = 0; r < ROW_GROUP; r++) sum[r] = make_float2(0, 0);
+    if (channel < KV_LATENT) {
+        const uint16_t *k = expansion_of(s, layer, head) + channel;
+#pragma unroll 4
+        for (int n = eighth * DEPTH; n < (eighth + 1) * DEPTH; n += AT_ONCE) {
+            uint32_t w[AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) w[i] = *(const uint32_t *)(k + (n + i) * KV_LATENT);
 #pragma unroll
             for (int r = 0; r < ROW_GROUP; r++) {
                 if (r >= rows) break;
-                float4 t = *(const float4 *)(q + r * COVER(QUERY_DIM) + n);
-                sum[r] = fmaf(t.x, w[0], fmaf(t.y, w[1], fmaf(t.z, w[2], fmaf(t.w, w[3], sum[r]))));
+                const float *t = q + r * COVER(QUERY_DIM) + n;
+#pragma unroll
+                for (int i = 0; i < AT_ONCE; i += 2) {
+                    float2 two = *(const float2 *)(t + i);
+                    float2 a = expansion_pair(w[i]), b = expansion_pair(w[i + 1]);
+                    sum[r].x = fmaf(two.x, a.x, fmaf(two.y, b.x, sum[r].x));
+                    sum[r].y = fmaf(two.x, a.y, fmaf(two.y, b.y, sum[r].y));
+                }
             }
         }
     }
 #pragma unroll
     for (int r = 0; r < ROW_GROUP; r++)
-        sums[(quarter * ROW_GROUP + r) * BLOCK + warp % 4 * WARP + lane] = sum[r];
+        *(float2 *)(sums + (eighth * ROW_GROUP + r) * BLOCK + in_part) = sum[r];
     multipliers_sync();
     int r = warp % ROW_GROUP, row = first_row + r, i = 4 * lane;
     float *to = s.q + ((uint64_t)row * HEADS + head) * LATENT_ROW;
     if (r < rows && warp < ROW_GROUP && part * BLOCK + i < KV_LATENT) {
         float v[4] = {0, 0, 0, 0};
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < QUERY_PARTS; j++) {
             float4 t = *(const float4 *)(sums + (j * ROW_GROUP + r) * BLOCK + i);
             v[0] += t.x, v[1] += t.y, v[2] += t.z, v[3] += t.w;
         }
@@ -265,16 +281,16 @@ DEVICE void expect_expansion(const Layer *layer, bool values)
 {
     constexpr int ROWS = NOPE_DIM, PARTS = BLOCKS(KV_LATENT);
     constexpr int VALUE_PARTS = (VALUE_DIM + VALUES_AT_ONCE - 1) / VALUES_AT_ONCE;
-    if ((uint64_t)HEADS * EXPANDED * KV_LATENT * 4 > EXPECTED_BYTES) return;
+    if ((uint64_t)HEADS * EXPANDED * KV_LATENT * 2 > EXPECTED_BYTES) return;
     int parts = values ? VALUE_PARTS : PARTS, lane = threadIdx.x % WARP;
     int rows = values ? VALUES_AT_ONCE : ROWS, width = values ? KV_LATENT : BLOCK;
     for (int item = HEADS * parts * blockIdx.x / gridDim.x;
          item < HEADS * parts * (blockIdx.x + 1) / gridDim.x; item++) {
-        const float *from = expansion_of(decode_state(), layer, item / parts);
-        int row = values ? NOPE_DIM + item % parts * rows : 0,
+        const uint16_t *from = expansion_of(decode_state(), layer, item / parts);
+        int row = values ? NOPE_DIM + item % parts * rows : 0, lines = (width + 63) / 64,
             column = values ? 0 : item % parts * width;
-        for (int i = lane; i < rows * (width / 32); i += WARP) {
-            int r = row + i / (width / 32), at = column + i % (width / 32) * 32;
+        for (int i = lane; i < rows * lines; i += WARP) {
+            int r = row + i / lines, at = column + i % lines * 64;
             if (r < EXPANDED && at < KV_LATENT) prefetch(from + r * KV_LATENT + at);
         }
     }
@@ -517,7 +533,7 @@ template <bool QUANTIZED> DEVICE void latent_values(const Plan &p)
 #pragma unroll 1
         for (int item = from; item < to; item++) {
             int head = item / PARTS, value = item % PARTS * VALUES_AT_ONCE + 2 * warp;
-            const float *w =
+            const uint16_t *w =
                 expansion_of(s, p.layer, head) + (uint64_t)(NOPE_DIM + value) * KV_LATENT;
             float sum[2][ROW_GROUP] = {};
             if (item == from || item % PARTS == 0)
@@ -527,10 +543,13 @@ template <bool QUANTIZED> DEVICE void latent_values(const Plan &p)
                 float4 u[2];
                 int channel = k * BLOCK + 4 * lane;
 #pragma unroll
-                for (int i = 0; i < 2; i++)
-                    u[i] = channel < KV_LATENT && value + i < VALUE_DIM
-                               ? *(const float4 *)(w + i * KV_LATENT + channel)
-                               : make_float4(0, 0, 0, 0);
+                for (int i = 0; i < 2; i++) {
+                    uint2 four = make_uint2(0, 0);
+                    if (channel < KV_LATENT && value + i < VALUE_DIM)
+                        four = *(const uint2 *)(w + i * KV_LATENT + channel);
+                    float2 low = expansion_pair(four.x), high = expansion_pair(four.y);
+                    u[i] = make_float4(low.x, low.y, high.x, high.y);
+                }
 #pragma unroll
                 for (int r = 0; r < ROW_GROUP; r++) {
                     if (r >= rows || channel >= KV_LATENT) break;

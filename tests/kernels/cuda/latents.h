@@ -8,12 +8,16 @@ static void random_latents(Layer *layer, int q_a, int kv_a, int q_b)
     layer->q_b = random_linear(q_b, Q_LATENT, HEADS * QUERY_DIM, 0);
     layer->q_a_norm = random_vector(Q_LATENT, 1, 0.2f);
     layer->kv_a_norm = random_vector(KV_LATENT, 1, 0.2f);
-    layer->kv_b = random_vector(HEADS * EXPANDED * KV_LATENT, 0, 1 / sqrtf(NOPE_DIM));
+    layer->kv_b = random_scales(HEADS * EXPANDED * KV_LATENT, 1 / sqrtf(NOPE_DIM));
 }
 
-static const float *reference_expansion(const Layer *layer, int head)
+// Rows of kv_b for a head, to be freed.
+static double *reference_expansion(const Layer *layer, int head)
 {
-    return (float *)(weights + layer->kv_b) + (size_t)head * EXPANDED * KV_LATENT;
+    const uint16_t *from = (uint16_t *)(weights + layer->kv_b) + (size_t)head * EXPANDED * KV_LATENT;
+    double *rows = malloc(EXPANDED * KV_LATENT * sizeof *rows);
+    for (int i = 0; i < EXPANDED * KV_LATENT; i++) rows[i] = reference_half(from[i]);
+    return rows;
 }
 
 static void reference_rms(double *v, const float *weight, int count)
@@ -45,12 +49,13 @@ static void check_latent(int q_a, int kv_a, int q_b, int l, const char *name)
     }
     reference_linear(weights, &layer->q_b, q_b, Q_LATENT, HEADS * QUERY_DIM, b.rows, q, heads);
     for (int i = 0; i < b.rows * HEADS; i++) {
-        const float *k = reference_expansion(layer, i % HEADS);
+        double *k = reference_expansion(layer, i % HEADS);
         double *from = heads + i * QUERY_DIM, *to = queries + i * LATENT_ROW;
         for (int n = 0; n < NOPE_DIM; n++)
             for (int c = 0; c < KV_LATENT; c++) to[c] += from[n] * k[n * KV_LATENT + c];
         reference_head(from + NOPE_DIM, NULL, rope + i / HEADS * TURNS);
         memcpy(to + KV_LATENT, from + NOPE_DIM, ROPE_DIM * 8);
+        free(k);
     }
     char what[64];
     float *got = get(s.q, (size_t)b.rows * Q_DIM * 4);
@@ -175,13 +180,14 @@ static void check_latent_out(int format, int l, const char *name)
     launch_latent_out(gpu, &s, &b, format, s.layers + l);
     double *v = calloc((size_t)b.rows * ATTENDED, 8), *y = malloc((size_t)b.rows * DIM * 8);
     for (int i = 0; i < b.rows * HEADS; i++) {
-        const float *w = reference_expansion(layer, i % HEADS) + NOPE_DIM * KV_LATENT;
+        double *k = reference_expansion(layer, i % HEADS), *w = k + NOPE_DIM * KV_LATENT;
         double latent[KV_LATENT];
         for (int c = 0; c < KV_LATENT; c++) latent[c] = a[(size_t)i * LATENT_ROW + c];
         if (s.value_bits < 16) ref_turn(latent, KV_LATENT);
         for (int j = 0; j < VALUE_DIM; j++)
             for (int c = 0; c < KV_LATENT; c++)
                 v[(size_t)i * VALUE_DIM + j] += w[j * KV_LATENT + c] * latent[c];
+        free(k);
     }
     reference_linear(weights, &layer->o, format, ATTENDED, DIM, b.rows, v, y);
     for (int i = 0; i < b.rows * DIM; i++) y[i] = y[i] * RESIDUAL_SCALE + before[i];
