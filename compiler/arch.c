@@ -538,6 +538,7 @@ Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)
     if (lua_pcall(lua, 0, 0, 0) != LUA_OK) report_error(lua, config);
     lua_close(lua);
 
+    if (!ck->random_seed) check_quantization(ck);
     Facts *f = &g->facts;
     if (!f->rope_count) die(config, "no layer turns its queries and keys, which is not supported");
     for (int i = 0; i < f->rope_count; i++) check_rope(config, f, &f->ropes[i]);

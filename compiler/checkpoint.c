@@ -188,13 +188,22 @@ static const char *base_name(const char *dir)
 
 // NVIDIA's quantizer says what it did in a file of its own. Where config.json speaks of quantization
 // too, that counts.
-static void check_quantizer(const Checkpoint *ck)
+void check_quantization(const Checkpoint *ck)
 {
+    static const char only[] = "only \"exl3\" and unquantized weights are read";
+    const cJSON *own = json_get(ck->config, "quantization_config");
+    if (!own) own = json_get(json_get(ck->config, "text_config"), "quantization_config");
+    if (own && !cJSON_IsNull(own)) {
+        const cJSON *method = json_get(own, "quant_method");
+        const char *name = cJSON_IsString(method) ? method->valuestring : NULL;
+        if (name && strcmp(name, "exl3") == 0) return;
+        die(arena_format("%s/config.json", ck->dir), "quantization_config.quant_method is %s; %s",
+            name ? arena_format("\"%.40s\"", name) : "null", only);
+    }
     const char *path = arena_format("%s/hf_quant_config.json", ck->dir);
     const cJSON *kind = json_get(json_get(read_json_if_present(path), "quantization"), "quant_algo");
-    if (cJSON_IsString(kind) && !json_get(ck->config, "quantization_config"))
-        die(path, "quantization.quant_algo is \"%.40s\"; only \"exl3\" and unquantized weights are read",
-            kind->valuestring);
+    if (cJSON_IsString(kind) && !own)
+        die(path, "quantization.quant_algo is \"%.40s\"; %s", kind->valuestring, only);
 }
 
 static Checkpoint *open_checkpoint(const char *dir)
@@ -206,7 +215,6 @@ static Checkpoint *open_checkpoint(const char *dir)
     ck->name = base_name(ck->dir);
     ck->config = read_json(arena_format("%s/config.json", ck->dir));
     ck->generation = read_json_if_present(arena_format("%s/generation_config.json", ck->dir));
-    check_quantizer(ck);
     return ck;
 }
 

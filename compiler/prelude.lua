@@ -104,7 +104,8 @@ facts.shared_dim, facts.groups, facts.top_groups = whole(0, 1 << 20), whole(1, 1
 facts.route_scale, facts.act_limit = check_positive, check_positive
 facts.kv_latent, facts.latent_eps = whole(1, 960), check_positive
 function facts.q_latent(key, value) return value and check_whole(key, value, 1, 1 << 17) end
-facts.nope_dim, facts.turned_dim, facts.value_dim = whole(1, 1024), whole(2, 1024), whole(1, 1024)
+facts.nope_dim, facts.value_dim = whole(1, 1024), whole(1, 1024)
+function facts.turned_dim(key, value) return value and check_whole(key, value, 2, 1024) end
 facts.delta_key_heads, facts.delta_heads = whole(1, 1024), whole(1, 1024)
 facts.delta_key_dim, facts.delta_value_dim = whole(1, 512), whole(1, 512)
 facts.delta_taps, facts.full_every = whole(2, 16), whole(1, 1024)
@@ -159,7 +160,7 @@ local changes_the_math = {
   use_qk_layernorm = {}, query_pre_attn_scalar = {}, sparse_attention_config = {},
   sliding_window = {}, sliding_window_pattern = {}, sliding_window_size = {},
   num_attention_heads_per_layer = {}, num_key_value_heads_per_layer = {}, use_logn_attn = {},
-  layer_types = { "full_attention" }, cross_layer_attention = {}, use_cla = {}, gating = {},
+  layer_types = { "full_attention" }, attn_type_list = { 1 }, cross_layer_attention = {}, use_cla = {}, gating = {},
   -- rope
   no_rope_layers = { 1 }, no_rope_layer_interval = {}, nope_layer_interval = {}, rotary_dim = {},
   partial_rotary_factor = { 1 }, partial_rotary_factors = { 1 }, rotary_pct = { 1 },
@@ -219,16 +220,6 @@ local function check_expected(arch)
       for i, v in ipairs(expected) do names[i] = show(v) end
       refuse("%s is %s, expected %s", key, show(value), table.concat(names, " or "))
     end
-  end
-end
-
-local function check_quantization()
-  local q = config.quantization_config
-  if q == nil or q == null then return end
-  if type(q) ~= "table" or q.quant_method ~= "exl3" then
-    local found = show(type(q) == "table" and q.quant_method or nil)
-    refuse('quantization_config.quant_method is %s; only "exl3" and unquantized weights are read',
-           found)
   end
 end
 
@@ -1003,7 +994,6 @@ return function(files)
            table.concat(supported, ", "))
   end
   reading = "archs/" .. file_of[names[1]] .. ".lua"
-  check_quantization()
   model = choose_model(a)
   root = choose_root(a)
   check_expected(a)

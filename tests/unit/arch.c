@@ -56,6 +56,19 @@ static void refused(const char *architecture, const char *members, const char *w
     check_dies(members, plan_child, (void *)(intptr_t)config_of(architecture, members), words);
 }
 
+static void quantization_child(void *argument)
+{
+    check_quantization(checkpoint_of(argument));
+}
+
+// Weights of another quantization are refused; made-up ones are not of any.
+static void refused_weights(const char *members, const char *words)
+{
+    const char *config = config_of("LlamaForCausalLM", members);
+    check_dies(members, quantization_child, (void *)(intptr_t)config, words);
+    CHECK(plan_of("LlamaForCausalLM", members)->layers[0].q);
+}
+
 #define LLAMA "LlamaForCausalLM"
 #define MISTRAL "MistralForCausalLM"
 #define QWEN2 "Qwen2ForCausalLM"
@@ -282,11 +295,11 @@ static void check_refusals(void)
     refused(LLAMA, "\"no_rope_layers\": [1, 1, 0, 1]", "no_rope_layers");
     refused(LLAMA, "\"layer_types\": [\"full_attention\", \"sliding_attention\"]", "layer_types");
     refused(LLAMA, "\"text_config\": {\"a\": 1}", "text_config is an object");
-    refused(LLAMA, "\"quantization_config\": {\"quant_method\": \"fp8\"}",
-            "quantization_config.quant_method is \"fp8\"");
-    refused(LLAMA, "\"quantization_config\": {\"quant_algo\": \"FP8\"}",
-            "quantization_config.quant_method is null");
-    refused(LLAMA, "\"quantization_config\": 4", "quantization_config.quant_method");
+    refused_weights("\"quantization_config\": {\"quant_method\": \"fp8\"}",
+                    "quantization_config.quant_method is \"fp8\"");
+    refused_weights("\"quantization_config\": {\"quant_algo\": \"FP8\"}",
+                    "quantization_config.quant_method is null");
+    refused_weights("\"quantization_config\": 4", "quantization_config.quant_method");
     // Neutral values, and keys that say nothing about the forward pass.
     CHECK(facts_of(LLAMA, "\"attn_logit_softcapping\": null, \"residual_multiplier\": 1.0, "
                           "\"mlp_only_layers\": [], \"no_rope_layers\": [1, 1, 1, 1], "
