@@ -985,6 +985,7 @@ return function(files)
   end
   table.sort(supported)
   local names = config.architectures
+  if names == nil then refuse("architectures is missing") end
   if type(names) ~= "table" or #names ~= 1 or type(names[1]) ~= "string" then
     refuse("architectures is %s, expected a list of one name", show(names))
   end

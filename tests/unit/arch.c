@@ -262,7 +262,7 @@ static void config_dies(const char *config, const char *words)
 static void check_refusals(void)
 {
     config_dies("[]", "not a JSON object");
-    config_dies("{}", "architectures is null");
+    config_dies("{}", "architectures is missing");
     config_dies("{\"architectures\": []}", "expected a list of one name");
     config_dies("{\"architectures\": [1]}", "expected a list of one name");
     config_dies("{\"architectures\": [\"LlamaForCausalLM\", \"X\"]}",
