@@ -1,5 +1,5 @@
--- DeepSeek-V3 and R1, Kimi K2, Moonlight and others of that make: attention over one latent vector a
--- token, and the experts of dots.llm1. The layers that predict further tokens are left out.
+-- DeepSeek-V3 and R1, Kimi K2, Moonlight and others of that make: attention over one latent vector
+-- a token, and the experts of dots.llm1. The layers that predict further tokens are left out.
 local dots1 = require "dots1"
 
 return dots1:with {

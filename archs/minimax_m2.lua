@@ -1,5 +1,5 @@
 -- MiniMax M2, M2.1 to M2.7: Mixtral with one norm over all heads of q and of k, rope on a part of
--- each head, and experts by independent scores. The layers that predict further tokens are left out.
+-- each head, and experts by independent scores. What predicts further tokens is left out.
 local mixtral = require "mixtral"
 
 return mixtral:with {

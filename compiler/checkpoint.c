@@ -389,7 +389,8 @@ const LinearWeights **find_stacked(const Checkpoint *ck, const Stack *stack, int
     if (bias) check_stack(bias, count, stack->rows, 0);
     for (int e = 0; e < count; e++) {
         LinearWeights *w = arena_alloc(sizeof *w);
-        *w = (LinearWeights){.name = arena_format("%s[%d]", stack->weight, e), .in = in, .out = out};
+        *w = (LinearWeights){.in = in, .out = out};
+        w->name = arena_format("%s[%d]", stack->weight, e);
         w->format = weight->dtype == DTYPE_BF16 ? b16 : f16;
         w->weight = slice_stack(weight, w->name, stack, e, out);
         if (bias) w->bias = slice_stack(bias, stack->bias, stack, e, out);

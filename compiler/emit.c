@@ -184,7 +184,7 @@ static void define_features(Buffer *b, const Plan *plan)
             define_int(b, "ROUTER_GROUPS", f->router_groups, "of experts");
             define_int(b, "ROUTER_TOP_GROUPS", f->router_top_groups, "that are chosen from");
             if (f->router_group_best != 2)
-                define_int(b, "ROUTER_GROUP_BEST", f->router_group_best, "scores add up to a group's");
+                define_int(b, "ROUTER_GROUP_BEST", f->router_group_best, "scores of a group count");
         }
     }
     define_number(b, "ACT_LIMIT", f->act_limit, 0, "swiglu_limit");

@@ -160,7 +160,8 @@ local changes_the_math = {
   use_qk_layernorm = {}, query_pre_attn_scalar = {}, sparse_attention_config = {},
   sliding_window = {}, sliding_window_pattern = {}, sliding_window_size = {},
   num_attention_heads_per_layer = {}, num_key_value_heads_per_layer = {}, use_logn_attn = {},
-  layer_types = { "full_attention" }, attn_type_list = { 1 }, cross_layer_attention = {}, use_cla = {}, gating = {},
+  layer_types = { "full_attention" }, attn_type_list = { 1 }, cross_layer_attention = {},
+  use_cla = {}, gating = {},
   -- rope
   no_rope_layers = { 1 }, no_rope_layer_interval = {}, nope_layer_interval = {}, rotary_dim = {},
   partial_rotary_factor = { 1 }, partial_rotary_factors = { 1 }, rotary_pct = { 1 },
@@ -516,10 +517,10 @@ mlp = word("mlp", { under = false, up = true, down = true, act = true, parameter
 -- there counts; score: "softmax" or "sigmoid" of all scores; normalize: weights of the chosen add
 -- up to one; group_best: how many of a group's best scores, 1 or 2, are what it is worth, 2 if not
 -- said. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
--- shared_gate: its weight is the sigmoid of this. stacked: the tensors of all experts that files may
--- have instead, gate_up (experts, rows of gate and then of up, inputs) and down, with biases under
--- those names and "_bias"; interleaved: rows of gate and up take turns; transposed: inputs come
--- before rows. Facts: experts, active, expert_dim, shared_dim, route_scale, and groups, top_groups:
+-- shared_gate: its weight is the sigmoid of this. stacked: the tensors of all experts that files
+-- may have instead, gate_up (experts, rows of gate and then of up, inputs) and down, with biases
+-- under those names and "_bias"; interleaved: rows of gate and up take turns; transposed: inputs
+-- come before rows. Facts: experts, active, expert_dim, shared_dim, route_scale, and groups, top_groups:
 -- experts are chosen from the best top_groups of groups.
 moe = word("moe", { under = true, router = true, router_bias = false, choice_bias = false,
                     score = true, normalize = true, group_best = false, expert = true,

@@ -39,8 +39,8 @@ ALWAYS Routing routing_of(const State *s, int rows)
     return m;
 }
 
-// Scores of the choice outside the best groups become -infinity. A group is worth its best score, or
-// the sum of its two best.
+// Scores of the choice outside the best groups become -infinity. A group is worth its best score,
+// or the sum of its two best.
 ALWAYS void keep_top_groups(float *choice)
 {
     enum { SIZE = EXPERTS / ROUTER_GROUPS };

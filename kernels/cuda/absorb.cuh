@@ -1,7 +1,7 @@
 // Latent attention in the prefill form: q_a and kv_a, then the norm of q_a and the latents into the
 // cache, q_b (without q_a, all of x), and per head the key rows of kv_b on the queries, attention
-// over latents, and the value rows of kv_b on what it gives. Of State.y: q_a (rows, Q_LATENT), kv_a (rows, LATENT_ROW),
-// q_b (rows, HEADS, QUERY_DIM); at the end values (rows, HEADS, VALUE_DIM).
+// over latents, and the value rows of kv_b on what it gives. Of State.y: q_a (rows, Q_LATENT),
+// kv_a (rows, LATENT_ROW), q_b (rows, HEADS, QUERY_DIM); at the end values (rows, HEADS, VALUE_DIM).
 #pragma once
 #include "kernels/cuda/latent.cuh"
 #include "kernels/cuda/out.cuh"

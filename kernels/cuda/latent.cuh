@@ -169,8 +169,8 @@ DEVICE void load_queries(const Plan &p, int row, int block, float v[4])
 #endif
 
 // --- latent_heads --------------------------------------------------------------------------------
-// An item is a head and 128 channels of the latent. Two warps take 64 channels each, two a lane, for
-// an eighth of the key rows, and there are eight eighths.
+// An item is a head and 128 channels of the latent. Two warps take 64 channels each, two a lane,
+// for an eighth of the key rows, and there are eight eighths.
 
 // The outputs of q_b for one head: (rows, COVER(QUERY_DIM)), from the beginning of a column block.
 DEVICE void finish_queries(const State &s, const Layer *layer, int first_row, int rows, int head,

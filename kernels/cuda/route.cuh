@@ -53,8 +53,8 @@ DEVICE bool is_expert(int j)
     return j * WARP + (int)(threadIdx.x % WARP) < EXPERTS;
 }
 
-// Choices outside the best groups become -infinity. A group is worth its best one, or the sum of its
-// two best.
+// Choices outside the best groups become -infinity. A group is worth its best one, or the sum of
+// its two best.
 DEVICE void keep_top_groups(float choice[OWN_EXPERTS])
 {
     constexpr int SIZE = EXPERTS / ROUTER_GROUPS;

@@ -119,7 +119,8 @@ def read_linear(files, key, module, config):
 
 # Other names of an expert's parts, and where some families keep the tensors of their routers.
 W_NAMES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
-MOVED = {"gate.moe_statics.": "moe_statics.", ".mlp.e_score": ".block_sparse_moe.e_score", ".mlp.experts.": ".block_sparse_moe.experts.",
+MOVED = {"gate.moe_statics.": "moe_statics.", ".mlp.e_score": ".block_sparse_moe.e_score",
+         ".mlp.experts.": ".block_sparse_moe.experts.",
          ".mlp.gate.": ".block_sparse_moe.gate."}
 
 
@@ -274,8 +275,9 @@ def record(case, output):
                for name, dtype, array in arrays]
     (output / f"{case.name}.safetensors").write_bytes(checkpoints.safetensors_bytes(tensors))
     rms = [float(np.sqrt((h**2).mean())) for h in (*hidden, logits)]
-    routers = f"; routers decide by {margin:.1e} or more" if np.isfinite(margin) else ""
-    print(f"{case.name}: rms of hidden states and logits", " ".join(f"{v:.2f}" for v in rms) + routers)
+    print(f"{case.name}: rms of hidden states and logits", " ".join(f"{v:.2f}" for v in rms))
+    if np.isfinite(margin):
+        print(f"  routers decide by {margin:.1e} or more")
 
 
 def check(directory):

@@ -618,7 +618,8 @@ static void check_latents(void)
     CHECK(strcmp(plan->layers[0].steps[1].name, "latent_direct") == 0);
     CHECK(f->router_groups == 1 && !f->router_sigmoid && !f->router_normalize);
     CHECK(f->router_scale == 1 && plan->layers[0].ffn_dim && plan->layers[1].router);
-    f = &plan_of(v2, LATENTS("64", "64") ", \"topk_method\": \"group_limited_greedy\"")->graph->facts;
+    plan = plan_of(v2, LATENTS("64", "64") ", \"topk_method\": \"group_limited_greedy\"");
+    f = &plan->graph->facts;
     CHECK(f->router_groups == 2 && f->router_top_groups == 1 && f->router_group_best == 1);
     refused(v2, LATENTS("64", "64") ", \"norm_topk_prob\": true", "norm_topk_prob is true");
     refused(v2, LATENTS("64", "64") ", \"topk_method\": \"noaux_tc\"", "topk_method is");

@@ -3,20 +3,45 @@
 
 static void random_latents(Layer *layer, int q_a, int kv_a, int q_b)
 {
-    layer->q_a = random_linear(q_a, DIM, Q_LATENT, 1);
+    if (Q_LATENT) {
+        layer->q_a = random_linear(q_a, DIM, Q_LATENT, 1);
+        layer->q_a_norm = random_vector(Q_LATENT, 1, 0.2f);
+    }
     layer->kv_a = random_linear(kv_a, DIM, LATENT_ROW, 0);
-    layer->q_b = random_linear(q_b, Q_LATENT, HEADS * QUERY_DIM, 0);
-    layer->q_a_norm = random_vector(Q_LATENT, 1, 0.2f);
+    layer->q_b = random_linear(q_b, Q_LATENT ? Q_LATENT : DIM, HEADS * QUERY_DIM, 0);
     layer->kv_a_norm = random_vector(KV_LATENT, 1, 0.2f);
     layer->kv_b = random_scales(HEADS * EXPANDED * KV_LATENT, 1 / sqrtf(NOPE_DIM));
+    uint16_t *values = (uint16_t *)(weights + layer->kv_b);
+    for (int i = 0; i < HEADS * EXPANDED * KV_LATENT && KV_B_FORMAT == b16; i++) {
+        float value = (float)reference_half(values[i]);
+        uint32_t bits;
+        memcpy(&bits, &value, 4);
+        values[i] = (uint16_t)(bits >> 16);
+    }
+}
+
+// latent, or where queries come from x latent_direct.
+static void launch_latents(Gpu *gpu, const State *s, const Batch *b, int q_a, int kv_a, int q_b,
+                           const Layer *layer)
+{
+    if (Q_LATENT)
+        launch_latent(gpu, s, b, q_a, kv_a, q_b, layer);
+    else
+        launch_latent_direct(gpu, s, b, q_b, kv_a, layer);
 }
 
 // Rows of kv_b for a head, to be freed.
 static double *reference_expansion(const Layer *layer, int head)
 {
-    const uint16_t *from = (uint16_t *)(weights + layer->kv_b) + (size_t)head * EXPANDED * KV_LATENT;
+    const uint16_t *from = (uint16_t *)(weights + layer->kv_b);
+    from += (size_t)head * EXPANDED * KV_LATENT;
     double *rows = malloc(EXPANDED * KV_LATENT * sizeof *rows);
-    for (int i = 0; i < EXPANDED * KV_LATENT; i++) rows[i] = reference_half(from[i]);
+    for (int i = 0; i < EXPANDED * KV_LATENT; i++) {
+        uint32_t bits = (uint32_t)from[i] << 16;
+        float wide;
+        memcpy(&wide, &bits, 4);
+        rows[i] = KV_B_FORMAT == b16 ? wide : reference_half(from[i]);
+    }
     return rows;
 }
 
@@ -24,7 +49,7 @@ static void reference_rms(double *v, const float *weight, int count)
 {
     double sum = 0;
     for (int i = 0; i < count; i++) sum += v[i] * v[i];
-    for (int i = 0; i < count; i++) v[i] *= weight[i] / sqrt(sum / count + NORM_EPS);
+    for (int i = 0; i < count; i++) v[i] *= weight[i] / sqrt(sum / count + LATENT_EPS);
 }
 
 // From x to queries, and to keys and values in the cache.
@@ -32,7 +57,7 @@ static void check_latent(int q_a, int kv_a, int q_b, int l, const char *name)
 {
     const Layer *layer = &layers[l];
     set_x();
-    launch_latent(gpu, &s, &b, q_a, kv_a, q_b, s.layers + l);
+    launch_latents(gpu, &s, &b, q_a, kv_a, q_b, s.layers + l);
     if (decode_form(gpu, &s, &b)) clear_all_sums();
     double *x = normed_x(layer->attn_norm, NULL, b.rows);
     float *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
@@ -40,14 +65,16 @@ static void check_latent(int q_a, int kv_a, int q_b, int l, const char *name)
     double *kv = malloc((size_t)b.rows * LATENT_ROW * 8);
     double *heads = malloc((size_t)b.rows * HEADS * QUERY_DIM * 8);
     double *queries = calloc((size_t)b.rows * Q_DIM, 8);
-    reference_linear(weights, &layer->q_a, q_a, DIM, Q_LATENT, b.rows, x, q);
+    if (Q_LATENT) reference_linear(weights, &layer->q_a, q_a, DIM, Q_LATENT, b.rows, x, q);
     reference_linear(weights, &layer->kv_a, kv_a, DIM, LATENT_ROW, b.rows, x, kv);
     for (int r = 0; r < b.rows; r++) {
-        reference_rms(q + r * Q_LATENT, (float *)(weights + layer->q_a_norm), Q_LATENT);
+        if (Q_LATENT)
+            reference_rms(q + r * Q_LATENT, (float *)(weights + layer->q_a_norm), Q_LATENT);
         reference_rms(kv + r * LATENT_ROW, (float *)(weights + layer->kv_a_norm), KV_LATENT);
         reference_head(kv + r * LATENT_ROW + KV_LATENT, NULL, rope + r * TURNS);
     }
-    reference_linear(weights, &layer->q_b, q_b, Q_LATENT, HEADS * QUERY_DIM, b.rows, q, heads);
+    reference_linear(weights, &layer->q_b, q_b, Q_LATENT ? Q_LATENT : DIM, HEADS * QUERY_DIM,
+                     b.rows, Q_LATENT ? q : x, heads);
     for (int i = 0; i < b.rows * HEADS; i++) {
         double *k = reference_expansion(layer, i % HEADS);
         double *from = heads + i * QUERY_DIM, *to = queries + i * LATENT_ROW;
