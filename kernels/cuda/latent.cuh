@@ -203,9 +203,10 @@ DEVICE void map_queries(const State &s, const Layer *layer, int first_row, int r
         const uint16_t *k = expansion_of(s, layer, head) + channel;
 #pragma unroll 4
         for (int n = eighth * DEPTH; n < (eighth + 1) * DEPTH; n += AT_ONCE) {
-            uint32_t w[AT_ONCE];
+            float2 w[AT_ONCE];
 #pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) w[i] = *(const uint32_t *)(k + (n + i) * KV_LATENT);
+            for (int i = 0; i < AT_ONCE; i++)
+                w[i] = expansion_pair(*(const uint32_t *)(k + (n + i) * KV_LATENT));
 #pragma unroll
             for (int r = 0; r < ROW_GROUP; r++) {
                 if (r >= rows) break;
@@ -213,9 +214,8 @@ DEVICE void map_queries(const State &s, const Layer *layer, int first_row, int r
 #pragma unroll
                 for (int i = 0; i < AT_ONCE; i += 2) {
                     float2 two = *(const float2 *)(t + i);
-                    float2 a = expansion_pair(w[i]), b = expansion_pair(w[i + 1]);
-                    sum[r].x = fmaf(two.x, a.x, fmaf(two.y, b.x, sum[r].x));
-                    sum[r].y = fmaf(two.x, a.y, fmaf(two.y, b.y, sum[r].y));
+                    sum[r].x = fmaf(two.x, w[i].x, fmaf(two.y, w[i + 1].x, sum[r].x));
+                    sum[r].y = fmaf(two.x, w[i].y, fmaf(two.y, w[i + 1].y, sum[r].y));
                 }
             }
         }
