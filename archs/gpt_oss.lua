@@ -31,5 +31,7 @@ return llama:with {
   attn = llama.attn:with { sinks = "sinks" },
   ffn  = moe { under = "mlp.", router = "router", router_bias = "router.bias", score = "softmax",
                normalize = true,
-               expert = llama.ffn:with { under = "experts.{e}.", act = "clamped_silu" } },
+               expert = llama.ffn:with { under = "experts.{e}.", act = "clamped_silu" },
+               stacked = { gate_up = "experts.gate_up_proj", down = "experts.down_proj",
+                           interleaved = true, transposed = true } },
 }

@@ -20,7 +20,8 @@ return qwen3:with {
 
   mlp = qwen3.ffn,
   ffn = moe { under = "mlp.", router = "gate", score = "softmax", normalize = true,
-              expert = qwen3.ffn:with { under = "experts.{e}." } },
+              expert = qwen3.ffn:with { under = "experts.{e}." },
+              stacked = { gate_up = "experts.gate_up_proj", down = "experts.down_proj" } },
 
   is_dense = function(m, l)
     for _, n in ipairs(m.dense or {}) do

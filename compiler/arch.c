@@ -20,6 +20,7 @@ typedef struct {
     const char *fused; // a linear that may hold ours: `rows` of them, ours from `row` on
     int64_t row;
     int64_t out, count; // of experts
+    Stack stack;        // that may hold them
 } Place;
 
 typedef struct {
@@ -202,6 +203,21 @@ static const char *get_string(lua_State *lua, const char *key)
     return copy;
 }
 
+// The tensor of all experts that the op on top of the stack may come from.
+static Stack read_stack(lua_State *lua)
+{
+    Stack stack = {0};
+    if (lua_getfield(lua, -1, "stack") == LUA_TTABLE)
+        stack = (Stack){.weight = get_string(lua, "name"),
+                        .bias = get_string(lua, "bias"),
+                        .rows = (int)get_integer(lua, "rows"),
+                        .first = (int)get_integer(lua, "first"),
+                        .step = (int)get_integer(lua, "step"),
+                        .transposed = get_boolean(lua, "transposed")};
+    lua_pop(lua, 1);
+    return stack;
+}
+
 static void read_op(lua_State *lua, TracedList *traced)
 {
     Op op = {.kind = get_string(lua, "kind"), .role = get_string(lua, "role")};
@@ -224,6 +240,7 @@ static void read_op(lua_State *lua, TracedList *traced)
     place.row = get_integer(lua, "row");
     place.out = get_integer(lua, "out");
     place.count = get_integer(lua, "count");
+    place.stack = read_stack(lua);
     size_t count = traced->list.count;
     APPEND(traced->places, count, traced->room, place);
     APPEND(traced->list.ops, traced->list.count, traced->list.room, op);
@@ -297,6 +314,7 @@ static void read_routing(lua_State *lua, Facts *f)
         f->router_normalize = get_boolean(lua, "normalize");
         f->router_groups = (int)get_integer(lua, "groups");
         f->router_top_groups = (int)get_integer(lua, "top_groups");
+        f->router_group_best = (int)get_integer(lua, "group_best");
         f->router_scale = get_number(lua, "scale");
     }
     lua_pop(lua, 1);
@@ -309,6 +327,7 @@ static void read_latent(lua_State *lua, Facts *f)
         f->kv_latent = (int)get_integer(lua, "kv");
         f->nope_dim = (int)get_integer(lua, "nope");
         f->value_dim = (int)get_integer(lua, "value");
+        f->latent_eps = get_number(lua, "eps");
     }
     lua_pop(lua, 1);
 }
@@ -451,8 +470,11 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
                                      (int)place->from, op->width, is_end);
         else if (strcmp(op->kind, "experts") == 0) {
             op->expert_count = (int)place->count;
-            op->experts =
-                find_experts(ck, place->name, (int)place->from, (int)place->out, op->expert_count);
+            op->experts = place->stack.weight && find_tensor(ck, place->stack.weight)
+                              ? find_stacked(ck, &place->stack, (int)place->from, (int)place->out,
+                                             op->expert_count)
+                              : find_experts(ck, place->name, (int)place->from, (int)place->out,
+                                             op->expert_count);
             op->linear = op->experts[0];
         } else if (strcmp(op->kind, "embedding") == 0)
             op->tensor = find_values(ck, place->name, place->rows, op->width);
@@ -516,6 +538,7 @@ Graph *trace_files(const Checkpoint *ck, const ArchFiles *files)
     if (lua_pcall(lua, 0, 0, 0) != LUA_OK) report_error(lua, config);
     lua_close(lua);
 
+    if (!ck->random_seed) check_quantization(ck);
     Facts *f = &g->facts;
     if (!f->rope_count) die(config, "no layer turns its queries and keys, which is not supported");
     for (int i = 0; i < f->rope_count; i++) check_rope(config, f, &f->ropes[i]);

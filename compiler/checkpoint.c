@@ -188,13 +188,22 @@ static const char *base_name(const char *dir)
 
 // NVIDIA's quantizer says what it did in a file of its own. Where config.json speaks of quantization
 // too, that counts.
-static void check_quantizer(const Checkpoint *ck)
+void check_quantization(const Checkpoint *ck)
 {
+    static const char only[] = "only \"exl3\" and unquantized weights are read";
+    const cJSON *own = json_get(ck->config, "quantization_config");
+    if (!own) own = json_get(json_get(ck->config, "text_config"), "quantization_config");
+    if (own && !cJSON_IsNull(own)) {
+        const cJSON *method = json_get(own, "quant_method");
+        const char *name = cJSON_IsString(method) ? method->valuestring : NULL;
+        if (name && strcmp(name, "exl3") == 0) return;
+        die(arena_format("%s/config.json", ck->dir), "quantization_config.quant_method is %s; %s",
+            name ? arena_format("\"%.40s\"", name) : "null", only);
+    }
     const char *path = arena_format("%s/hf_quant_config.json", ck->dir);
     const cJSON *kind = json_get(json_get(read_json_if_present(path), "quantization"), "quant_algo");
-    if (cJSON_IsString(kind) && !json_get(ck->config, "quantization_config"))
-        die(path, "quantization.quant_algo is \"%.40s\"; only \"exl3\" and unquantized weights are read",
-            kind->valuestring);
+    if (cJSON_IsString(kind) && !own)
+        die(path, "quantization.quant_algo is \"%.40s\"; %s", kind->valuestring, only);
 }
 
 static Checkpoint *open_checkpoint(const char *dir)
@@ -206,7 +215,6 @@ static Checkpoint *open_checkpoint(const char *dir)
     ck->name = base_name(ck->dir);
     ck->config = read_json(arena_format("%s/config.json", ck->dir));
     ck->generation = read_json_if_present(arena_format("%s/generation_config.json", ck->dir));
-    check_quantizer(ck);
     return ck;
 }
 
@@ -338,6 +346,54 @@ const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int i
                 experts[0]->name);
         if (e && !w->bias != !experts[0]->bias)
             die(ck->dir, "of %s and %s only one has a bias", w->name, experts[0]->name);
+        experts[e] = w;
+    }
+    return experts;
+}
+
+// The part of a stacked tensor that belongs to one expert, from its row `first` on.
+static const Tensor *slice_stack(const Tensor *t, const char *name, const Stack *stack, int expert,
+                                 int out)
+{
+    Tensor *part = arena_alloc(sizeof *part);
+    uint64_t each = t->bytes / (uint64_t)t->shape[0];
+    int row = stack->transposed || t->rank == 2 ? 1 : (int)t->shape[2];
+    *part = *t;
+    part->name = name;
+    part->data = t->data + (uint64_t)expert * each +
+                 (uint64_t)stack->first * (uint64_t)row * (t->dtype == DTYPE_F32 ? 4 : 2);
+    part->rank = t->rank - 1;
+    part->shape[0] = out;
+    part->shape[1] = t->shape[stack->transposed ? 1 : 2];
+    part->stride[0] = (int64_t)stack->step * row;
+    part->stride[1] = stack->transposed ? stack->rows : 1;
+    return part;
+}
+
+static void check_stack(const Tensor *t, int64_t n0, int64_t n1, int64_t n2)
+{
+    check_float(t);
+    if (t->rank != (n2 ? 3 : 2) || t->shape[0] != n0 || t->shape[1] != n1 ||
+        (n2 && t->shape[2] != n2))
+        die(t->file, "tensor %s has shape %s, expected %s", t->name, print_shape(t),
+            print_shape(make_tensor(t->name, DTYPE_F16, n0, n1, n2)));
+}
+
+const LinearWeights **find_stacked(const Checkpoint *ck, const Stack *stack, int in, int out,
+                                   int count)
+{
+    const LinearWeights **experts = arena_alloc((size_t)count * sizeof *experts);
+    const Tensor *weight = find_tensor(ck, stack->weight), *bias = find_tensor(ck, stack->bias);
+    check_stack(weight, count, stack->transposed ? in : stack->rows,
+                stack->transposed ? stack->rows : in);
+    if (bias) check_stack(bias, count, stack->rows, 0);
+    for (int e = 0; e < count; e++) {
+        LinearWeights *w = arena_alloc(sizeof *w);
+        *w = (LinearWeights){.in = in, .out = out};
+        w->name = arena_format("%s[%d]", stack->weight, e);
+        w->format = weight->dtype == DTYPE_BF16 ? b16 : f16;
+        w->weight = slice_stack(weight, w->name, stack, e, out);
+        if (bias) w->bias = slice_stack(bias, stack->bias, stack, e, out);
         experts[e] = w;
     }
     return experts;

@@ -156,6 +156,8 @@ static void define_features(Buffer *b, const Plan *plan)
         define_int(b, "KV_LATENT", f->kv_latent, "kv_lora_rank");
         define_int(b, "NOPE_DIM", f->nope_dim, "qk_nope_head_dim");
         define_int(b, "VALUE_DIM", f->value_dim, "v_head_dim");
+        define(b, "KV_B_FORMAT", format_name(plan->kv_b_format), "of kv_b_proj");
+        define_number(b, "LATENT_EPS", f->latent_eps, f->norm_eps, "of the norms of latents");
     }
     if (f->gated_attention) define_int(b, "GATED_ATTENTION", 1, "gates come with the queries");
     if (f->cache_layers != f->layers) {
@@ -181,6 +183,8 @@ static void define_features(Buffer *b, const Plan *plan)
         if (f->router_groups > 1) {
             define_int(b, "ROUTER_GROUPS", f->router_groups, "of experts");
             define_int(b, "ROUTER_TOP_GROUPS", f->router_top_groups, "that are chosen from");
+            if (f->router_group_best != 2)
+                define_int(b, "ROUTER_GROUP_BEST", f->router_group_best, "scores of a group count");
         }
     }
     define_number(b, "ACT_LIMIT", f->act_limit, 0, "swiglu_limit");

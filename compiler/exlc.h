@@ -25,7 +25,17 @@ typedef struct {
     int64_t shape[8];
     const uint8_t *data; // mapped; any alignment
     uint64_t bytes;
+    int64_t stride[2]; // of a part of a larger one: values from a row, and a column, to the next
 } Tensor;
+
+// Where linear layers of experts are in a tensor of all of them.
+typedef struct {
+    const char *weight; // (experts, rows, in)
+    const char *bias;   // (experts, rows), or absent
+    int rows;
+    int first, step; // output i of a layer is row first + i * step
+    int transposed;  // the weight is (experts, in, rows)
+} Stack;
 
 // The weights of one linear layer, W (in, out): EXL3 or plain.
 typedef struct {
@@ -49,6 +59,8 @@ typedef struct {
 
 // Maps every *.safetensors of the directory and checks their headers.
 Checkpoint *read_checkpoint(const char *dir);
+// Dies where the config says that the weights are of a quantization that is not read.
+void check_quantization(const Checkpoint *ck);
 // A directory with only config.json whose weights the program makes at start from `seed`.
 Checkpoint *random_checkpoint(const char *dir, uint64_t seed, int format, int head_format);
 // Adds the tensors of one file, held in memory; `data` must outlive them. Afterwards sort_tensors.
@@ -69,6 +81,9 @@ LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, 
 int has_linear(const Checkpoint *ck, const char *name);
 // The linear layers `name` with {e} replaced by 0 .. count-1, which must be of one format.
 const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
+                                   int count);
+// The same from a stack, whose weight exists.
+const LinearWeights **find_stacked(const Checkpoint *ck, const Stack *stack, int in, int out,
                                    int count);
 // 1 when it exists in EXL3 form.
 int is_quantized(const Checkpoint *ck, const char *name);
@@ -108,10 +123,11 @@ typedef struct {
     Rope *ropes; // at least one
     int rope_count;
     int experts, active, expert_dim, shared_dim; // of routed layers; 0 experts: there are none
-    int router_sigmoid, router_normalize, router_groups, router_top_groups;
+    int router_sigmoid, router_normalize, router_groups, router_top_groups, router_group_best;
     double router_scale;
     double act_limit;                             // of clamped_silu
     int q_latent, kv_latent, nope_dim, value_dim; // of latent attention; 0: there is none
+    double latent_eps;                            // of its norms
     int delta_key_heads, delta_heads, delta_key_dim, delta_value_dim; // of delta nets; 0: none
     int delta_taps, delta_grouped;
     int gated_attention;            // queries come with gates
@@ -203,6 +219,7 @@ typedef struct {
     int skips_parts;        // some layer has no attention, or no feed-forward
     int y_dim;              // of State.y; 0: it is not needed
     int embed_format; // f16, b16; f32 tables are narrowed to f16 when packed
+    int kv_b_format;  // the same of every layer's kv_b
     const LinearWeights *head;
     Run *runs;
     int run_count;

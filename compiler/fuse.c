@@ -295,6 +295,12 @@ static const Op *find_kind(const OpList *list, const Row *row, const Match *m, c
     return NULL;
 }
 
+// How a table of 16 bits a value is stored.
+static int table_format(const Tensor *t)
+{
+    return t->dtype == DTYPE_BF16 ? b16 : f16;
+}
+
 static Step make_step(const char *where, const Row *row, const OpList *list, const Match *m,
                       int layer)
 {
@@ -306,7 +312,7 @@ static Step make_step(const char *where, const Row *row, const OpList *list, con
         const Op *op = &list->ops[m->op[i]];
         if (op->linear) step.formats[step.format_count++] = op->linear->format;
         if (strcmp(op->kind, "embedding") == 0)
-            step.formats[step.format_count++] = op->tensor->dtype == DTYPE_BF16 ? b16 : f16;
+            step.formats[step.format_count++] = table_format(op->tensor);
         if (strcmp(op->kind, "head_norm") == 0)
             norms[norm_count++] = short_name(op, layer);
         else if (op->linear || op->tensor)
@@ -392,7 +398,7 @@ static void agree(const Op *op, const char *what, const char **known, const char
 
 static void take_traits(Plan *plan)
 {
-    const char *norm = NULL, *head_norm = NULL;
+    const char *norm = NULL, *head_norm = NULL, *kv_b = NULL;
     const Graph *g = plan->graph;
     for (int l = 0; l <= g->facts.layers; l++) {
         const OpList *list = l < g->facts.layers ? &g->layers[l] : &g->end;
@@ -401,6 +407,9 @@ static void take_traits(Plan *plan)
             if (strcmp(op->kind, "norm") == 0) agree(op, "norm", &norm, op->detail);
             if (strcmp(op->kind, "head_norm") == 0) agree(op, "head_norm", &head_norm, op->detail);
             if (strcmp(op->kind, "act") == 0) agree(op, "act", &plan->activation, op->detail);
+            if (strcmp(op->kind, "latent_q") != 0) continue;
+            plan->kv_b_format = table_format(op->tensor);
+            agree(op, "kv_b", &kv_b, format_text(plan->kv_b_format));
         }
     }
     plan->layer_norm = norm && strcmp(norm, "layer") == 0;

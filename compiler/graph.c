@@ -168,6 +168,7 @@ void print_graph(const Graph *g, FILE *out)
                 {"kv_latent", f->kv_latent, 0},
                 {"nope_dim", f->nope_dim, 0},
                 {"value_dim", f->value_dim, 0},
+                {"latent_eps", f->latent_eps, f->kv_latent ? f->norm_eps : 0},
                 {"delta_key_heads", f->delta_key_heads, 0},
                 {"delta_heads", f->delta_heads, 0},
                 {"delta_key_dim", f->delta_key_dim, 0},

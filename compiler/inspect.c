@@ -182,7 +182,9 @@ static Page make_page(const char *dir)
     const Checkpoint *ck = read_checkpoint(dir);
     Page p = {.real = ck->count > 0};
     if (!p.real) ck = random_checkpoint(dir, 1, m4, m6);
-    Plan *plan = fuse_ops(trace_arch(ck));
+    const Graph *graph = trace_arch(ck);
+    check_quantization(ck); // of the weights that this config belongs to
+    Plan *plan = fuse_ops(graph);
     choose_variants(plan);
     p.plan = plan;
     p.groups = group_weights(plan);

@@ -85,8 +85,9 @@ static uint64_t put_floats(Writer *w, const Tensor *t, int count, int padded, do
         die(t->name, "%llu values, expected %d", (unsigned long long)elements(t), count);
     float *values = calloc((size_t)padded, 4);
     if (!values) die("memory", "cannot allocate %d floats", padded);
+    uint64_t step = t->stride[0] ? (uint64_t)t->stride[0] : 1;
     for (int i = 0; i < count; i++)
-        values[i] = t->data ? (float)(value_at(t, (uint64_t)i) + offset) : 0;
+        values[i] = t->data ? (float)(value_at(t, (uint64_t)i * step) + offset) : 0;
     put(w, values, 4 * (uint64_t)padded);
     free(values);
     return at;
@@ -144,7 +145,8 @@ static void pack_plain(const Tensor *t, int format, int in, int in_padded, int o
                        uint8_t *packed)
 {
     static const int row_of[4] = {0, 1, 8, 9};
-    uint64_t stride = (uint64_t)t->shape[1];
+    uint64_t across = (uint64_t)(t->stride[0] ? t->stride[0] : t->shape[1]);
+    uint64_t down = (uint64_t)(t->stride[0] ? t->stride[1] : 1);
     for (int step = 0; step < in_padded / PASS_ROWS; step++) {
         for (int half = 0; half < 2; half++, packed += PASS_BYTES(16)) {
             for (int lane = 0; lane < 32; lane++) {
@@ -157,8 +159,8 @@ static void pack_plain(const Tensor *t, int format, int in, int in_padded, int o
                         int column = 128 * block + 64 * half + 16 * tile + l / 4 + 8 * (j >= 4);
                         int row = 64 * step + 16 * c + 2 * (l % 4) + row_of[j % 4];
                         if (row < in && column < out)
-                            value |= (uint32_t)narrow(t, (uint64_t)column * stride + (uint64_t)row,
-                                                      format)
+                            value |= (uint32_t)narrow(t, (uint64_t)column * across +
+                                                             (uint64_t)row * down, format)
                                      << (16 * e);
                     }
                     memcpy(packed + (word / 4) * 512 + lane * 16 + (word % 4) * 4, &value, 4);
@@ -268,21 +270,19 @@ static double softplus_of(const Op *op)
     return x > 20 ? x : log1p(exp(x));
 }
 
-static uint64_t put_embedding(Writer *w, const Plan *plan)
+// A table in 16 bits a value.
+static uint64_t put_table(Writer *w, const Tensor *t, int format)
 {
-    const Tensor *t = plan->embed;
-    uint64_t dim = (uint64_t)plan->graph->facts.dim, vocab = (uint64_t)plan->graph->facts.vocab;
-    uint64_t at = begin(w);
+    uint64_t rows = (uint64_t)t->shape[0], columns = elements(t) / rows, at = begin(w);
     if (!w->path) {
-        w->at += 2 * dim * vocab;
+        w->at += 2 * rows * columns;
         return at;
     }
-    uint16_t *row = malloc(2 * dim);
-    if (!row) die("memory", "cannot allocate %llu values", (unsigned long long)dim);
-    for (uint64_t v = 0; v < vocab; v++) {
-        for (uint64_t i = 0; i < dim; i++)
-            row[i] = narrow(t, v * (uint64_t)t->shape[1] + i, plan->embed_format);
-        put(w, row, 2 * dim);
+    uint16_t *row = malloc(2 * columns);
+    if (!row) die("memory", "cannot allocate %llu values", (unsigned long long)columns);
+    for (uint64_t r = 0; r < rows; r++) {
+        for (uint64_t i = 0; i < columns; i++) row[i] = narrow(t, r * columns + i, format);
+        put(w, row, 2 * columns);
     }
     free(row);
     return at;
@@ -305,7 +305,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
     }
     static const char header[HEADER_BYTES] = "exlc weights 1\n";
     put(&w, header, HEADER_BYTES);
-    packed->ends.embed = put_embedding(&w, plan);
+    packed->ends.embed = put_table(&w, plan->embed, plan->embed_format);
     for (int l = 0; l < facts->layers; l++) {
         if (path) show_progress("packing layers", (uint64_t)l, (uint64_t)facts->layers);
         const LayerWeights *from = &plan->layers[l];
@@ -316,7 +316,7 @@ Packed *pack_weights(const Plan *plan, const char *path)
         to->q_b = put_linear(&w, from->q_b);
         to->kv_a = put_linear(&w, from->kv_a);
         to->kv_a_norm = put_values(&w, from->latent_k);
-        to->kv_b = put_values(&w, from->latent_q);
+        if (from->latent_q) to->kv_b = put_table(&w, from->latent_q->tensor, plan->kv_b_format);
         put_delta(&w, from, to);
         to->q = put_linear(&w, from->q);
         to->k = put_linear(&w, from->k);

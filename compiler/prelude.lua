@@ -102,8 +102,10 @@ facts.attn_softcap, facts.logit_softcap = check_softcap, check_softcap
 facts.experts, facts.active, facts.expert_dim = whole(1, 1 << 16), whole(1, 64), whole(1, 1 << 20)
 facts.shared_dim, facts.groups, facts.top_groups = whole(0, 1 << 20), whole(1, 1024), whole(1, 1024)
 facts.route_scale, facts.act_limit = check_positive, check_positive
-facts.q_latent, facts.kv_latent = whole(1, 1 << 17), whole(1, 960)
-facts.nope_dim, facts.turned_dim, facts.value_dim = whole(1, 1024), whole(2, 1024), whole(1, 1024)
+facts.kv_latent, facts.latent_eps = whole(1, 960), check_positive
+function facts.q_latent(key, value) return value and check_whole(key, value, 1, 1 << 17) end
+facts.nope_dim, facts.value_dim = whole(1, 1024), whole(1, 1024)
+function facts.turned_dim(key, value) return value and check_whole(key, value, 2, 1024) end
 facts.delta_key_heads, facts.delta_heads = whole(1, 1024), whole(1, 1024)
 facts.delta_key_dim, facts.delta_value_dim = whole(1, 512), whole(1, 512)
 facts.delta_taps, facts.full_every = whole(2, 16), whole(1, 1024)
@@ -158,7 +160,8 @@ local changes_the_math = {
   use_qk_layernorm = {}, query_pre_attn_scalar = {}, sparse_attention_config = {},
   sliding_window = {}, sliding_window_pattern = {}, sliding_window_size = {},
   num_attention_heads_per_layer = {}, num_key_value_heads_per_layer = {}, use_logn_attn = {},
-  layer_types = { "full_attention" }, cross_layer_attention = {}, use_cla = {}, gating = {},
+  layer_types = { "full_attention" }, attn_type_list = { 1 }, cross_layer_attention = {},
+  use_cla = {}, gating = {},
   -- rope
   no_rope_layers = { 1 }, no_rope_layer_interval = {}, nope_layer_interval = {}, rotary_dim = {},
   partial_rotary_factor = { 1 }, partial_rotary_factors = { 1 }, rotary_pct = { 1 },
@@ -218,16 +221,6 @@ local function check_expected(arch)
       for i, v in ipairs(expected) do names[i] = show(v) end
       refuse("%s is %s, expected %s", key, show(value), table.concat(names, " or "))
     end
-  end
-end
-
-local function check_quantization()
-  local q = config.quantization_config
-  if q == nil or q == null then return end
-  if type(q) ~= "table" or q.quant_method ~= "exl3" then
-    local found = show(type(q) == "table" and q.quant_method or nil)
-    refuse('quantization_config.quant_method is %s; only "exl3" and unquantized weights are read',
-           found)
   end
 end
 
@@ -494,14 +487,15 @@ linear    = word("linear", { [1] = true, tied = false })    -- tied: the embeddi
 attention = word("attention", { under = false, q = true, k = true, v = true, o = true,
                                 fused = false, q_norm = false, k_norm = false, norms = false,
                                 norm_offset = false, sinks = false, gated = false })
--- Attention over one latent vector a token: q through q_a, a norm and q_b; kv_a gives the latent,
--- which is normed, and turned_dim channels that all heads share; kv_b (never quantized) maps the
--- latent to the nope_dim key channels and the value_dim values of each head. The latent is what is
--- cached: kv_b is applied to queries and to what attention gives. Facts: q_latent, kv_latent,
--- nope_dim, turned_dim, value_dim; kv_heads is 1 and head_dim kv_latent + turned_dim.
+-- Attention over one latent vector a token: q through q_a, a norm and q_b, or where q_latent is
+-- false directly; kv_a gives the latent, which is normed, and turned_dim channels that all heads
+-- share; kv_b (never quantized) maps the latent to the nope_dim key channels and the value_dim
+-- values of each head. The latent is what is cached: kv_b is applied to queries and to what
+-- attention gives. Facts: q_latent, kv_latent, nope_dim, turned_dim, value_dim, latent_eps of the
+-- norms in here; kv_heads is 1 and head_dim kv_latent + turned_dim.
 latent_attention = word("latent_attention",
-                        { under = false, q_a = true, q_a_norm = true, q_b = true, kv_a = true,
-                          kv_a_norm = true, kv_b = true, o = true })
+                        { under = false, q = true, q_a = true, q_a_norm = true, q_b = true,
+                          kv_a = true, kv_a_norm = true, kv_b = true, o = true })
 -- A gated delta net: every value head keeps a matrix that each token decays, corrects towards its
 -- value where its key points, and reads where its query points. q, k and v go through a convolution
 -- over the last delta_taps tokens of each channel; what is read is normed and multiplied with the
@@ -521,12 +515,16 @@ mlp = word("mlp", { under = false, up = true, down = true, act = true, parameter
 -- A router and experts. router: the tensor that scores them; router_bias is added to the scores;
 -- choice_bias: names of what is added to a score only while choosing, of which the first that is
 -- there counts; score: "softmax" or "sigmoid" of all scores; normalize: weights of the chosen add
--- up to one. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
--- shared_gate: its weight is the sigmoid of this. Facts: experts, active, expert_dim, shared_dim,
--- route_scale, and groups, top_groups: experts are chosen from the best top_groups of groups.
+-- up to one; group_best: how many of a group's best scores, 1 or 2, are what it is worth, 2 if not
+-- said. expert: a gated_mlp whose `under` holds {e}; shared: one that every token passes through,
+-- shared_gate: its weight is the sigmoid of this. stacked: the tensors of all experts that files
+-- may have instead, gate_up (experts, rows of gate and then of up, inputs) and down, with biases
+-- under those names and "_bias"; interleaved: rows of gate and up take turns; transposed: inputs
+-- come before rows. Facts: experts, active, expert_dim, shared_dim, route_scale, and groups, top_groups:
+-- experts are chosen from the best top_groups of groups.
 moe = word("moe", { under = true, router = true, router_bias = false, choice_bias = false,
-                    score = true, normalize = true, expert = true, shared = false,
-                    shared_gate = false })
+                    score = true, normalize = true, group_best = false, expert = true,
+                    stacked = false, shared = false, shared_gate = false })
 
 -- windows { size = W, sliding = f }: layers of which f(m, l) is true, or that config's layer_types
 -- calls sliding_attention, see only the last W keys. size is a number, false, or made from m.
@@ -737,7 +735,8 @@ local latent -- the facts of the model's latent attention; nil without one
 
 function trace_part.latent_attention(m, part, role, x)
   local under = prefix .. (part.under or "")
-  latent = { q = m.q_latent, kv = m.kv_latent, nope = m.nope_dim, value = m.value_dim }
+  latent = { q = m.q_latent or 0, kv = m.kv_latent, nope = m.nope_dim, value = m.value_dim,
+             eps = m.latent_eps }
   local function project(name, from, width)
     return trace_linear(role .. "." .. name, under .. part[name], from, width)
   end
@@ -747,13 +746,18 @@ function trace_part.latent_attention(m, part, role, x)
                     rows = m.heads * (m.nope_dim + m.value_dim) * m.kv_latent,
                     columns = m.kv_latent, name = kv_b, rope = m.rope.index - 1 }
   end
-  local q_a = project("q_a", x, m.q_latent)
+  local q_width, heads = m.heads * (m.nope_dim + m.turned_dim), nil
+  if m.q_latent then
+    local q_a = project("q_a", x, m.q_latent)
+    heads = record { kind = "norm", detail = "rms", role = role .. ".q_a_norm",
+                     args = { q_a.index }, width = q_a.width, rows = q_a.width,
+                     name = on_disk(under .. part.q_a_norm .. ".weight") }
+    heads = project("q_b", heads, q_width)
+  else
+    heads = project("q", x, q_width)
+  end
   local kv_a = project("kv_a", x, m.kv_latent + m.turned_dim)
-  local normed = record { kind = "norm", detail = "rms", role = role .. ".q_a_norm",
-                          args = { q_a.index }, width = q_a.width, rows = q_a.width,
-                          name = on_disk(under .. part.q_a_norm .. ".weight") }
-  local q_b = project("q_b", normed, m.heads * (m.nope_dim + m.turned_dim))
-  local q = expand("latent_q", q_b, m.heads * m.head_dim)
+  local q = expand("latent_q", heads, m.heads * m.head_dim)
   local k = record { kind = "latent_k", role = role .. ".kv_a_norm", args = { kv_a.index },
                      width = m.head_dim, rows = m.kv_latent, rope = m.rope.index - 1,
                      name = on_disk(under .. part.kv_a_norm .. ".weight") }
@@ -802,7 +806,8 @@ function trace_part.moe(m, part, role, x)
               shared_dim = shared and m.shared_dim or 0,
               normalize = part.normalize and m.route_normalize ~= false,
               sigmoid = part.score == "sigmoid", scale = m.route_scale or 1,
-              groups = m.groups or 1, top_groups = m.top_groups or 1 }
+              groups = m.groups or 1, top_groups = m.top_groups or 1,
+              group_best = part.group_best or 2 }
   if m.active > m.experts then refuse("%d of %d experts cannot be active", m.active, m.experts) end
   if m.experts % routing.groups ~= 0 or routing.top_groups > routing.groups
      or m.active > m.experts // routing.groups * routing.top_groups then
@@ -819,16 +824,25 @@ function trace_part.moe(m, part, role, x)
   local route = record { kind = "route", role = role .. ".router", args = args, width = m.active,
                          detail = part.score, rows = m.experts * m.dim, columns = m.dim,
                          name = on_disk(under .. part.router .. ".weight") }
-  local function project(name, from, from_width, width, op_width)
+  local stacked = part.stacked
+  local function stack(name, rows, first, step)
+    local whole = stacked and on_disk(under .. stacked[name])
+    return stacked and { name = whole, bias = whole .. "_bias", rows = rows, first = first,
+                         step = step, transposed = stacked.transposed }
+  end
+  local function project(name, from, from_width, width, op_width, stack)
     return record { kind = "experts", role = role .. "." .. name, width = op_width,
                     args = { from.index, route.index }, from = from_width, out = width,
-                    count = m.experts,
+                    count = m.experts, stack = stack,
                     name = on_disk(under .. expert.under .. expert[name]) }
   end
-  local gate = project("gate", x, m.dim, m.expert_dim, m.active * m.expert_dim)
-  local up = project("up", x, m.dim, m.expert_dim, m.active * m.expert_dim)
+  local width, step = m.expert_dim, stacked and stacked.interleaved and 2 or 1
+  local gate = project("gate", x, m.dim, width, m.active * width,
+                       stack("gate_up", 2 * width, 0, step))
+  local up = project("up", x, m.dim, width, m.active * width,
+                     stack("gate_up", 2 * width, step == 2 and 1 or width, step))
   local h = gated(m, expert, role, gate, up)
-  local y = project("down", h, m.expert_dim, m.dim, m.dim)
+  local y = project("down", h, width, m.dim, m.dim, stack("down", m.dim, 0, 1))
   if routing.shared_dim == 0 then return y end
 
   local function share(name, from, width)
@@ -972,6 +986,7 @@ return function(files)
   end
   table.sort(supported)
   local names = config.architectures
+  if names == nil then refuse("architectures is missing") end
   if type(names) ~= "table" or #names ~= 1 or type(names[1]) ~= "string" then
     refuse("architectures is %s, expected a list of one name", show(names))
   end
@@ -981,7 +996,6 @@ return function(files)
            table.concat(supported, ", "))
   end
   reading = "archs/" .. file_of[names[1]] .. ".lua"
-  check_quantization()
   model = choose_model(a)
   root = choose_root(a)
   check_expected(a)

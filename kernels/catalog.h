@@ -44,6 +44,11 @@
          "latent_q = latent_q(q_b); latent_k = latent_k(kv_a);"                                    \
          "@q = latent_q; @k = latent_k; @v = latent_k",                                            \
          ", rope -> q, cache", "cpu,cuda", "column blocks; heads; splits of depths")                                                          \
+    STEP(latent_direct, 2,                                                                         \
+         "attn_norm = norm(@x); q_b = linear(attn_norm); kv_a = linear(attn_norm);"                \
+         "latent_q = latent_q(q_b); latent_k = latent_k(kv_a);"                                    \
+         "@q = latent_q; @k = latent_k; @v = latent_k",                                            \
+         ", rope -> q, cache", "cpu,cuda", "column blocks; heads; splits of depths")               \
     STEP(latent_out, 1,                                                                            \
          "latent_v = latent_v(@a); o = linear(latent_v); sum = add(@x, o); @x = sum",              \
          ", + x -> x", "cpu,cuda", "heads, then as out")                                                                  \

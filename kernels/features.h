@@ -94,14 +94,24 @@ enum { SILU, GELU_TANH, RELU2, XIELU, CLAMPED_SILU };
 #define ROUTER_GROUPS 1 // of equally many experts, of which only the best are chosen from
 #define ROUTER_TOP_GROUPS 1
 #endif
+#ifndef ROUTER_GROUP_BEST
+#define ROUTER_GROUP_BEST 2 // of a group's scores, 1 or 2, add up to what it is worth
+#endif
 
 // Latent attention: what is cached of a token are KV_LATENT channels, which stand for the keys and
-// values of all heads, and ROPE_DIM turned ones. 0: there is none.
+// values of all heads, and ROPE_DIM turned ones. 0: there is none. Queries come through Q_LATENT
+// channels; 0: from the normed x.
 #ifndef KV_LATENT
 #define Q_LATENT 0
 #define KV_LATENT 0
 #define NOPE_DIM 0  // key channels of a head that are not turned
 #define VALUE_DIM 0 // values of a head
+#endif
+#ifndef KV_B_FORMAT
+#define KV_B_FORMAT f16 // or b16: of what maps latents to keys and values
+#endif
+#ifndef LATENT_EPS
+#define LATENT_EPS NORM_EPS // of the norms of latents
 #endif
 #define EXPANDED (NOPE_DIM + VALUE_DIM)   // rows of kv_b for one head
 #define QUERY_DIM (NOPE_DIM + ROPE_DIM)   // of a head, before it is mapped to latents

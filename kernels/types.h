@@ -69,11 +69,11 @@ typedef struct {
     uint64_t ffn_norm;
     Linear gate, up, down;
     uint64_t ffn_post;
-    // Latent attention, instead of q, k and v.
+    // Latent attention, instead of q, k and v; q_b is q's alone where there is no q_a.
     Linear q_a, q_b, kv_a;
     uint64_t q_a_norm;  // f32 (Q_LATENT) or absent
     uint64_t kv_a_norm; // f32 (KV_LATENT) or absent
-    uint64_t kv_b;      // f32 (HEADS, NOPE_DIM + VALUE_DIM, KV_LATENT) or absent
+    uint64_t kv_b;      // KV_B_FORMAT (HEADS, NOPE_DIM + VALUE_DIM, KV_LATENT) or absent
     // A gated delta net, instead of attention.
     Linear delta_in, delta_z;  // q, k, v and z; or all of them grouped, and none
     uint64_t delta_b, delta_a; // f32 (DELTA_HEADS, DIM); or one (2 * DELTA_HEADS, DIM), grouped

@@ -113,15 +113,23 @@ static void make_values(uint8_t *data, uint64_t at, int64_t count)
     }
 }
 
+// Random bits become fp16 values between 1/32 and 1/16 in magnitude.
+static void make_halves(uint8_t *data, uint64_t at, int64_t count)
+{
+    uint16_t *h = (uint16_t *)(data + at);
+    for (int64_t i = 0; i < count; i++) h[i] = (uint16_t)((h[i] & 0x83ff) | 10 << 10);
+}
+
 // Random matrices that keep what they are applied to about as large as it is.
 static void make_latent(uint8_t *data, const ModelInfo *m, const Layer *l)
 {
     make_linear(data, &l->q_a, m->dim, m->q_latent, 1);
-    make_linear(data, &l->q_b, m->q_latent, m->heads * (m->nope_dim + m->rope_dim), 1);
+    make_linear(data, &l->q_b, m->q_latent ? m->q_latent : m->dim,
+                m->heads * (m->nope_dim + m->rope_dim), 1);
     make_linear(data, &l->kv_a, m->dim, m->kv_latent + m->rope_dim, 1);
     make_ones(data, l->q_a_norm, m->q_latent);
     make_ones(data, l->kv_a_norm, m->kv_latent);
-    make_values(data, l->kv_b, (int64_t)m->heads * (m->nope_dim + m->value_dim) * m->kv_latent);
+    make_halves(data, l->kv_b, (int64_t)m->heads * (m->nope_dim + m->value_dim) * m->kv_latent);
 }
 
 static void make_delta(uint8_t *data, const ModelInfo *m, const Layer *l)

@@ -88,8 +88,8 @@ FUZZ_SECONDS = 4
 QUICK = $(shell sed -n 's/^case \([^ ]*\).* quick.*/\1/p' tests/models/cases.txt)
 CASES = $(shell sed -n 's/^case \([^ ]*\).*/\1/p' tests/models/cases.txt | grep -v '^base')
 # On the CUDA target without a GPU.
-EMULATED = qwen3-moe dots1 gpt-oss cohere qwen3-next decilm deepseek-v3
-EMULATED_PASS = decilm deepseek-v3
+EMULATED = qwen3-moe dots1 gpt-oss cohere qwen3-next decilm deepseek-v3 deepseek-v2-lite
+EMULATED_PASS = decilm deepseek-v3 deepseek-v2-lite
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 

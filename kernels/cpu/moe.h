@@ -39,8 +39,8 @@ ALWAYS Routing routing_of(const State *s, int rows)
     return m;
 }
 
-// Scores of the choice outside the best groups become -infinity. A group is worth the sum of its
-// two best scores.
+// Scores of the choice outside the best groups become -infinity. A group is worth its best score,
+// or the sum of its two best.
 ALWAYS void keep_top_groups(float *choice)
 {
     enum { SIZE = EXPERTS / ROUTER_GROUPS };
@@ -52,7 +52,7 @@ ALWAYS void keep_top_groups(float *choice)
                 second = best, best = choice[e];
             else if (choice[e] > second)
                 second = choice[e];
-        worth[g] = best + second;
+        worth[g] = ROUTER_GROUP_BEST > 1 ? best + second : best;
     }
     for (int g = 0; g < ROUTER_GROUPS; g++) {
         int better = 0;

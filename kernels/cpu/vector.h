@@ -236,6 +236,25 @@ ALWAYS Floats load_halves_part(const uint16_t *p, int n)
     return load_halves(part);
 }
 
+// FLOATS values of f16 or b16 in a row.
+ALWAYS Floats load_plain(int format, const uint16_t *p)
+{
+    if (format == f16) return load_halves(p);
+#if VECTOR == 64
+    Words h = (Words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+#elif VECTOR == 32
+    Words h = (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+#else
+    Words h = (Words)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128());
+#endif
+    return (Floats)(h << 16);
+}
+
+ALWAYS float plain_to_float(int format, uint16_t h)
+{
+    return format == f16 ? half_to_float(h) : bf16_to_float(h);
+}
+
 // Each lane rounded to the nearest fp16; normal numbers only.
 ALWAYS Floats round_halves(Floats v)
 {

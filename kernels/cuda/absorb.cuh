@@ -1,7 +1,7 @@
 // Latent attention in the prefill form: q_a and kv_a, then the norm of q_a and the latents into the
-// cache, q_b, and per head the key rows of kv_b on the queries, attention over latents, and the
-// value rows of kv_b on what it gives. Of State.y: q_a (rows, Q_LATENT), kv_a (rows, LATENT_ROW),
-// q_b (rows, HEADS, QUERY_DIM); at the end values (rows, HEADS, VALUE_DIM).
+// cache, q_b (without q_a, all of x), and per head the key rows of kv_b on the queries, attention
+// over latents, and the value rows of kv_b on what it gives. Of State.y: q_a (rows, Q_LATENT),
+// kv_a (rows, LATENT_ROW), q_b (rows, HEADS, QUERY_DIM); at the end values (rows, HEADS, VALUE_DIM).
 #pragma once
 #include "kernels/cuda/latent.cuh"
 #include "kernels/cuda/out.cuh"
@@ -18,25 +18,31 @@ DEVICE float *query_rows(const State &s, const Batch &b)
     return latent_rows(s, b) + (uint64_t)b.rows * LATENT_ROW;
 }
 
-// Norms q_a in place; latents to the cache. Grid: rows.
-DEVICE void latent_norm(const State &s, const Batch &b, const Layer *layer)
+// Norms q_a in place. By a block of PREFILL_THREADS.
+DEVICE void norm_queries(const State &s, const Layer *layer, int row)
 {
     __shared__ float squares[PREFILL_THREADS / WARP];
-    int row = blockIdx.x, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const float *norm = weights_at<float>(s, layer->q_a_norm);
     float *q = s.y + (uint64_t)row * Q_LATENT, sum = 0;
-    grid_release();
-    grid_wait();
     for (int i = threadIdx.x; i < Q_LATENT; i += PREFILL_THREADS) sum += q[i] * q[i];
     sum = warp_sum(sum);
-    if (lane == 0) squares[warp] = sum;
+    if (threadIdx.x % WARP == 0) squares[threadIdx.x / WARP] = sum;
     block_sync();
     sum = 0;
     for (int i = 0; i < PREFILL_THREADS / WARP; i++) sum += squares[i];
-    float factor = 1.0f / sqrtf(sum / Q_LATENT + NORM_EPS);
+    float factor = 1.0f / sqrtf(sum / WIDER(Q_LATENT, 1) + LATENT_EPS);
     for (int i = threadIdx.x; i < Q_LATENT; i += PREFILL_THREADS) q[i] *= factor * norm[i];
-    store_latent<true>(s, b, layer, row, latent_rows(s, b) + (uint64_t)row * LATENT_ROW, warp,
-                       PREFILL_THREADS / WARP);
+}
+
+// Norms q_a in place; latents to the cache. Grid: rows.
+DEVICE void latent_norm(const State &s, const Batch &b, const Layer *layer)
+{
+    int row = blockIdx.x;
+    grid_release();
+    grid_wait();
+    if (Q_LATENT) norm_queries(s, layer, row);
+    store_latent<true>(s, b, layer, row, latent_rows(s, b) + (uint64_t)row * LATENT_ROW,
+                       threadIdx.x / WARP, PREFILL_THREADS / WARP);
 }
 
 // --- kv_b ----------------------------------------------------------------------------------------
@@ -57,7 +63,7 @@ template <bool VALUES> DEVICE void map_latents(const State &s, const Batch &b, c
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, c = lane % 4;
     int head = blockIdx.y / BLOCKS(WIDTH), column = blockIdx.y % BLOCKS(WIDTH) * BLOCK;
     int first = blockIdx.x * MAP_ROWS;
-    const float *matrix = expansion_of(s, layer, head) + (VALUES ? NOPE_DIM * KV_LATENT : 0);
+    const uint16_t *matrix = expansion_of(s, layer, head) + (VALUES ? NOPE_DIM * KV_LATENT : 0);
     const float *from = VALUES ? s.a + head * LATENT_ROW : query_rows(s, b) + head * QUERY_DIM;
     const int stride = HEADS * (VALUES ? LATENT_ROW : QUERY_DIM);
     float sums[BLOCK / 8][4] = {};
@@ -79,11 +85,11 @@ template <bool VALUES> DEVICE void map_latents(const State &s, const Batch &b, c
             constexpr int QUARTERS = (VALUES ? MAP_DEPTH : BLOCK) / 4;
             int r = i / QUARTERS, j = i % QUARTERS * 4;
             int row = (VALUES ? column : k0) + r, at = (VALUES ? k0 : column) + j;
-            float v[4] = {0, 0, 0, 0};
-            if (row < (VALUES ? VALUE_DIM : NOPE_DIM))
-                load4<KV_LATENT>(matrix + (uint64_t)row * KV_LATENT, at, v);
+            uint2 v = make_uint2(0, 0);
+            if (row < (VALUES ? VALUE_DIM : NOPE_DIM) && at < KV_LATENT)
+                v = *(const uint2 *)(matrix + (uint64_t)row * KV_LATENT + at);
             *(uint2 *)(w + r * (VALUES ? MAP_STRIDE : MAP_WIDE_STRIDE) + j * 2) =
-                make_uint2(pack_half(v[0], v[1]), pack_half(v[2], v[3]));
+                make_uint2(plain_pair<KV_B_FORMAT>(v.x), plain_pair<KV_B_FORMAT>(v.y));
         }
         block_sync();
 #pragma unroll

@@ -1,11 +1,11 @@
 // latent: keys and values of all heads come from one latent vector a token (kernels/cpu/latent.h).
 // The decode form, in steps of its own around those of a plain layer:
-//   qkv              q_a and kv_a of the normed x
-//   latent_queries   q_b of q_a's norm
+//   qkv              q_a and kv_a of the normed x; without q_a, q_b and kv_a
+//   latent_queries   q_b of q_a's norm, where there is one
 //   latent_heads     queries: key rows of kv_b and rope -> q; the latent: norm and rope -> cache
 //   attend           over the latents, which are keys and values of every head
 //   latent_values    adds the splits; value rows of kv_b -> y
-// kv_b is float32 and is read once for ROW_GROUP rows.
+// kv_b has 16 bits a value and is read once for ROW_GROUP rows.
 //
 // Attention takes LATENT_HEADS heads of a row at a time, as rows of A; LATENT_KEYS keys are B for
 // the scores, and where keys and values have equally many bits the same copy is B for the sums. A
@@ -19,9 +19,17 @@
 static_assert(LATENT_ROW == HEAD_DIM, "a latent is cached as a head");
 
 // Rows of kv_b of one head: (EXPANDED, KV_LATENT), its key channels first.
-DEVICE const float *expansion_of(const State &s, const Layer *layer, int head)
+DEVICE const uint16_t *expansion_of(const State &s, const Layer *layer, int head)
 {
-    return weights_at<float>(s, layer->kv_b) + (uint64_t)head * EXPANDED * KV_LATENT;
+    return weights_at<uint16_t>(s, layer->kv_b) + (uint64_t)head * EXPANDED * KV_LATENT;
+}
+
+// Two neighbours of kv_b.
+DEVICE float2 expansion_pair(uint32_t pair)
+{
+    if (KV_B_FORMAT == b16)
+        return make_float2(bits_float(pair << 16), bits_float(pair & 0xffff0000u));
+    return make_float2(half_float(pair & 0xffff), half_float(pair >> 16));
 }
 
 // Norm and rope of a row's latent, to the cache as key and as value. `c` is LATENT_ROW channels; by
@@ -35,7 +43,7 @@ DEVICE void store_latent(const State &s, const Batch &b, const Layer *layer, int
     const float *norm = weights_at<float>(s, layer->kv_a_norm), *turn = turns_of(s, layer, row);
     float sum = 0;
     for (int i = lane; i < KV_LATENT; i += WARP) sum += c[i] * c[i];
-    float factor = 1.0f / sqrtf(warp_sum(sum) / KV_LATENT + NORM_EPS);
+    float factor = 1.0f / sqrtf(warp_sum(sum) / KV_LATENT + LATENT_EPS);
     for (int task = warp; task < 2 * BLOCKS(LATENT_ROW); task += warps) {
         int value = task / BLOCKS(LATENT_ROW), bits = value ? value_bits : key_bits;
         int i = task % BLOCKS(LATENT_ROW) * BLOCK + 4 * lane;
@@ -98,23 +106,24 @@ template <bool QUANTIZED> DEVICE uint2 query_part(const State &s, const float *q
     return make_uint2(pack_half(v[0], v[1]), pack_half(v[2], v[3]));
 }
 
-// --- latent_queries ------------------------------------------------------------------------------
-
 // What is left of a row by the first steps: q_a, kv_a, q_b.
 DEVICE const uint64_t *latent_sums(const State &s, int row)
 {
     return sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
 }
 
+DEVICE float x_factor(const State &s, int row)
+{
+    return norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, threadIdx.x % WARP);
+}
+
+// --- latent_queries ------------------------------------------------------------------------------
+
+#if Q_LATENT
 // Factors of a row's norms, of x and of q_a.
 DEVICE float2 *latent_factors(void)
 {
     return (float2 *)(shared_memory() + DECODE_SHARED_BYTES - ROUTING_BYTES - LATENT_BYTES);
-}
-
-DEVICE float x_factor(const State &s, int row)
-{
-    return norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, threadIdx.x % WARP);
 }
 
 // By all multiplying warps, before they make activations of q_a.
@@ -139,7 +148,7 @@ DEVICE void begin_queries(const Decoder &d, const Plan &p)
     for (int row = threadIdx.x; row < p.rows; row += MULTIPLIERS) {
         float sum = 0;
         for (int i = 0; i < BLOCKS(Q_LATENT); i++) sum += squares[row * BLOCKS(Q_LATENT) + i];
-        latent_factors()[row].y = 1.0f / sqrtf(sum / Q_LATENT + NORM_EPS);
+        latent_factors()[row].y = 1.0f / sqrtf(sum / Q_LATENT + LATENT_EPS);
     }
     multipliers_sync();
 }
@@ -157,10 +166,11 @@ DEVICE void load_queries(const Plan &p, int row, int block, float v[4])
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] *= factor.y * norm[i];
 }
+#endif
 
 // --- latent_heads --------------------------------------------------------------------------------
-// An item is a head and 128 channels of the latent. Four warps take 32 channels each for a quarter
-// of the key rows, and there are four quarters.
+// An item is a head and 128 channels of the latent. Two warps take 64 channels each, two a lane,
+// for an eighth of the key rows, and there are eight eighths.
 
 // The outputs of q_b for one head: (rows, COVER(QUERY_DIM)), from the beginning of a column block.
 DEVICE void finish_queries(const State &s, const Layer *layer, int first_row, int rows, int head,
@@ -170,8 +180,8 @@ DEVICE void finish_queries(const State &s, const Layer *layer, int first_row, in
     int blocks = (head * QUERY_DIM + QUERY_DIM - 1) / BLOCK - first + 1;
     for (int task = threadIdx.x / WARP; task < rows * blocks; task += MULTIPLIERS / WARP) {
         int row = task / blocks, block = task % blocks;
-        float v[4];
-        read_sums(latent_sums(s, first_row + row) + QUERIES_AT, first + block, 1, v);
+        float v[4], factor = Q_LATENT ? 1 : x_factor(s, first_row + row);
+        read_sums(latent_sums(s, first_row + row) + QUERIES_AT, first + block, factor, v);
         finish_columns(s, layer->q_b, first + block, v);
         *(float4 *)(queries + row * COVER(QUERY_DIM) + block * BLOCK + 4 * lane) =
             make_float4(v[0], v[1], v[2], v[3]);
@@ -182,36 +192,44 @@ DEVICE void finish_queries(const State &s, const Layer *layer, int first_row, in
 DEVICE void map_queries(const State &s, const Layer *layer, int first_row, int rows, int head,
                         int part, const float *queries, float *sums)
 {
-    constexpr int DEPTH = NOPE_DIM / 4;
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, quarter = warp / 4;
-    int channel = part * BLOCK + warp % 4 * WARP + lane;
+    constexpr int DEPTH = NOPE_DIM / QUERY_PARTS, AT_ONCE = DEPTH % 4 ? 2 : 4;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, eighth = warp / 2;
+    int in_part = warp % 2 * 64 + 2 * lane, channel = part * BLOCK + in_part;
     const float *q = queries + head * QUERY_DIM % BLOCK;
-    float sum[ROW_GROUP] = {};
-    if (channel < KV_LATENT) {
-        const float *k = expansion_of(s, layer, head) + channel;
-#pragma unroll 4
-        for (int n = quarter * DEPTH; n < (quarter + 1) * DEPTH; n += 4) {
-            float w[4];
+    float2 sum[ROW_GROUP];
 #pragma unroll
-            for (int i = 0; i < 4; i++) w[i] = k[(n + i) * KV_LATENT];
+    for (int r = 0; r < ROW_GROUP; r++) sum[r] = make_float2(0, 0);
+    if (channel < KV_LATENT) {
+        const uint16_t *k = expansion_of(s, layer, head) + channel;
+#pragma unroll 4
+        for (int n = eighth * DEPTH; n < (eighth + 1) * DEPTH; n += AT_ONCE) {
+            float2 w[AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++)
+                w[i] = expansion_pair(*(const uint32_t *)(k + (n + i) * KV_LATENT));
 #pragma unroll
             for (int r = 0; r < ROW_GROUP; r++) {
                 if (r >= rows) break;
-                float4 t = *(const float4 *)(q + r * COVER(QUERY_DIM) + n);
-                sum[r] = fmaf(t.x, w[0], fmaf(t.y, w[1], fmaf(t.z, w[2], fmaf(t.w, w[3], sum[r]))));
+                const float *t = q + r * COVER(QUERY_DIM) + n;
+#pragma unroll
+                for (int i = 0; i < AT_ONCE; i += 2) {
+                    float2 two = *(const float2 *)(t + i);
+                    sum[r].x = fmaf(two.x, w[i].x, fmaf(two.y, w[i + 1].x, sum[r].x));
+                    sum[r].y = fmaf(two.x, w[i].y, fmaf(two.y, w[i + 1].y, sum[r].y));
+                }
             }
         }
     }
 #pragma unroll
     for (int r = 0; r < ROW_GROUP; r++)
-        sums[(quarter * ROW_GROUP + r) * BLOCK + warp % 4 * WARP + lane] = sum[r];
+        *(float2 *)(sums + (eighth * ROW_GROUP + r) * BLOCK + in_part) = sum[r];
     multipliers_sync();
     int r = warp % ROW_GROUP, row = first_row + r, i = 4 * lane;
     float *to = s.q + ((uint64_t)row * HEADS + head) * LATENT_ROW;
     if (r < rows && warp < ROW_GROUP && part * BLOCK + i < KV_LATENT) {
         float v[4] = {0, 0, 0, 0};
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < QUERY_PARTS; j++) {
             float4 t = *(const float4 *)(sums + (j * ROW_GROUP + r) * BLOCK + i);
             v[0] += t.x, v[1] += t.y, v[2] += t.z, v[3] += t.w;
         }
@@ -263,16 +281,16 @@ DEVICE void expect_expansion(const Layer *layer, bool values)
 {
     constexpr int ROWS = NOPE_DIM, PARTS = BLOCKS(KV_LATENT);
     constexpr int VALUE_PARTS = (VALUE_DIM + VALUES_AT_ONCE - 1) / VALUES_AT_ONCE;
-    if ((uint64_t)HEADS * EXPANDED * KV_LATENT * 4 > EXPECTED_BYTES) return;
+    if ((uint64_t)HEADS * EXPANDED * KV_LATENT * 2 > EXPECTED_BYTES) return;
     int parts = values ? VALUE_PARTS : PARTS, lane = threadIdx.x % WARP;
     int rows = values ? VALUES_AT_ONCE : ROWS, width = values ? KV_LATENT : BLOCK;
     for (int item = HEADS * parts * blockIdx.x / gridDim.x;
          item < HEADS * parts * (blockIdx.x + 1) / gridDim.x; item++) {
-        const float *from = expansion_of(decode_state(), layer, item / parts);
-        int row = values ? NOPE_DIM + item % parts * rows : 0,
+        const uint16_t *from = expansion_of(decode_state(), layer, item / parts);
+        int row = values ? NOPE_DIM + item % parts * rows : 0, lines = (width + 63) / 64,
             column = values ? 0 : item % parts * width;
-        for (int i = lane; i < rows * (width / 32); i += WARP) {
-            int r = row + i / (width / 32), at = column + i % (width / 32) * 32;
+        for (int i = lane; i < rows * lines; i += WARP) {
+            int r = row + i / lines, at = column + i % lines * 64;
             if (r < EXPANDED && at < KV_LATENT) prefetch(from + r * KV_LATENT + at);
         }
     }
@@ -515,7 +533,7 @@ template <bool QUANTIZED> DEVICE void latent_values(const Plan &p)
 #pragma unroll 1
         for (int item = from; item < to; item++) {
             int head = item / PARTS, value = item % PARTS * VALUES_AT_ONCE + 2 * warp;
-            const float *w =
+            const uint16_t *w =
                 expansion_of(s, p.layer, head) + (uint64_t)(NOPE_DIM + value) * KV_LATENT;
             float sum[2][ROW_GROUP] = {};
             if (item == from || item % PARTS == 0)
@@ -525,10 +543,13 @@ template <bool QUANTIZED> DEVICE void latent_values(const Plan &p)
                 float4 u[2];
                 int channel = k * BLOCK + 4 * lane;
 #pragma unroll
-                for (int i = 0; i < 2; i++)
-                    u[i] = channel < KV_LATENT && value + i < VALUE_DIM
-                               ? *(const float4 *)(w + i * KV_LATENT + channel)
-                               : make_float4(0, 0, 0, 0);
+                for (int i = 0; i < 2; i++) {
+                    uint2 four = make_uint2(0, 0);
+                    if (channel < KV_LATENT && value + i < VALUE_DIM)
+                        four = *(const uint2 *)(w + i * KV_LATENT + channel);
+                    float2 low = expansion_pair(four.x), high = expansion_pair(four.y);
+                    u[i] = make_float4(low.x, low.y, high.x, high.y);
+                }
 #pragma unroll
                 for (int r = 0; r < ROW_GROUP; r++) {
                     if (r >= rows || channel >= KV_LATENT) break;

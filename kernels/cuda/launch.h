@@ -256,8 +256,9 @@ static void launch_latent_layer(Gpu *gpu, const State *s, const Batch *b, const 
                                 const char *prepare, const char *kernel, int format, int width,
                                 const Layer *layer)
 {
-    launch_tiles(gpu, step_kernel(gpu, "latent", f[0], f[1], f[2], prepare),
-                 step_kernel(gpu, "latent", f[0], f[1], f[2], kernel), s, b, layer,
+    const char *step = Q_LATENT ? "latent" : "latent_direct";
+    launch_tiles(gpu, step_kernel(gpu, step, f[0], f[1], f[2], prepare),
+                 step_kernel(gpu, step, f[0], f[1], f[2], kernel), s, b, layer,
                  needs_of(format, 0, 0), BLOCKS(width), PAIRS(width), b->rows);
 }
 
@@ -285,6 +286,22 @@ static inline void launch_latent(Gpu *gpu, const State *s, const Batch *b, int q
                 1, PREFILL_THREADS, 0);
     launch_latent_layer(gpu, s, b, f, "_q_b_prepare", "_q_b_prefill", q_b, HEADS * QUERY_DIM,
                         layer);
+    launch_map(gpu, "latent_queries_kernel", s, b, layer, KV_LATENT);
+}
+
+static inline void launch_latent_direct(Gpu *gpu, const State *s, const Batch *b, int q, int kv_a,
+                                        const Layer *layer)
+{
+    int f[3] = {q, kv_a, 0};
+    if (decode_form(gpu, s, b)) {
+        launch_decode(gpu, STEP_QKV, s, b, layer, q, kv_a, 0, 0, activation_room(gpu, b->rows));
+        launch_decode(gpu, STEP_LATENT_HEADS, s, b, layer, 0, 0, 0, 0, ATTEND_ROOM);
+        return;
+    }
+    launch_latent_layer(gpu, s, b, f, "_q_b_prepare", "_q_b_prefill", q, HEADS * QUERY_DIM, layer);
+    launch_latent_layer(gpu, s, b, f, "_kv_a_prepare", "_kv_a_prefill", kv_a, LATENT_ROW, layer);
+    launch_step(gpu, step_kernel(gpu, "latent_norm_kernel", 0, 0, 0, ""), s, b, layer, 0, b->rows,
+                1, PREFILL_THREADS, 0);
     launch_map(gpu, "latent_queries_kernel", s, b, layer, KV_LATENT);
 }
 

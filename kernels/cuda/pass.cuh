@@ -207,7 +207,7 @@ DEVICE void load_block(const Plan &p, const Part &part, int row, int block, bool
         load_activated<FFN_DIM>(p, part,
                                 sums_at(s, p.pending_sums) + (uint64_t)row * UP_COLUMNS(FFN_DIM),
                                 row, block, c, v, LAYER_FFN_DIM(p.layer));
-#if KV_LATENT
+#if Q_LATENT
     else if (p.step.kind == STEP_LATENT_QUERIES)
         load_queries(p, row, block, v);
 #endif
@@ -260,7 +260,8 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
             plan_part(p, layer->delta_in, DELTA_IN, 0);
             if (!DELTA_BY_KEYS) plan_part(p, layer->delta_z, DELTA_VALUES, DELTA_Z_AT);
         } else if (KV_LATENT) {
-            plan_part(p, layer->q_a, Q_LATENT, 0);
+            if (Q_LATENT) plan_part(p, layer->q_a, Q_LATENT, 0);
+            else plan_part(p, layer->q_b, HEADS * QUERY_DIM, QUERIES_AT);
             plan_part(p, layer->kv_a, LATENT_ROW, PADDED(Q_LATENT));
         } else {
             plan_part(p, layer->q, Q_WIDE, 0);
@@ -289,7 +290,7 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         if (step.kind == STEP_ATTEND)
             p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, step.layer));
         break;
-#if KV_LATENT
+#if Q_LATENT
     case STEP_LATENT_QUERIES:
         p->in = Q_LATENT, p->sums = w.sums_qkv, p->width = RAW_DIM;
         plan_part(p, layer->q_b, HEADS * QUERY_DIM, QUERIES_AT);
@@ -485,7 +486,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
         return;
     }
     if (step.kind == STEP_ATTEND && d.together) plan_attending(layer);
-#if KV_LATENT
+#if Q_LATENT
     if (step.kind == STEP_LATENT_QUERIES) begin_queries(d, *plan);
 #endif
 #if EXPERTS
@@ -597,6 +598,9 @@ typedef struct {
 #define TABLE_latent(qa, kv, qb, l)                                                                \
     t.step[t.count++] = Step{STEP_QKV, l, {qa, kv}, 0};                                            \
     t.step[t.count++] = Step{STEP_LATENT_QUERIES, l, {qb}, 0};                                     \
+    t.step[t.count++] = Step{STEP_LATENT_HEADS, l, {}, 0};
+#define TABLE_latent_direct(q, kv, l)                                                              \
+    t.step[t.count++] = Step{STEP_QKV, l, {q, kv}, 0};                                             \
     t.step[t.count++] = Step{STEP_LATENT_HEADS, l, {}, 0};
 #define TABLE_latent_out(f, l)                                                                     \
     t.step[t.count++] = Step{STEP_LATENT_VALUES, l, {}, 0};                                        \

@@ -53,7 +53,8 @@ DEVICE bool is_expert(int j)
     return j * WARP + (int)(threadIdx.x % WARP) < EXPERTS;
 }
 
-// Choices outside the best groups become -infinity. A group is worth the sum of its two best ones.
+// Choices outside the best groups become -infinity. A group is worth its best one, or the sum of
+// its two best.
 DEVICE void keep_top_groups(float choice[OWN_EXPERTS])
 {
     constexpr int SIZE = EXPERTS / ROUTER_GROUPS;
@@ -77,7 +78,7 @@ DEVICE void keep_top_groups(float choice[OWN_EXPERTS])
             second = next > second ? next : second;
             second = low > second ? low : second;
         }
-        worth[g] = best + second;
+        worth[g] = ROUTER_GROUP_BEST > 1 ? best + second : best;
     }
 #pragma unroll
     for (int g = 0; g < ROUTER_GROUPS; g++) {

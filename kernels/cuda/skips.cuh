@@ -17,7 +17,7 @@ typedef struct {
 
 DEVICE bool attends(const Layer *layer)
 {
-    return (KV_LATENT ? layer->q_a : layer->q).weights != 0;
+    return (KV_LATENT ? layer->q_b : layer->q).weights != 0;
 }
 
 DEVICE bool feeds(const Layer *layer)

@@ -85,6 +85,9 @@
     LATENT_ENTRIES(qa##_##kv##_##qb##_q_a, qa, normed_prepare<qa>(s, b, layer, &layer->q_a), DIM, Q_LATENT, &layer->q_a, s.y) \
     LATENT_ENTRIES(qa##_##kv##_##qb##_kv_a, kv, normed_prepare<kv>(s, b, layer, &layer->kv_a), DIM, LATENT_ROW, &layer->kv_a, latent_rows(s, b)) \
     LATENT_ENTRIES(qa##_##kv##_##qb##_q_b, qb, (out_prepare<qb, Q_LATENT>(s, b, &layer->q_b, s.y)), Q_LATENT, HEADS * QUERY_DIM, &layer->q_b, query_rows(s, b))
+#define LATENT_DIRECT(q, kv)                                                                       \
+    LATENT_ENTRIES(direct_##q##_##kv##_q_b, q, normed_prepare<q>(s, b, layer, &layer->q_b), DIM, HEADS * QUERY_DIM, &layer->q_b, query_rows(s, b)) \
+    LATENT_ENTRIES(direct_##q##_##kv##_kv_a, kv, normed_prepare<kv>(s, b, layer, &layer->kv_a), DIM, LATENT_ROW, &layer->kv_a, latent_rows(s, b))
 #define LATENT_OUT(f)                                                                              \
     ENTRY(latent_out_##f##_prepare, PREFILL_THREADS, 2) { out_prepare<f, ATTENDED>(s, b, &layer->o, s.y); } \
     PREFILL_ENTRY(latent_out_##f##_prefill) { out_prefill<f, ATTENDED, false, DIM>(s, b, &layer->o, s.y, n); }

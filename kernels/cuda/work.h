@@ -353,7 +353,8 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
     ((QUERY_FLOATS + HEADS_BESIDE) * 4 + WORK_MOST(VALUES_ROOM, (HEADS_ROOM - HEADS_BESIDE) * 4))
 
 // Of latent attention: queries, keys, scores of parts of the channels, weights, factors; or queries
-// of a head and its sums by quarters; or latents of a head.
+// of a head and its sums by parts of the depth; or latents of a head.
+#define QUERY_PARTS (MULTIPLIERS / 64)
 #define LATENT_K_PARTS (MULTIPLIERS / 32 / (LATENT_HEADS / 16 * LATENT_KEYS / 8))
 #define LATENT_SCORE_STRIDE (LATENT_KEYS + 4)
 #define LATENT_WEIGHT_STRIDE (LATENT_KEYS + 8)
@@ -361,7 +362,8 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
     WORK_MOST((LATENT_HEADS + LATENT_KEYS) * VALUE_STRIDE +                                        \
                   LATENT_HEADS *                                                                   \
                       (4 * LATENT_K_PARTS * LATENT_SCORE_STRIDE + 2 * LATENT_WEIGHT_STRIDE + 4),   \
-              4 * ROW_GROUP * WORK_MOST(COVER(QUERY_DIM) + 4 * BLOCK, PADDED(LATENT_ROW)))
+              4 * ROW_GROUP *                                                                      \
+                  WORK_MOST(COVER(QUERY_DIM) + QUERY_PARTS * BLOCK, PADDED(LATENT_ROW)))
 #define ATTEND_SHARED_BYTES (KV_LATENT ? LATENT_SHARED_BYTES : PLAIN_SHARED_BYTES)
 
 #define ATTEND_ROOM WORK_UP(ATTEND_SHARED_BYTES)

@@ -1143,7 +1143,7 @@ static void check_nan(void) // and a mask of nothing
 }
 
 #if KV_LATENT
-#define TEST_LAUNCH_QKV launch_latent
+#define TEST_LAUNCH_QKV launch_latents
 #else
 #define TEST_LAUNCH_QKV launch_qkv
 #endif

@@ -36,7 +36,7 @@ typedef struct {
 
 // "model.layers.{l}.mlp.up_proj", "linear", "hidden", "middle"
 typedef struct {
-    char name[96], kind[16], a[16], b[16];
+    char name[96], kind[16], a[16], b[16], c[16];
 } Line;
 
 typedef struct {
@@ -141,7 +141,7 @@ static void parse_line(Case *cases, int *count, char *line)
         if (c->line_count == MAX_LINES) die("cases.txt: %s: too many tensors", c->name);
         Line *l = &c->lines[c->line_count++];
         memset(l, 0, sizeof *l);
-        if (sscanf(rest, "%95s %15s %15s %15s", l->name, l->kind, l->a, l->b) < 3)
+        if (sscanf(rest, "%95s %15s %15s %15s %15s", l->name, l->kind, l->a, l->b, l->c) < 3)
             die("cases.txt: %s: bad tensor '%s'", c->name, rest);
     } else if (!strcmp(word, "drop")) {
         int kept = 0;
@@ -312,7 +312,7 @@ static long width_of(const Case *c, const char *word)
 
 static void add_line(const Case *c, const Line *l, const char *key)
 {
-    long a = width_of(c, l->a), b = width_of(c, l->b);
+    long a = width_of(c, l->a), b = width_of(c, l->b), last = width_of(c, l->c);
     if (!strcmp(l->kind, "linear")) {
         add_linear(c, key, a, b);
     } else if (!strcmp(l->kind, "norm")) {
@@ -330,11 +330,13 @@ static void add_line(const Case *c, const Line *l, const char *key)
         t->valid[1] = b;
     } else if (!strcmp(l->kind, "table")) {
         add(key, "weight", setting(c, key, "dtype"), SPREAD, a, b, 0)->exponent = -1;
-    } else if (!strcmp(l->kind, "values")) {
+    } else if (!strcmp(l->kind, "values") || !strcmp(l->kind, "stack")) {
         const char *dot = strrchr(key, '.');
         char under[96];
         print_to(under, sizeof under, "%.*s", (int)(dot - key), key);
-        add(under, dot + 1, setting(c, key, "dtype"), SPREAD, 0, a, 0)->exponent = -1;
+        Tensor *t = *l->b ? add(under, dot + 1, setting(c, key, "dtype"), SPREAD, a, b, last)
+                          : add(under, dot + 1, setting(c, key, "dtype"), SPREAD, 0, a, 0);
+        t->exponent = last ? scale_exponent(last) + 1 : -1;
     } else {
         die("%s: %s: no kind %s", c->name, key, l->kind);
     }

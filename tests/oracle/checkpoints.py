@@ -176,7 +176,7 @@ class Maker:
         elif bias != "none":
             self.floats(key + ".bias", bias, "spread", (columns,), (outputs,), -1)
 
-    def line(self, key, kind, a, b=0):
+    def line(self, key, kind, a, b=0, c=0):
         if kind == "linear":
             self.linear(key, a, b)
         elif kind in ("norm", "norms"):
@@ -191,6 +191,9 @@ class Maker:
             self.values(key + ".weight", "spread", (a, b), -1)
         elif kind == "values":
             self.values(key, "spread", (a,), -1)
+        elif kind == "stack":
+            shape = (a, b, c) if c else (a, b)
+            self.values(key, "spread", shape, scale_exponent(c) + 1 if c else -1)
         else:
             raise ValueError(f"{self.case.name}: {key}: no kind {kind}")
 

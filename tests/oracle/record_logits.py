@@ -9,11 +9,13 @@ attention. Where transformers itself goes down to float32 (norms, softmax, rotar
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import pathlib
 import sys
 import tempfile
+import types
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ import exl3
 
 # Of hidden.* only these positions are kept, to keep the files small.
 HIDDEN_POSITIONS = (0, 16, 47)
+# Scores of experts that are closer than this change places within the accuracy limits, and the
+# logits jump; keys and values in fp16 suffice.
+LEAST_MARGIN = 2e-4
 
 
 # Families whose class is not in transformers but computes as another one.
@@ -37,6 +42,24 @@ ROOTS = ("model.language_model.", "language_model.model.")
 NOT_READ = ("vision_", "model.visual.", "mtp.")
 
 
+# Text models for which transformers has no class with a head.
+TEXT_MODELS = {"qwen3_vl_text": "Qwen3VLTextModel", "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"}
+
+
+class WithHead(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.model = getattr(transformers, TEXT_MODELS[config.model_type])(config)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.config = config
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, input_ids, use_cache):
+        states = self.model(input_ids=input_ids, use_cache=use_cache).last_hidden_state
+        return types.SimpleNamespace(logits=self.lm_head(states))
+
+
 def build_config(directory, stored_head):
     values = json.loads((pathlib.Path(directory) / "config.json").read_text())
     values.pop("quantization_config", None)
@@ -44,8 +67,10 @@ def build_config(directory, stored_head):
     if "text_config" in values:
         tied = values.get("tie_word_embeddings", False)
         values = {"tie_word_embeddings": tied, **values["text_config"]}
+        values["model_type"] = values["model_type"].replace("kimi_k2", "deepseek_v3")
         config_class = transformers.CONFIG_MAPPING[values["model_type"]]
-        model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+        known = values["model_type"] not in TEXT_MODELS
+        model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[config_class] if known else WithHead
     else:
         model_class = getattr(transformers, SAME_AS.get(architecture, architecture))
         config_class = model_class.config_class
@@ -94,8 +119,12 @@ def read_linear(files, key, module, config):
 
 # Other names of an expert's parts, and where some families keep the tensors of their routers.
 W_NAMES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
-MOVED = {"gate.moe_statics.": "moe_statics.", ".mlp.experts.": ".block_sparse_moe.experts.",
+MOVED = {"gate.moe_statics.": "moe_statics.", ".mlp.e_score": ".block_sparse_moe.e_score",
+         ".mlp.experts.": ".block_sparse_moe.experts.",
          ".mlp.gate.": ".block_sparse_moe.gate."}
+
+
+STACKED = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 
 
 def moved(files, name):
@@ -111,6 +140,11 @@ def read_values(files, name, parameter):
 
 def read_experts(files, key, config):
     """The stacked tensors of all experts, as the family's class has them."""
+    stacked = [name for name in STACKED if f"{key}.{name}" in files.tensors]
+    if stacked:
+        turn = config.model_type == "qwen3_vl_moe_text"  # its files have inputs before outputs
+        values = {name: files.take(f"{key}.{name}").float64() for name in stacked}
+        return {name: v.transpose(0, 2, 1) if turn else v for name, v in values.items()}
     count = getattr(config, "num_local_experts", None) or config.num_experts
     width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     hidden, names = config.hidden_size, {n: n for n in W_NAMES}
@@ -178,6 +212,26 @@ def load_model(directory):
     return model
 
 
+@contextlib.contextmanager
+def watch_routers(shape):
+    """For each token the least difference between the last score that a router chose and the first
+    that it left; infinite without routers."""
+    least, topk = np.full(shape, np.inf), torch.topk
+
+    def watch(scores, k, *args, **kwargs):
+        if scores.shape[0] == least.size and scores.shape[-1] > k:
+            ordered = scores.detach().double().sort(dim=-1, descending=True).values
+            margin = (ordered[:, k - 1] - ordered[:, k]).reshape(shape).numpy()
+            np.minimum(least, margin, out=least)
+        return topk(scores, k, *args, **kwargs)
+
+    torch.topk = watch
+    try:
+        yield least
+    finally:
+        torch.topk = topk
+
+
 def forward(model, ids):
     """logits (rows, tokens, vocab) and the list of hidden states: the embedding's output, every
     layer's output but the last, and the last after the final norm."""
@@ -208,8 +262,11 @@ def record(case, output):
     ids = checkpoints.input_ids(case)
     with tempfile.TemporaryDirectory() as directory:
         checkpoints.make_checkpoint(case, directory)
-        logits, hidden = forward(load_model(directory), ids)
+        with watch_routers(ids.shape) as margins:
+            logits, hidden = forward(load_model(directory), ids)
     assert np.isfinite(logits).all()
+    margin = min(margins[0].min(), margins[:, -1].min())  # of the positions that are compared
+    assert margin > LEAST_MARGIN, f"{case.name}: a router is close to a tie, by {margin:.1e}"
     at = list(HIDDEN_POSITIONS)
     arrays = [("input_ids", "I32", ids), ("hidden_positions", "I32", np.array(at)),
               ("logits", "F32", logits[:1]), ("logits_last", "F32", logits[:, -1])]
@@ -219,12 +276,16 @@ def record(case, output):
     (output / f"{case.name}.safetensors").write_bytes(checkpoints.safetensors_bytes(tensors))
     rms = [float(np.sqrt((h**2).mean())) for h in (*hidden, logits)]
     print(f"{case.name}: rms of hidden states and logits", " ".join(f"{v:.2f}" for v in rms))
+    if np.isfinite(margin):
+        print(f"  routers decide by {margin:.1e} or more")
 
 
 def check(directory):
     expected = exl3.read_safetensors(pathlib.Path(directory) / "expected.safetensors")
     want = {name: tensor.float64() for name, tensor in expected.items()}
-    logits, hidden = forward(load_model(directory), expected["input_ids"].data)
+    ids = expected["input_ids"].data
+    with watch_routers(ids.shape) as margins:
+        logits, hidden = forward(load_model(directory), ids)
     logits = logits[: len(want["logits"])]
     each = max(relative(a, b) for a, b in zip(logits.reshape(-1, logits.shape[-1]),
                                               want["logits"].reshape(-1, logits.shape[-1])))
@@ -233,6 +294,8 @@ def check(directory):
     assert f"hidden.{len(hidden)}" not in want
     print(f"{pathlib.Path(directory).name}: logits {relative(logits, want['logits']):.2e}, "
           f"worst position {each:.2e}, worst hidden state {worst:.2e}")
+    for row, position in np.argwhere(margins < LEAST_MARGIN):
+        print(f"  row {row} position {position}: a router decides by {margins[row, position]:.1e}")
 
 
 def main():

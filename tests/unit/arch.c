@@ -56,6 +56,19 @@ static void refused(const char *architecture, const char *members, const char *w
     check_dies(members, plan_child, (void *)(intptr_t)config_of(architecture, members), words);
 }
 
+static void quantization_child(void *argument)
+{
+    check_quantization(checkpoint_of(argument));
+}
+
+// Weights of another quantization are refused; made-up ones are not of any.
+static void refused_weights(const char *members, const char *words)
+{
+    const char *config = config_of("LlamaForCausalLM", members);
+    check_dies(members, quantization_child, (void *)(intptr_t)config, words);
+    CHECK(plan_of("LlamaForCausalLM", members)->layers[0].q);
+}
+
 #define LLAMA "LlamaForCausalLM"
 #define MISTRAL "MistralForCausalLM"
 #define QWEN2 "Qwen2ForCausalLM"
@@ -249,7 +262,7 @@ static void config_dies(const char *config, const char *words)
 static void check_refusals(void)
 {
     config_dies("[]", "not a JSON object");
-    config_dies("{}", "architectures is null");
+    config_dies("{}", "architectures is missing");
     config_dies("{\"architectures\": []}", "expected a list of one name");
     config_dies("{\"architectures\": [1]}", "expected a list of one name");
     config_dies("{\"architectures\": [\"LlamaForCausalLM\", \"X\"]}",
@@ -282,11 +295,11 @@ static void check_refusals(void)
     refused(LLAMA, "\"no_rope_layers\": [1, 1, 0, 1]", "no_rope_layers");
     refused(LLAMA, "\"layer_types\": [\"full_attention\", \"sliding_attention\"]", "layer_types");
     refused(LLAMA, "\"text_config\": {\"a\": 1}", "text_config is an object");
-    refused(LLAMA, "\"quantization_config\": {\"quant_method\": \"fp8\"}",
-            "quantization_config.quant_method is \"fp8\"");
-    refused(LLAMA, "\"quantization_config\": {\"quant_algo\": \"FP8\"}",
-            "quantization_config.quant_method is null");
-    refused(LLAMA, "\"quantization_config\": 4", "quantization_config.quant_method");
+    refused_weights("\"quantization_config\": {\"quant_method\": \"fp8\"}",
+                    "quantization_config.quant_method is \"fp8\"");
+    refused_weights("\"quantization_config\": {\"quant_algo\": \"FP8\"}",
+                    "quantization_config.quant_method is null");
+    refused_weights("\"quantization_config\": 4", "quantization_config.quant_method");
     // Neutral values, and keys that say nothing about the forward pass.
     CHECK(facts_of(LLAMA, "\"attn_logit_softcapping\": null, \"residual_multiplier\": 1.0, "
                           "\"mlp_only_layers\": [], \"no_rope_layers\": [1, 1, 1, 1], "
@@ -562,8 +575,8 @@ static void check_routers(void)
     "\"num_key_value_heads\": null, \"intermediate_size\": null, \"block_configs\": ["             \
     BLOCK_CONFIG("2", "1.5") ", " BLOCK_CONFIG(NO_OP, "2.625") ", " BLOCK_CONFIG(NO_OP, NO_OP)      \
     ", " BLOCK_CONFIG("4", "0.5") "]"
-#define LATENTS(width)                                                                             \
-    "\"q_lora_rank\": 64, \"kv_lora_rank\": " width ", \"qk_nope_head_dim\": 32, "                 \
+#define LATENTS(q, width)                                                                          \
+    "\"q_lora_rank\": " q ", \"kv_lora_rank\": " width ", \"qk_nope_head_dim\": 32, "                 \
     "\"qk_rope_head_dim\": 32, \"v_head_dim\": 32, \"n_routed_experts\": 8, "                      \
     "\"num_experts_per_tok\": 2, \"n_shared_experts\": 1, \"moe_intermediate_size\": 128, "         \
     "\"n_group\": 2, \"topk_group\": 1, \"first_k_dense_replace\": 1"
@@ -581,8 +594,9 @@ static void check_cuda(void)
     missing(LLAMA, "", NULL);
     missing(LLAMA, "\"head_dim\": 288", "head_dim 288");
     missing("DeciLMForCausalLM", DECILM, NULL);
-    missing("DeepseekV3ForCausalLM", LATENTS("64"), NULL);
-    missing("DeepseekV3ForCausalLM", LATENTS("48"), "latents of 48 and 32 channels");
+    missing("DeepseekV3ForCausalLM", LATENTS("64", "64"), NULL);
+    missing("DeepseekV3ForCausalLM", LATENTS("64", "48"), "latents of 48 and 32 channels");
+    missing("DeepseekV2ForCausalLM", LATENTS("null", "64"), NULL);
     Plan *plan = plan_of("DeciLMForCausalLM", DECILM);
     static const int parts[] = {0, 2, 3, 3}, before[] = {-1, 0, 1, 1};
     CHECK(plan->skips_parts && !plan->parallel);
@@ -591,9 +605,32 @@ static void check_cuda(void)
     CHECK(!plan_of(LLAMA, "")->skips_parts);
 }
 
+// Queries through latents or not; what limits the choice of experts.
+static void check_latents(void)
+{
+    const char *v2 = "DeepseekV2ForCausalLM", *v3 = "DeepseekV3ForCausalLM";
+    const Facts *f = &plan_of(v3, LATENTS("64", "64"))->graph->facts;
+    CHECK(f->q_latent == 64 && f->router_groups == 2 && f->router_group_best == 2);
+    CHECK(f->router_sigmoid && f->router_normalize && f->latent_eps == 1e-6);
+    Plan *plan = plan_of(v2, LATENTS("null", "64"));
+    f = &plan->graph->facts;
+    CHECK(f->q_latent == 0 && plan->layers[0].q_b->in == f->dim && !plan->layers[0].q_a);
+    CHECK(strcmp(plan->layers[0].steps[1].name, "latent_direct") == 0);
+    CHECK(f->router_groups == 1 && !f->router_sigmoid && !f->router_normalize);
+    CHECK(f->router_scale == 1 && plan->layers[0].ffn_dim && plan->layers[1].router);
+    plan = plan_of(v2, LATENTS("64", "64") ", \"topk_method\": \"group_limited_greedy\"");
+    f = &plan->graph->facts;
+    CHECK(f->router_groups == 2 && f->router_top_groups == 1 && f->router_group_best == 1);
+    refused(v2, LATENTS("64", "64") ", \"norm_topk_prob\": true", "norm_topk_prob is true");
+    refused(v2, LATENTS("64", "64") ", \"topk_method\": \"noaux_tc\"", "topk_method is");
+    refused(v3, LATENTS("64", "64") ", \"scoring_func\": \"softmax\"", "scoring_func is");
+    refused(v3, LATENTS("64", "64") ", \"moe_layer_freq\": 2", "moe_layer_freq is 2");
+}
+
 int main(void)
 {
     check_cuda();
+    check_latents();
     check_delta_nets();
     check_routers();
     check_facts();

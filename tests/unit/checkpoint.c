@@ -291,6 +291,44 @@ static void check_directories(void)
     check_dies("no directory", read_child, (void *)(intptr_t)dir, "No such file");
 }
 
+static const Stack turns = {"both", "both_bias", 6, 1, 2, 1}; // rows 1, 3, 5 of six, inputs first
+
+static void find_turns(void *checkpoint)
+{
+    find_stacked(checkpoint, &turns, 4, 3, 2);
+}
+
+// Two experts of 4 inputs and 3 outputs in one tensor, of the given shape and type.
+static Checkpoint *stacked(const char *dir, const char *shape, const char *dtype, int size)
+{
+    Shard s = {0};
+    uint8_t *at = add_tensor(&s, "both", dtype, shape, (size_t)(48 * size));
+    for (int i = 0; i < 48; i++) at[size * i] = (uint8_t)i;
+    at = add_tensor(&s, "both_bias", "F16", "[2,6]", 24);
+    for (int i = 0; i < 12; i++) at[2 * i] = (uint8_t)i;
+    write_shard(&s, dir, "model.safetensors");
+    return read_checkpoint(dir);
+}
+
+static void check_stacks(void)
+{
+    const char *dir = make_directory();
+    put_text(dir, "config.json", "{}");
+    const LinearWeights *w = find_stacked(stacked(dir, "[2,4,6]", "F32", 4), &turns, 4, 3, 2)[1];
+    const Tensor *t = w->weight;
+    CHECK(w->format == f16 && w->in == 4 && w->out == 3 && t->shape[0] == 3 && t->shape[1] == 4);
+    for (int i = 0; i < 12; i++) // expert 1, input i % 4, output i / 4
+        CHECK(t->data[4 * (i / 4 * t->stride[0] + i % 4 * t->stride[1])] ==
+              24 + 6 * (i % 4) + 1 + 2 * (i / 4));
+    CHECK(w->bias->data[0] == 7 && w->bias->stride[0] == 2 && w->bias->shape[0] == 3);
+    check_dies("a stack of another shape", find_turns, stacked(dir, "[2,6,4]", "F16", 2),
+               "tensor both has shape (2, 6, 4), expected (2, 4, 6)");
+    check_dies("a flat stack", find_turns, stacked(dir, "[8,6]", "BF16", 2), "expected (2, 4, 6)");
+    check_dies("a stack of integers", find_turns, stacked(dir, "[2,4,6]", "I16", 2),
+               "tensor both has dtype I16");
+    remove_directory(dir);
+}
+
 static void check_random(void)
 {
     const char *dir = make_directory();
@@ -308,6 +346,7 @@ int main(void)
     check_headers();
     check_linears();
     check_directories();
+    check_stacks();
     check_random();
     return check_done();
 }

@@ -6,7 +6,7 @@
 set -e
 cd "$(dirname "$0")/../../.."
 out=${1:?folder} sm=${2:-90a} here=tests/kernels/cuda
-configs="${CONFIGS:-formats small odd wide features alone experts groups parallel widths latent \
+configs="${CONFIGS:-formats small odd wide features alone experts groups parallel widths latent direct \
     delta delta_odd}"
 wgmma=1
 [ "$sm" = emulated80 ] && wgmma=0 sm=emulated

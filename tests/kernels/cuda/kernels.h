@@ -5,7 +5,11 @@
 TEST_KERNELS
 
 #if KV_LATENT
+#if Q_LATENT
 #define TABLE_QKV TABLE_latent
+#else
+#define TABLE_QKV(none, kv, q, l) TABLE_latent_direct(q, kv, l)
+#endif
 #define TABLE_OUT TABLE_latent_out
 #define TABLE_DOWN TABLE_down
 #elif POST_NORMS

@@ -3,24 +3,53 @@
 
 static void random_latents(Layer *layer, int q_a, int kv_a, int q_b)
 {
-    layer->q_a = random_linear(q_a, DIM, Q_LATENT, 1);
+    if (Q_LATENT) {
+        layer->q_a = random_linear(q_a, DIM, Q_LATENT, 1);
+        layer->q_a_norm = random_vector(Q_LATENT, 1, 0.2f);
+    }
     layer->kv_a = random_linear(kv_a, DIM, LATENT_ROW, 0);
-    layer->q_b = random_linear(q_b, Q_LATENT, HEADS * QUERY_DIM, 0);
-    layer->q_a_norm = random_vector(Q_LATENT, 1, 0.2f);
+    layer->q_b = random_linear(q_b, Q_LATENT ? Q_LATENT : DIM, HEADS * QUERY_DIM, 0);
     layer->kv_a_norm = random_vector(KV_LATENT, 1, 0.2f);
-    layer->kv_b = random_vector(HEADS * EXPANDED * KV_LATENT, 0, 1 / sqrtf(NOPE_DIM));
+    layer->kv_b = random_scales(HEADS * EXPANDED * KV_LATENT, 1 / sqrtf(NOPE_DIM));
+    uint16_t *values = (uint16_t *)(weights + layer->kv_b);
+    for (int i = 0; i < HEADS * EXPANDED * KV_LATENT && KV_B_FORMAT == b16; i++) {
+        float value = (float)reference_half(values[i]);
+        uint32_t bits;
+        memcpy(&bits, &value, 4);
+        values[i] = (uint16_t)(bits >> 16);
+    }
 }
 
-static const float *reference_expansion(const Layer *layer, int head)
+// latent, or where queries come from x latent_direct.
+static void launch_latents(Gpu *gpu, const State *s, const Batch *b, int q_a, int kv_a, int q_b,
+                           const Layer *layer)
 {
-    return (float *)(weights + layer->kv_b) + (size_t)head * EXPANDED * KV_LATENT;
+    if (Q_LATENT)
+        launch_latent(gpu, s, b, q_a, kv_a, q_b, layer);
+    else
+        launch_latent_direct(gpu, s, b, q_b, kv_a, layer);
+}
+
+// Rows of kv_b for a head, to be freed.
+static double *reference_expansion(const Layer *layer, int head)
+{
+    const uint16_t *from = (uint16_t *)(weights + layer->kv_b);
+    from += (size_t)head * EXPANDED * KV_LATENT;
+    double *rows = malloc(EXPANDED * KV_LATENT * sizeof *rows);
+    for (int i = 0; i < EXPANDED * KV_LATENT; i++) {
+        uint32_t bits = (uint32_t)from[i] << 16;
+        float wide;
+        memcpy(&wide, &bits, 4);
+        rows[i] = KV_B_FORMAT == b16 ? wide : reference_half(from[i]);
+    }
+    return rows;
 }
 
 static void reference_rms(double *v, const float *weight, int count)
 {
     double sum = 0;
     for (int i = 0; i < count; i++) sum += v[i] * v[i];
-    for (int i = 0; i < count; i++) v[i] *= weight[i] / sqrt(sum / count + NORM_EPS);
+    for (int i = 0; i < count; i++) v[i] *= weight[i] / sqrt(sum / count + LATENT_EPS);
 }
 
 // From x to queries, and to keys and values in the cache.
@@ -28,7 +57,7 @@ static void check_latent(int q_a, int kv_a, int q_b, int l, const char *name)
 {
     const Layer *layer = &layers[l];
     set_x();
-    launch_latent(gpu, &s, &b, q_a, kv_a, q_b, s.layers + l);
+    launch_latents(gpu, &s, &b, q_a, kv_a, q_b, s.layers + l);
     if (decode_form(gpu, &s, &b)) clear_all_sums();
     double *x = normed_x(layer->attn_norm, NULL, b.rows);
     float *rope = get(s.rope, (size_t)b.rows * TURNS * 4);
@@ -36,21 +65,24 @@ static void check_latent(int q_a, int kv_a, int q_b, int l, const char *name)
     double *kv = malloc((size_t)b.rows * LATENT_ROW * 8);
     double *heads = malloc((size_t)b.rows * HEADS * QUERY_DIM * 8);
     double *queries = calloc((size_t)b.rows * Q_DIM, 8);
-    reference_linear(weights, &layer->q_a, q_a, DIM, Q_LATENT, b.rows, x, q);
+    if (Q_LATENT) reference_linear(weights, &layer->q_a, q_a, DIM, Q_LATENT, b.rows, x, q);
     reference_linear(weights, &layer->kv_a, kv_a, DIM, LATENT_ROW, b.rows, x, kv);
     for (int r = 0; r < b.rows; r++) {
-        reference_rms(q + r * Q_LATENT, (float *)(weights + layer->q_a_norm), Q_LATENT);
+        if (Q_LATENT)
+            reference_rms(q + r * Q_LATENT, (float *)(weights + layer->q_a_norm), Q_LATENT);
         reference_rms(kv + r * LATENT_ROW, (float *)(weights + layer->kv_a_norm), KV_LATENT);
         reference_head(kv + r * LATENT_ROW + KV_LATENT, NULL, rope + r * TURNS);
     }
-    reference_linear(weights, &layer->q_b, q_b, Q_LATENT, HEADS * QUERY_DIM, b.rows, q, heads);
+    reference_linear(weights, &layer->q_b, q_b, Q_LATENT ? Q_LATENT : DIM, HEADS * QUERY_DIM,
+                     b.rows, Q_LATENT ? q : x, heads);
     for (int i = 0; i < b.rows * HEADS; i++) {
-        const float *k = reference_expansion(layer, i % HEADS);
+        double *k = reference_expansion(layer, i % HEADS);
         double *from = heads + i * QUERY_DIM, *to = queries + i * LATENT_ROW;
         for (int n = 0; n < NOPE_DIM; n++)
             for (int c = 0; c < KV_LATENT; c++) to[c] += from[n] * k[n * KV_LATENT + c];
         reference_head(from + NOPE_DIM, NULL, rope + i / HEADS * TURNS);
         memcpy(to + KV_LATENT, from + NOPE_DIM, ROPE_DIM * 8);
+        free(k);
     }
     char what[64];
     float *got = get(s.q, (size_t)b.rows * Q_DIM * 4);
@@ -175,13 +207,14 @@ static void check_latent_out(int format, int l, const char *name)
     launch_latent_out(gpu, &s, &b, format, s.layers + l);
     double *v = calloc((size_t)b.rows * ATTENDED, 8), *y = malloc((size_t)b.rows * DIM * 8);
     for (int i = 0; i < b.rows * HEADS; i++) {
-        const float *w = reference_expansion(layer, i % HEADS) + NOPE_DIM * KV_LATENT;
+        double *k = reference_expansion(layer, i % HEADS), *w = k + NOPE_DIM * KV_LATENT;
         double latent[KV_LATENT];
         for (int c = 0; c < KV_LATENT; c++) latent[c] = a[(size_t)i * LATENT_ROW + c];
         if (s.value_bits < 16) ref_turn(latent, KV_LATENT);
         for (int j = 0; j < VALUE_DIM; j++)
             for (int c = 0; c < KV_LATENT; c++)
                 v[(size_t)i * VALUE_DIM + j] += w[j * KV_LATENT + c] * latent[c];
+        free(k);
     }
     reference_linear(weights, &layer->o, format, ATTENDED, DIM, b.rows, v, y);
     for (int i = 0; i < b.rows * DIM; i++) y[i] = y[i] * RESIDUAL_SCALE + before[i];
