@@ -18,6 +18,7 @@ return qwen3_moe:with {
   experts    = cfg("num_experts", 60),
   active     = cfg("num_experts_per_tok", 4),
   expert_dim = cfg("moe_intermediate_size", 1408),
+  route_normalize = true,
 
   ffn = qwen3_moe.ffn:with { stacked = { gate_up = "experts.gate_up_proj",
                                          down = "experts.down_proj", transposed = true } },
