@@ -437,6 +437,15 @@ static int has_tuple(const json_t *schema)
            json_is_array(json_object_get(schema, "items"));
 }
 
+// What a says of properties by their names, b says of all that it does not list.
+static int patterns_meet(const json_t *a, const json_t *b)
+{
+    const json_t *patterns = json_object_get(a, "patternProperties");
+    const json_t *others = json_object_get(b, "additionalProperties");
+    return json_object_size(patterns) && others && !json_is_true(others) &&
+           !json_equal(patterns, json_object_get(b, "patternProperties"));
+}
+
 static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth)
 {
     if (depth > MOST_DEPTH) return merge_fail(m, "allOf", "schemas are merged too deeply");
@@ -455,6 +464,8 @@ static const json_t *both(Merger *m, const json_t *a, const json_t *b, int depth
     if ((has_tuple(a) && json_object_get(b, "items")) ||
         (has_tuple(b) && json_object_get(a, "items")))
         return merge_fail(m, "prefixItems", "it cannot be merged with items");
+    if (patterns_meet(a, b) || patterns_meet(b, a))
+        return merge_fail(m, "patternProperties", "it cannot be merged with additionalProperties");
     json_t *all = merge_keep(m, json_copy((json_t *)a));
     json_t *properties = merge_properties(m, a, b, depth);
     if (!all || !properties || add_keywords(m, all, b, depth) != 0) {

@@ -248,6 +248,11 @@ static void test_refusals(void)
         {"{'if': {}, 'then': {}}", "#/if: "},
         {"{'allOf': [{'properties': {'a': {}}}], 'unevaluatedProperties': false}",
          "#/unevaluatedProperties: only false is there, without"},
+        {"{'allOf': [{'patternProperties': {'^x': {}}}, {'additionalProperties': false}]}",
+         "patternProperties: it cannot be merged with additionalProperties"},
+        {"{'patternProperties': {'^x': {}}, 'allOf': [{'type': 'object', 'unevaluatedProperties': "
+         "false}]}",
+         "patternProperties: it cannot be merged with additionalProperties"},
         {"{'dependentRequired': {'a': ['b']}}", "#/dependentRequired: "},
         {"{'type': 'string', 'format': 'color'}", "#/format: 'color'"},
         {"{'type': 'string', 'pattern': '(?!a)'}", "#/pattern: regular expression, byte 2"},
