@@ -755,7 +755,10 @@ DEVICE void multiply_chunk(const Decoder &d, const Plan &plan, const Chunk &chun
     int rows = plan.rows, n = rows;
 #if WGMMA
     if constexpr (WIDE && PLANES(FORMAT) == 2) {
-        if (rows <= 8)
+        if (EXPERTS && rows <= NARROW_ROWS) // of an expert
+            multiply_rows<FORMAT, false>(weights, chunk.steps, columns, rows, facts, sums,
+                                         plan.width);
+        else if (rows <= 8)
             multiply_wide<FORMAT, 16>(weights, chunk.steps, columns, rows, facts, sums, plan.width);
         else if (rows <= 16)
             multiply_wide<FORMAT, 32>(weights, chunk.steps, columns, rows, facts, sums, plan.width);
