@@ -412,9 +412,9 @@ DEVICE uint32_t largest_bits(const float v[4])
     return most;
 }
 
-// Block `block` of a unit of one row, channels 4 l .. in lane l, as activations in the room:
-// register r of k-tile c in k-step s is word c of its column's 16 bytes in half r % 2 of pair r
-// / 2. `most` is of the whole slice. By a whole warp.
+// Block `block` of a unit of one row, channels 4 l .. in lane l, as activations. Of a k-step, the
+// register r of k-tile c is word c of the column's 16 bytes in pair r / 2, first or second half.
+// `most` is of the whole slice. By a whole warp.
 template <int FORMAT>
 DEVICE void make_activations(const float v[4], uint32_t most, int block, uint8_t *column,
                              Facts *facts)
