@@ -264,12 +264,17 @@ void grammar_add(Grammar *g, Expr list, Expr e)
     l->last = e;
 }
 
+static Expr add_all(Grammar *g, Expr list, int count, va_list parts)
+{
+    for (int i = 0; i < count; i++) grammar_add(g, list, va_arg(parts, Expr));
+    return list;
+}
+
 Expr grammar_join(Grammar *g, int count, ...)
 {
     va_list parts;
-    Expr list = grammar_sequence(g);
     va_start(parts, count);
-    for (int i = 0; i < count; i++) grammar_add(g, list, va_arg(parts, Expr));
+    Expr list = add_all(g, grammar_sequence(g), count, parts);
     va_end(parts);
     return list;
 }
@@ -277,9 +282,8 @@ Expr grammar_join(Grammar *g, int count, ...)
 Expr grammar_either(Grammar *g, int count, ...)
 {
     va_list parts;
-    Expr list = grammar_choice(g);
     va_start(parts, count);
-    for (int i = 0; i < count; i++) grammar_add(g, list, va_arg(parts, Expr));
+    Expr list = add_all(g, grammar_choice(g), count, parts);
     va_end(parts);
     return list;
 }
