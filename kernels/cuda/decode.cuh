@@ -983,16 +983,22 @@ DEVICE void expect_inputs(const Plan &plan)
     }
 }
 
+// By a whole warp: the constants of its block of input t, if that is one.
+DEVICE void load_input_constants(const Plan &plan, const Inputs &in, int t, Constants *c)
+{
+    int unit = t / plan.rows, own_block = threadIdx.x / WARP % 4;
+    if (t < in.count)
+        load_constants(plan, plan.part[unit / in.units], unit % in.units * UNIT_BLOCKS + own_block,
+                       c);
+}
+
 // PHASE_PREPARE, by the multiplying warps.
 template <bool QUANTIZED> DEVICE void prepare_step(Decoder &d, const Plan &plan)
 {
     Inputs in = inputs_of(plan);
     Constants constants;
-    int four = threadIdx.x / WARP / 4, own_block = threadIdx.x / WARP % 4, parity = 0;
-    int t = blockIdx.x + four * gridDim.x;
-    if (t < in.count)
-        load_constants(plan, plan.part[t / plan.rows / in.units],
-                       t / plan.rows % in.units * UNIT_BLOCKS + own_block, &constants);
+    int t = blockIdx.x + threadIdx.x / WARP / 4 * gridDim.x, parity = 0;
+    load_input_constants(plan, in, t, &constants);
     step_start(d, plan.step.kind + STEP_KINDS);
     clear_sums(plan.old_sums, plan.old_count);
     step_begun(plan);
@@ -1005,9 +1011,7 @@ template <bool QUANTIZED> DEVICE void prepare_step(Decoder &d, const Plan &plan)
                            input_facts(unit, plan.rows, row));
         if (FORMAT_IS_EXL3(part.format)) parity ^= 1;
         t += MULTIPLIERS / WARP / 4 * gridDim.x;
-        if (t < in.count)
-            load_constants(plan, plan.part[t / plan.rows / in.units],
-                           t / plan.rows % in.units * UNIT_BLOCKS + own_block, &constants);
+        load_input_constants(plan, in, t, &constants);
     }
     global_written();
 }
@@ -1016,8 +1020,8 @@ template <bool QUANTIZED> DEVICE void prepare_step(Decoder &d, const Plan &plan)
 DEVICE void copy_inputs(const Decoder &d, const Plan &plan, int first)
 {
     uint64_t *copied = &decode_shared()->copied;
-    int units = UNITS(plan.in),
-        end = plan.units < first + plan.held ? plan.units : first + plan.held;
+    int units = UNITS(plan.in), end = first + plan.held;
+    if (end > plan.units) end = plan.units;
     int unit_bytes = UNIT_GROUPS(plan.rows) * GROUP_BYTES, number = 0;
     global_written();
     copy_weights_begin((end - first) * UNIT_BYTES(plan.rows), copied);
@@ -1043,8 +1047,8 @@ DEVICE void copy_inputs(const Decoder &d, const Plan &plan, int first)
 // inputs are not.
 template <bool WIDE, bool QUANTIZED> DEVICE void multiply_step(Decoder &d, const Plan &plan)
 {
-    constexpr bool ALL_APART =
-        WIDE && !EXPERTS && !KV_LATENT; // steps of more than NARROW_ROWS rows
+    // Without experts and latents no step of WIDE has inputs of its own, nor code for them.
+    constexpr bool ALL_APART = !EXPERTS && !KV_LATENT;
     bool apart = WIDE && (ALL_APART || plan.step.phase == PHASE_MULTIPLY);
     Task t = {0, 0, 0, 0};
     Constants constants;
