@@ -3,6 +3,9 @@
     python record_logits.py [-o DIR] [CASE...]    writes DIR/CASE.safetensors, all cases by default
     python record_logits.py --check DIR...        model directories with an expected.safetensors:
                                                   prints how far our computation is from theirs
+    python record_logits.py --check --fp16-cache DIR...   with keys and values as a cache holds them
+    python record_logits.py --tie DIR...          adds logits_tied: row 0 with its closest choice of
+                                                  an expert made the other way
 
 The weights come from exl3.py; the model is the class that config.json names, in float64 with eager
 attention. Where transformers itself goes down to float32 (norms, softmax, rotary angles) it stays.
@@ -232,6 +235,45 @@ def watch_routers(shape):
         torch.topk = topk
 
 
+@contextlib.contextmanager
+def turn_choice(row, position, shape):
+    """The routers' choices of that token that are closer than LEAST_MARGIN are made the other way."""
+    topk = torch.topk
+
+    def turn(scores, k, *args, **kwargs):
+        chosen = topk(scores, k, *args, **kwargs)
+        if scores.shape[0] != np.prod(shape) or scores.shape[-1] <= k:
+            return chosen
+        at = row * shape[1] + position
+        values, indices = topk(scores[at], k + 1)
+        if values[k - 1] - values[k] < LEAST_MARGIN:
+            chosen.values[at, -1], chosen.indices[at, -1] = values[k], indices[k]
+        return chosen
+
+    torch.topk = turn
+    try:
+        yield
+    finally:
+        torch.topk = topk
+
+
+@contextlib.contextmanager
+def fp16_cache(model):
+    """Keys and values pass through fp16 before attention reads them."""
+    module = sys.modules[type(model).__module__]
+    attend = module.eager_attention_forward
+
+    def rounded(layer, query, key, value, *args, **kwargs):
+        key, value = (x.half().to(x.dtype) for x in (key, value))
+        return attend(layer, query, key, value, *args, **kwargs)
+
+    module.eager_attention_forward = rounded
+    try:
+        yield
+    finally:
+        module.eager_attention_forward = attend
+
+
 def forward(model, ids):
     """logits (rows, tokens, vocab) and the list of hidden states: the embedding's output, every
     layer's output but the last, and the last after the final norm."""
@@ -258,6 +300,12 @@ def relative(a, b):
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+def write_arrays(path, arrays):
+    tensors = [(name, dtype, array.shape, array.astype(exl3.DTYPES[dtype]).tobytes())
+               for name, dtype, array in arrays]
+    path.write_bytes(checkpoints.safetensors_bytes(tensors))
+
+
 def record(case, output):
     ids = checkpoints.input_ids(case)
     with tempfile.TemporaryDirectory() as directory:
@@ -271,21 +319,41 @@ def record(case, output):
     arrays = [("input_ids", "I32", ids), ("hidden_positions", "I32", np.array(at)),
               ("logits", "F32", logits[:1]), ("logits_last", "F32", logits[:, -1])]
     arrays += [(f"hidden.{i}", "F32", h[:1, at]) for i, h in enumerate(hidden)]
-    tensors = [(name, dtype, array.shape, array.astype(exl3.DTYPES[dtype]).tobytes())
-               for name, dtype, array in arrays]
-    (output / f"{case.name}.safetensors").write_bytes(checkpoints.safetensors_bytes(tensors))
+    write_arrays(output / f"{case.name}.safetensors", arrays)
     rms = [float(np.sqrt((h**2).mean())) for h in (*hidden, logits)]
     print(f"{case.name}: rms of hidden states and logits", " ".join(f"{v:.2f}" for v in rms))
     if np.isfinite(margin):
         print(f"  routers decide by {margin:.1e} or more")
 
 
-def check(directory):
+def record_tie(directory):
+    path = pathlib.Path(directory) / "expected.safetensors"
+    expected = exl3.read_safetensors(path)
+    ids = expected["input_ids"].data
+    model = load_model(directory)
+    with watch_routers(ids.shape) as margins:
+        forward(model, ids)
+    position = int(margins[0].argmin())
+    assert margins[0, position] < LEAST_MARGIN, f"{directory}: no router is close to a tie"
+    with turn_choice(0, position, ids.shape):
+        logits, _ = forward(model, ids)
+    expected.pop("logits_tied", None)
+    arrays = [(name, tensor.dtype, tensor.data) for name, tensor in expected.items()]
+    arrays.append(("logits_tied", "F32", logits[:1]))
+    write_arrays(path, arrays)
+    print(f"{path.parent.name}: the other way at position {position}, "
+          f"decided by {margins[0, position]:.1e}")
+
+
+def check(directory, fp16):
     expected = exl3.read_safetensors(pathlib.Path(directory) / "expected.safetensors")
     want = {name: tensor.float64() for name, tensor in expected.items()}
     ids = expected["input_ids"].data
-    with watch_routers(ids.shape) as margins:
-        logits, hidden = forward(load_model(directory), ids)
+    model = load_model(directory)
+    with watch_routers(ids.shape) as margins, fp16_cache(model) if fp16 else contextlib.nullcontext():
+        logits, hidden = forward(model, ids)
+    if "logits_tied" in want:
+        print(f"row 0 with the tie the other way: {relative(logits[:1], want['logits_tied']):.2e}")
     logits = logits[: len(want["logits"])]
     each = max(relative(a, b) for a, b in zip(logits.reshape(-1, logits.shape[-1]),
                                               want["logits"].reshape(-1, logits.shape[-1])))
@@ -301,14 +369,16 @@ def check(directory):
 def main():
     parser = argparse.ArgumentParser(description="records or checks reference logits")
     parser.add_argument("--check", action="store_true", help="compare with expected.safetensors")
+    parser.add_argument("--fp16-cache", action="store_true", help="with keys and values in fp16")
+    parser.add_argument("--tie", action="store_true", help="add logits_tied to expected.safetensors")
     parser.add_argument("-o", metavar="DIR", default=checkpoints.CASES.parent / "expected")
     parser.add_argument("names", nargs="*", metavar="CASE|DIR")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    if arguments.check:
+    if arguments.check or arguments.tie:
         for directory in arguments.names:
-            check(directory)
+            record_tie(directory) if arguments.tie else check(directory, arguments.fp16_cache)
         return
     cases = checkpoints.read_cases()
     unknown = set(arguments.names) - set(cases)
