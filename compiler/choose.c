@@ -75,9 +75,10 @@ static int is_on_cuda(const char *step)
 static const char *missing_of_latents(const Plan *plan)
 {
     const Facts *f = &plan->graph->facts;
-    if (f->kv_latent % 32 || f->kv_latent > 512 || f->rope_dim % 32 || f->rope_dim > 128)
+    if (f->kv_latent % 32 || f->kv_latent > 512 || f->rope_dim % 32 || f->rope_dim > 128 ||
+        f->kv_latent + f->rope_dim > 576) // 99 KB of shared memory, which every GPU has
         return arena_format("latents of %d and %d channels: on CUDA multiples of 32 up to 512 and "
-                            "128 are expected", f->kv_latent, f->rope_dim);
+                            "128, and 576 together, are expected", f->kv_latent, f->rope_dim);
     if (f->nope_dim % 16 || f->value_dim % 4 || f->q_latent % 4)
         return arena_format("heads of %d and %d channels: on CUDA multiples of 16 and of 4",
                             f->nope_dim, f->value_dim);

@@ -139,6 +139,8 @@ template <bool VALUES> DEVICE void map_latents(const State &s, const Batch &b, c
 // part of the keys' scores and the first half of the channels, another the rest. KEYS at a time,
 // with room for it the next ones in the background.
 
+static_assert(LATENT_PREFILL_SHARED_BYTES(16) <= 99 * 1024, "what every GPU gives a block");
+
 template <bool QUANTIZED, int KEYS>
 DEVICE void latent_prefill(const State &s, const Batch &b, const Layer *layer)
 {

@@ -575,9 +575,10 @@ static void check_routers(void)
     "\"num_key_value_heads\": null, \"intermediate_size\": null, \"block_configs\": ["             \
     BLOCK_CONFIG("2", "1.5") ", " BLOCK_CONFIG(NO_OP, "2.625") ", " BLOCK_CONFIG(NO_OP, NO_OP)      \
     ", " BLOCK_CONFIG("4", "0.5") "]"
-#define LATENTS(q, width)                                                                          \
+#define LATENTS(q, width) TURNED_LATENTS(q, width, "32")
+#define TURNED_LATENTS(q, width, turned)                                                           \
     "\"q_lora_rank\": " q ", \"kv_lora_rank\": " width ", \"qk_nope_head_dim\": 32, "                 \
-    "\"qk_rope_head_dim\": 32, \"v_head_dim\": 32, \"n_routed_experts\": 8, "                      \
+    "\"qk_rope_head_dim\": " turned ", \"v_head_dim\": 32, \"n_routed_experts\": 8, "                      \
     "\"num_experts_per_tok\": 2, \"n_shared_experts\": 1, \"moe_intermediate_size\": 128, "         \
     "\"n_group\": 2, \"topk_group\": 1, \"first_k_dense_replace\": 1"
 
@@ -597,6 +598,8 @@ static void check_cuda(void)
     missing("DeepseekV3ForCausalLM", LATENTS("64", "64"), NULL);
     missing("DeepseekV3ForCausalLM", LATENTS("64", "48"), "latents of 48 and 32 channels");
     missing("DeepseekV2ForCausalLM", LATENTS("null", "64"), NULL);
+    missing("DeepseekV3ForCausalLM", TURNED_LATENTS("64", "512", "64"), NULL);
+    missing("DeepseekV3ForCausalLM", TURNED_LATENTS("64", "512", "96"), "and 576 together");
     Plan *plan = plan_of("DeciLMForCausalLM", DECILM);
     static const int parts[] = {0, 2, 3, 3}, before[] = {-1, 0, 1, 1};
     CHECK(plan->skips_parts && !plan->parallel);
