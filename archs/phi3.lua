@@ -8,7 +8,9 @@ return llama:with {
   eps          = cfg("rms_norm_eps", 1e-05),
   window       = cfg("sliding_window", false),
   max_position = cfg("max_position_embeddings", 4096),
-  rope         = rope_config { style = "neox", partial = true },
+  rope         = rope_config { style = "neox", partial = true, original = 4096,
+                               types = { default = "default", longrope = "longrope",
+                                         su = "longrope", yarn = "longrope" } },
 
   attn = llama.attn:with { fused = "qkv_proj" },
   ffn  = llama.ffn:with { fused = "gate_up_proj" },

@@ -344,10 +344,12 @@ end
 -- states none; theta_key: the key that states it, false for none; of: the layers' name in a
 -- rope_parameters with one object for each kind of layer; scaled = false: the base alone counts;
 -- otherwise: the object where config has none; partial: some channels may stay as they are;
--- query_scale: llama_4_scaling_beta is known; dim: channels that turn, from m.
+-- query_scale: llama_4_scaling_beta is known; dim: channels that turn, from m; original: the context
+-- before scaling where config states none outside that object; types: the names of rope_type that
+-- are known, each with the rule it stands for.
 local Rope = {}
 local rope_options = { "style", "theta", "theta_key", "of", "scaled", "otherwise", "partial",
-                       "query_scale", "dim" }
+                       "query_scale", "dim", "original", "types" }
 function rope_config(options)
   if type(options) ~= "table" or (options.style ~= "neox" and options.style ~= "interleaved") then
     wrong('rope_config needs style = "neox" or "interleaved"')
@@ -418,17 +420,18 @@ local function resolve_rope(m, rope)
   s.max = m.max_position
   -- Outside the dictionary it has precedence, as in Hugging Face.
   local original = get "original_max_position_embeddings"
-  if original == nil or original == null then original = s.dict.original_max_position_embeddings end
+  if original == nil or original == null then original = o.original end
+  if original == nil then original = s.dict.original_max_position_embeddings end
   if original == nil or original == null then original = s.max end
   s.original = check_positive("original_max_position_embeddings", original)
 
   local kind = s.dict.rope_type
   if kind == nil or kind == null then kind = s.dict.type end
   if kind == nil or kind == null then kind = "default" end
-  local rule = type(kind) == "string" and rope_rules[kind]
-  if not rule then
+  local rule = type(kind) == "string" and rope_rules[o.types and o.types[kind] or kind]
+  if not rule or o.types and not o.types[kind] then
     refuse("%s.rope_type is %s; supported are %s", s.name, show(kind),
-           table.concat(sorted_keys(rope_rules), ", "))
+           table.concat(sorted_keys(o.types or rope_rules), ", "))
   end
   local inverse, factor, short = rule(s)
   local table_of = { dim = s.dim, interleaved = o.style == "interleaved", inverse = inverse,

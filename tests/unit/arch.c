@@ -73,6 +73,7 @@ static void refused_weights(const char *members, const char *words)
 #define MISTRAL "MistralForCausalLM"
 #define QWEN2 "Qwen2ForCausalLM"
 #define QWEN3 "Qwen3ForCausalLM"
+#define PHI3 "Phi3ForCausalLM"
 
 // --- facts ---------------------------------------------------------------------------------------
 
@@ -189,6 +190,21 @@ static void check_rope(void)
             "\"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1, 2], "
             "\"long_factor\": [1, 2]}",
             "list of 32 positive numbers");
+#define LONGROPE(more)                                                                             \
+    "\"rope_scaling\": {\"type\": \"su\", \"short_factor\": [1, 2, 4, 8], "                          \
+    "\"long_factor\": [2, 4, 8, 16]" more "}, \"partial_rotary_factor\": 0.125"
+    // 1 + ln 2 / ln 4096 = 13 / 12
+    const Rope *rope = &facts_of(PHI3, LONGROPE(", \"original_max_position_embeddings\": 64")
+                                 ", \"max_position_embeddings\": 8192")
+                            ->ropes[0];
+    CHECK(rope->original == 4096 && fabs(rope->factor - sqrt(13 / 12.0)) < 1e-12);
+    CHECK(rope->inverse[0] == 0.5 && rope->short_inverse[0] == 1);
+    rope = &facts_of(PHI3, LONGROPE("") ", \"max_position_embeddings\": 8192, "
+                                        "\"original_max_position_embeddings\": 8192")
+                ->ropes[0];
+    CHECK(rope->original == 8192 && rope->factor == 1);
+    refused(PHI3, "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}",
+            "\"linear\"; supported are default, longrope, su, yarn");
     refused(LLAMA, "\"partial_rotary_factor\": 0.5", "partial_rotary_factor is 0.5");
     refused(LLAMA, "\"rope_theta\": -1", "rope_theta is -1");
     refused(LLAMA, "\"rope_theta\": 1e-300", "inverse frequency");
