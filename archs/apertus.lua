@@ -9,6 +9,7 @@ return llama:with {
   ignore = { "qk_norm" },
 
   eps          = cfg("rms_norm_eps", 1e-05),
+  ffn_bias     = false,
   max_position = cfg("max_position_embeddings", 65536),
   rope         = rope_config { style = "neox", theta = 12000000 },
 

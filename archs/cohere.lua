@@ -9,6 +9,7 @@ return llama:with {
   eps          = cfg("layer_norm_eps", 1e-05),
   tied         = cfg("tie_word_embeddings", true),
   logit_scale  = cfg("logit_scale", 0.0625),
+  ffn_bias     = false,
   max_position = cfg("max_position_embeddings", 8192),
   rope         = rope_config { style = "interleaved", theta = 500000 },
   head_norms   = cfg("use_qk_norm", false),

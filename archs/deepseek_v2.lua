@@ -10,6 +10,7 @@ return deepseek_v3:with {
 
   vocab        = cfg("vocab_size", 102400),
   max_position = cfg("max_position_embeddings", 2048),
+  ffn_bias     = cfg("mlp_bias", false),
 
   dense       = cfg("first_k_dense_replace", 0),
   experts     = cfg("n_routed_experts", 64),

@@ -9,6 +9,8 @@ return llama:with {
   head_dim     = cfg { "head_dim", default = 128, null = function(m) return m.dim // m.heads end },
   eps          = cfg("rms_norm_eps", 1e-05),
   tied         = cfg("tie_word_embeddings", true),
+  qkv_bias     = cfg("use_bias", false),
+  ffn_bias     = cfg("use_bias", false),
   max_position = cfg("max_position_embeddings", 131072),
   rope         = rope_config { style = "interleaved", theta = 500000 },
 }

@@ -6,8 +6,9 @@ return ernie4_5:with {
   hf     = { "Ernie4_5_MoeForCausalLM" },
   expect = { moe_gate_act = "softmax", moe_use_aux_free = true },
 
-  kv_heads = cfg { "num_key_value_heads", default = 4, null = function(m) return m.heads end },
-  head_dim = cfg("head_dim", function(m) return m.dim // m.heads end),
+  kv_heads  = cfg { "num_key_value_heads", default = 4, null = function(m) return m.heads end },
+  head_dim  = cfg("head_dim", function(m) return m.dim // m.heads end),
+  head_bias = cfg("use_bias", false),
 
   first       = cfg("moe_layer_start_index", 1),
   last        = cfg("moe_layer_end_index", -1), -- of all layers

@@ -8,6 +8,8 @@ return llama:with {
 
   kv_heads     = cfg { "num_key_value_heads", default = 32, null = function(m) return m.heads end },
   eps          = cfg("rms_norm_eps", 1e-05),
+  qkv_bias     = false,
+  ffn_bias     = false,
   size         = cfg { "sliding_window", default = 4096, null = false },
   pattern      = cfg("sliding_window_pattern", 4), -- a number, or letters: L is a window
   window       = windows {

@@ -13,6 +13,7 @@ return llama:with {
   head_dim      = cfg("head_dim", 256),
   eps           = cfg("rms_norm_eps", 1e-06),
   tied          = cfg("tie_word_embeddings", true),
+  ffn_bias      = false,
   max_position  = cfg("max_position_embeddings", 8192),
   embed_scale   = derived(function(m) return m.dim ^ 0.5 end),
   query_scalar  = cfg("query_pre_attn_scalar", 256),

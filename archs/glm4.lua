@@ -9,6 +9,9 @@ return llama:with {
   kv_heads     = cfg { "num_key_value_heads", default = 2, null = function(m) return m.heads end },
   head_dim     = cfg { "head_dim", default = 128, null = function(m) return m.dim // m.heads end },
   eps          = cfg("rms_norm_eps", 1.5625e-07),
+  qkv_bias     = cfg("attention_bias", true),
+  o_bias       = false,
+  ffn_bias     = false,
   max_position = cfg("max_position_embeddings", 131072),
   rope         = rope_config { style = "interleaved", partial = 0.5 },
 

@@ -10,6 +10,7 @@ return dots1:with {
 
   kv_heads     = cfg { "num_key_value_heads", default = 8, null = function(m) return m.heads end },
   eps          = cfg("rms_norm_eps", 1e-05),
+  o_bias       = false,
   max_position = cfg("max_position_embeddings", 131072),
   rope         = rope_config { style = "neox", partial = 0.5 },
   window       = false,

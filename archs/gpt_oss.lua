@@ -11,6 +11,8 @@ return llama:with {
   kv_heads     = cfg { "num_key_value_heads", default = 8, null = function(m) return m.heads end },
   head_dim     = cfg { "head_dim", default = 64, null = function(m) return m.dim // m.heads end },
   eps          = cfg("rms_norm_eps", 1e-05),
+  qkv_bias     = cfg("attention_bias", true),
+  expert_bias  = true,
   max_position = cfg("max_position_embeddings", 131072),
   rope         = rope_config {
     style = "neox", theta = 150000,

@@ -2,7 +2,7 @@
 return arch {
   name   = "llama",
   hf     = { "LlamaForCausalLM" },
-  expect = { hidden_act = "silu" },   -- biases are found by their tensors
+  expect = { hidden_act = "silu" },
   ignore = { "sliding_window" },      -- so does Hugging Face
 
   dim      = cfg "hidden_size",
@@ -15,6 +15,9 @@ return arch {
   eps      = cfg "rms_norm_eps",
   tied     = cfg("tie_word_embeddings", false),
   window   = false,
+  qkv_bias = cfg("attention_bias", false), -- of a bare config; in files, biases are found
+  o_bias   = derived(function(m) return m.qkv_bias end),
+  ffn_bias = cfg("mlp_bias", false),
   rope     = rope_config { style = "neox" },   -- reads rope_theta/rope_scaling and rope_parameters
 
   max_position = cfg("max_position_embeddings", 2048),

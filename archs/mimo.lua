@@ -1,5 +1,4 @@
--- MiMo 7B: Llama with biases on q, k and v, found by their tensors. The layers that predict further
--- tokens are left out.
+-- MiMo 7B: Llama with biases on q, k and v. The layers that predict further tokens are left out.
 local llama = require "llama"
 
 return llama:with {
@@ -7,5 +6,8 @@ return llama:with {
   hf     = { "MiMoForCausalLM" },
   expect = { use_sliding_window = false },
 
+  qkv_bias     = true,
+  o_bias       = false,
+  ffn_bias     = false,
   max_position = cfg("max_position_embeddings", 32768),
 }

@@ -6,6 +6,8 @@ return llama:with {
   hf   = { "MistralForCausalLM" },
 
   kv_heads     = cfg { "num_key_value_heads", default = 8, null = function(m) return m.heads end },
+  qkv_bias     = false,
+  ffn_bias     = false,
   window       = cfg { "sliding_window", default = 4096, null = false },
   max_position = cfg("max_position_embeddings", 131072),
 }

@@ -7,6 +7,8 @@ return llama:with {
 
   kv_heads     = cfg { "num_key_value_heads", default = 8, null = function(m) return m.heads end },
   eps          = cfg("rms_norm_eps", 1e-05),
+  qkv_bias     = false,
+  ffn_bias     = false,
   window       = cfg("sliding_window", false),
   max_position = cfg("max_position_embeddings", 131072),
   rope         = rope_config { style = "neox", theta = 1000000 },

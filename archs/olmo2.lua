@@ -5,7 +5,8 @@ return llama:with {
   name = "olmo2",
   hf   = { "Olmo2ForCausalLM" },
 
-  eps = cfg("rms_norm_eps", 1e-05),
+  eps      = cfg("rms_norm_eps", 1e-05),
+  ffn_bias = false,
 
   attn      = llama.attn:with { q_norm = "q_norm", k_norm = "k_norm", norms = "all heads" },
   attn_post = rmsnorm "post_attention_layernorm",

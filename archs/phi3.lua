@@ -6,6 +6,8 @@ return llama:with {
   hf   = { "Phi3ForCausalLM" },
 
   eps          = cfg("rms_norm_eps", 1e-05),
+  qkv_bias     = false,
+  ffn_bias     = false,
   window       = cfg("sliding_window", false),
   max_position = cfg("max_position_embeddings", 4096),
   rope         = rope_config { style = "neox", partial = true, original = 4096,

@@ -7,6 +7,9 @@ return llama:with {
 
   kv_heads     = cfg { "num_key_value_heads", default = 32, null = function(m) return m.heads end },
   max_position = cfg("max_position_embeddings", 32768),
+  qkv_bias     = true,
+  o_bias       = false,
+  ffn_bias     = false,
 
   use_window  = cfg("use_sliding_window", false),
   window_size = cfg { "sliding_window", default = 4096, null = false },

@@ -6,5 +6,7 @@ return qwen2:with {
   hf   = { "Qwen3ForCausalLM" },
 
   head_dim = cfg("head_dim", 128),
+  qkv_bias = cfg("attention_bias", false),
+  o_bias   = derived(function(m) return m.qkv_bias end),
   attn     = qwen2.attn:with { q_norm = "q_norm", k_norm = "k_norm" },
 }

@@ -21,6 +21,7 @@ typedef struct {
     int64_t row;
     int64_t out, count; // of experts
     Stack stack;        // that may hold them
+    int biased;         // where there are no weights
 } Place;
 
 typedef struct {
@@ -122,6 +123,14 @@ static int push_line(lua_State *lua)
     return 2;
 }
 
+// has_weights()
+static int push_has_weights(lua_State *lua)
+{
+    const Checkpoint *ck = tracer_of(lua)->checkpoint;
+    lua_pushboolean(lua, ck->count && !ck->random_seed);
+    return 1;
+}
+
 // has_tensor(name)
 static int push_has_tensor(lua_State *lua)
 {
@@ -132,9 +141,7 @@ static int push_has_tensor(lua_State *lua)
 // warn_missing(name)
 static int push_warning(lua_State *lua)
 {
-    const Checkpoint *ck = tracer_of(lua)->checkpoint;
-    if (ck->count && !ck->random_seed)
-        warn(ck->dir, "no tensor %s; taken as zeros", luaL_checkstring(lua, 1));
+    warn(tracer_of(lua)->checkpoint->dir, "no tensor %s; taken as zeros", luaL_checkstring(lua, 1));
     return 0;
 }
 
@@ -241,6 +248,7 @@ static void read_op(lua_State *lua, TracedList *traced)
     place.out = get_integer(lua, "out");
     place.count = get_integer(lua, "count");
     place.stack = read_stack(lua);
+    place.biased = get_boolean(lua, "biased");
     size_t count = traced->list.count;
     APPEND(traced->places, count, traced->room, place);
     APPEND(traced->list.ops, traced->list.count, traced->list.room, op);
@@ -401,6 +409,8 @@ static int run_prelude(lua_State *lua)
     lua_setglobal(lua, "source");
     lua_pushcfunction(lua, push_line);
     lua_setglobal(lua, "line_of");
+    lua_pushcfunction(lua, push_has_weights);
+    lua_setglobal(lua, "has_weights");
     lua_pushcfunction(lua, push_has_tensor);
     lua_setglobal(lua, "has_tensor");
     lua_pushcfunction(lua, push_warning);
@@ -461,20 +471,21 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
     for (size_t i = 0; i < traced->list.count; i++) {
         Op *op = &traced->list.ops[i];
         const Place *place = &traced->places[i];
+        const int made = (is_end ? MADE_HEAD : 0) | (place->biased ? MADE_BIASED : 0);
         if (!place->name) continue;
         if (place->fused && !has_linear(ck, place->name) && has_linear(ck, place->fused))
             op->linear = find_linear_rows(ck, place->fused, (int)place->from, (int)place->rows,
                                           (int)place->row, op->width);
         else if (strcmp(op->kind, "linear") == 0)
             op->linear = find_linear(ck, is_end ? choose_head(ck, place) : place->name,
-                                     (int)place->from, op->width, is_end);
+                                     (int)place->from, op->width, made);
         else if (strcmp(op->kind, "experts") == 0) {
             op->expert_count = (int)place->count;
             op->experts = place->stack.weight && find_tensor(ck, place->stack.weight)
                               ? find_stacked(ck, &place->stack, (int)place->from, (int)place->out,
                                              op->expert_count)
                               : find_experts(ck, place->name, (int)place->from, (int)place->out,
-                                             op->expert_count);
+                                             op->expert_count, made);
             op->linear = op->experts[0];
         } else if (strcmp(op->kind, "embedding") == 0)
             op->tensor = find_values(ck, place->name, place->rows, op->width);

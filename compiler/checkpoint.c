@@ -333,14 +333,14 @@ LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, 
 }
 
 const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
-                                   int count)
+                                   int count, int made)
 {
     const LinearWeights **experts = arena_alloc((size_t)count * sizeof *experts);
     const char *at = strstr(name, "{e}");
     if (!at) die(name, "has no {e}, the expert's number");
     for (int e = 0; e < count; e++) {
         const LinearWeights *w = find_linear(
-            ck, arena_format("%.*s%d%s", (int)(at - name), name, e, at + 3), in, out, 0);
+            ck, arena_format("%.*s%d%s", (int)(at - name), name, e, at + 3), in, out, made);
         if (e && w->format != experts[0]->format)
             die(ck->dir, "%s and %s have different formats, which is not supported", w->name,
                 experts[0]->name);
@@ -490,7 +490,7 @@ static void find_bias(const Checkpoint *ck, LinearWeights *w)
         die(t->file, "tensor %s has shape %s, expected (%d)", t->name, print_shape(t), w->out);
 }
 
-static void make_linear(LinearWeights *w, int format)
+static void make_linear(LinearWeights *w, int format, int biased)
 {
     int in = PADDED(w->in), out = PADDED(w->out);
     w->format = format;
@@ -503,14 +503,16 @@ static void make_linear(LinearWeights *w, int format)
         w->weight = make_tensor(arena_format("%s.weight", w->name),
                                 format == b16 ? DTYPE_BF16 : DTYPE_F16, w->out, w->in, 0);
     }
+    if (biased) w->bias = make_tensor(arena_format("%s.bias", w->name), DTYPE_F16, w->out, 0, 0);
 }
 
-LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int is_head)
+LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int made)
 {
     LinearWeights *w = arena_alloc(sizeof *w);
     *w = (LinearWeights){.name = name, .in = in, .out = out};
     if (ck->random_seed) {
-        make_linear(w, is_head ? ck->random_head_format : ck->random_format);
+        make_linear(w, made & MADE_HEAD ? ck->random_head_format : ck->random_format,
+                    made & MADE_BIASED);
         return w;
     }
     check_present(ck);

@@ -72,8 +72,9 @@ const Tensor *find_tensor(const Checkpoint *ck, const char *name);
 // weights, a tensor without data.
 const Tensor *find_values(const Checkpoint *ck, const char *name, int64_t rows, int64_t columns);
 // The linear layer `name` with logical widths in and out, EXL3 or plain; dies when missing or
-// misshapen. With random weights, makes up tensors without data.
-LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int is_head);
+// misshapen. With random weights, makes up tensors without data: `made` says of what kind.
+enum { MADE_HEAD = 1, MADE_BIASED = 2 };
+LinearWeights *find_linear(const Checkpoint *ck, const char *name, int in, int out, int made);
 // Output rows first .. first+out-1 of the plain linear layer `name`, which has `rows` of them.
 LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, int rows, int first,
                                 int out);
@@ -81,7 +82,7 @@ LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, 
 int has_linear(const Checkpoint *ck, const char *name);
 // The linear layers `name` with {e} replaced by 0 .. count-1, which must be of one format.
 const LinearWeights **find_experts(const Checkpoint *ck, const char *name, int in, int out,
-                                   int count);
+                                   int count, int made);
 // The same from a stack, whose weight exists.
 const LinearWeights **find_stacked(const Checkpoint *ck, const Stack *stack, int in, int out,
                                    int count);

@@ -5,12 +5,14 @@
 -- tensor's data, its bits, or a kernel.
 --
 -- Given by arch.c: config (config.json as a table), null (JSON's null), source (text of a file),
--- line_of (source and line of a level of the stack), has_tensor (1 when the checkpoint has weights
--- and one of that name), warn_missing (says so once, where there are weights).
+-- line_of (source and line of a level of the stack), has_weights (whether the checkpoint has any),
+-- has_tensor (whether one has that name), warn_missing (says that one has not).
 
 local config, null, source, line_of, load = config, null, source, line_of, load
-local has_tensor, warn_missing = has_tensor, warn_missing
-_G.source, _G.line_of, _G.load, _G.has_tensor, _G.warn_missing = nil, nil, nil, nil, nil
+local has_weights, has_tensor, warn_missing = has_weights, has_tensor, warn_missing
+for _, name in ipairs { "source", "line_of", "load", "has_weights", "has_tensor", "warn_missing" } do
+  _G[name] = nil
+end
 
 -- --- refusing ------------------------------------------------------------------------------------
 
@@ -94,6 +96,8 @@ facts.eps, facts.softmax_scale, facts.tied = check_positive, check_positive, che
 facts.use_window, facts.window_from = check_boolean, whole(0, 1 << 30)
 facts.embed_scale, facts.logit_scale, facts.residual_scale = check_positive, check_positive,
                                                              check_positive
+facts.qkv_bias, facts.o_bias, facts.ffn_bias = check_boolean, check_boolean, check_boolean
+facts.expert_bias, facts.head_bias = check_boolean, check_boolean
 facts.route_normalize = check_boolean -- false: a moe does not normalize, whatever it says
 local function check_softcap(key, value)
   return value ~= 0 and value ~= false and check_positive(key, value)
@@ -611,10 +615,12 @@ local function on_disk(name)
   return root.model and name:gsub("^model%.", root.model) or name
 end
 
--- fused: a name, the rows before ours, and its rows in all.
-local function trace_linear(role, name, x, width, tied, fused)
+-- biased: whether it has a bias where there are no weights that say so. fused: a name, the rows
+-- before ours, and its rows in all.
+local function trace_linear(role, name, x, width, biased, tied, fused)
   return record { kind = "linear", role = role, args = { x.index }, width = width,
-                  from = x.width, name = on_disk(name), tied = tied and on_disk(tied),
+                  from = x.width, name = on_disk(name), biased = biased,
+                  tied = tied and on_disk(tied),
                   fused = fused and on_disk(fused.name), row = fused and fused.row,
                   rows = fused and fused.rows }
 end
@@ -643,7 +649,7 @@ trace_part.rmsnorm, trace_part.layernorm = trace_norm "rms", trace_norm "layer"
 
 -- The one linear outside a block is the head.
 function trace_part.linear(m, part, role, x)
-  return trace_linear(role, prefix .. part[1], x, m.vocab, m.tied and part.tied)
+  return trace_linear(role, prefix .. part[1], x, m.vocab, m.head_bias, m.tied and part.tied)
 end
 
 local head_norms = { ["each head"] = "layer", ["all heads"] = "all" }
@@ -654,7 +660,8 @@ function trace_part.attention(m, part, role, x)
   local function project(name, from, width, row)
     local fused = row and part.fused and
                   { name = under .. part.fused, row = row, rows = q_width + 2 * kv_width }
-    return trace_linear(role .. "." .. name, under .. part[name], from, width, nil, fused)
+    return trace_linear(role .. "." .. name, under .. part[name], from, width,
+                        m[name == "o" and "o_bias" or "qkv_bias"], nil, fused)
   end
   local function head_norm(name, y)
     if not part[name] then return y end
@@ -740,8 +747,8 @@ function trace_part.latent_attention(m, part, role, x)
   local under = prefix .. (part.under or "")
   latent = { q = m.q_latent or 0, kv = m.kv_latent, nope = m.nope_dim, value = m.value_dim,
              eps = m.latent_eps }
-  local function project(name, from, width)
-    return trace_linear(role .. "." .. name, under .. part[name], from, width)
+  local function project(name, from, width, biased)
+    return trace_linear(role .. "." .. name, under .. part[name], from, width, biased)
   end
   local kv_b = on_disk(under .. part.kv_b .. ".weight")
   local function expand(kind, y, width)
@@ -751,7 +758,7 @@ function trace_part.latent_attention(m, part, role, x)
   end
   local q_width, heads = m.heads * (m.nope_dim + m.turned_dim), nil
   if m.q_latent then
-    local q_a = project("q_a", x, m.q_latent)
+    local q_a = project("q_a", x, m.q_latent, m.qkv_bias)
     heads = record { kind = "norm", detail = "rms", role = role .. ".q_a_norm",
                      args = { q_a.index }, width = q_a.width, rows = q_a.width,
                      name = on_disk(under .. part.q_a_norm .. ".weight") }
@@ -759,14 +766,14 @@ function trace_part.latent_attention(m, part, role, x)
   else
     heads = project("q", x, q_width)
   end
-  local kv_a = project("kv_a", x, m.kv_latent + m.turned_dim)
+  local kv_a = project("kv_a", x, m.kv_latent + m.turned_dim, m.qkv_bias)
   local q = expand("latent_q", heads, m.heads * m.head_dim)
   local k = record { kind = "latent_k", role = role .. ".kv_a_norm", args = { kv_a.index },
                      width = m.head_dim, rows = m.kv_latent, rope = m.rope.index - 1,
                      name = on_disk(under .. part.kv_a_norm .. ".weight") }
   local a = record { kind = "attend", role = role, width = q.width,
                      args = { q.index, k.index, k.index } }
-  return project("o", expand("latent_v", a, m.heads * m.value_dim), m.dim)
+  return project("o", expand("latent_v", a, m.heads * m.value_dim), m.dim, m.o_bias)
 end
 
 local routing -- the facts of the model's routers; nil without one
@@ -786,16 +793,17 @@ function trace_part.gated_mlp(m, part, role, x)
   local function project(name, from, width, row)
     local fused = row and part.fused and
                   { name = under .. part.fused, row = row, rows = 2 * m.ffn_dim }
-    return trace_linear(role .. "." .. name, under .. part[name], from, width, nil, fused)
+    return trace_linear(role .. "." .. name, under .. part[name], from, width, m.ffn_bias, nil,
+                        fused)
   end
   local gate, up = project("gate", x, m.ffn_dim, 0), project("up", x, m.ffn_dim, m.ffn_dim)
   return project("down", gated(m, part, role, gate, up), m.dim)
 end
 
--- The index of an op for a tensor (rows) that the checkpoint may lack: the first of `names`.
+-- The index of an op for a tensor (rows) that weights may lack: the first of `names`.
 local function optional_values(role, under, names, rows)
   for _, name in ipairs(names) do
-    if has_tensor(on_disk(under .. name)) then
+    if not has_weights() or has_tensor(on_disk(under .. name)) then
       return trace_values(role, under .. name, rows).index
     end
   end
@@ -836,7 +844,7 @@ function trace_part.moe(m, part, role, x)
   local function project(name, from, from_width, width, op_width, stack)
     return record { kind = "experts", role = role .. "." .. name, width = op_width,
                     args = { from.index, route.index }, from = from_width, out = width,
-                    count = m.experts, stack = stack,
+                    count = m.experts, stack = stack, biased = m.expert_bias,
                     name = on_disk(under .. expert.under .. expert[name]) }
   end
   local width, step = m.expert_dim, stacked and stacked.interleaved and 2 or 1
@@ -850,7 +858,7 @@ function trace_part.moe(m, part, role, x)
 
   local function share(name, from, width)
     return trace_linear(role .. ".shared." .. name, under .. shared.under .. shared[name], from,
-                        width)
+                        width, m.ffn_bias)
   end
   gate, up = share("gate", x, m.shared_dim), share("up", x, m.shared_dim)
   local all = share("down", gated(m, shared, role .. ".shared", gate, up), m.dim)
@@ -864,13 +872,13 @@ end
 
 function trace_part.mlp(m, part, role, x)
   local under = prefix .. (part.under or "")
-  local up = trace_linear(role .. ".up", under .. part.up, x, m.ffn_dim)
+  local up = trace_linear(role .. ".up", under .. part.up, x, m.ffn_dim, m.ffn_bias)
   local args = { up.index }
   for i, name in ipairs(part.parameters or {}) do
     args[i + 1] = trace_values(role .. ".parameter", under .. name, 1).index
   end
   local h = record { kind = "act", role = role, args = args, width = up.width, detail = part.act }
-  return trace_linear(role .. ".down", under .. part.down, h, m.dim)
+  return trace_linear(role .. ".down", under .. part.down, h, m.dim, m.ffn_bias)
 end
 
 -- --- architectures -------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // From config.json to a graph and its steps: facts, rope tables (tests/data/rope.json, from
-// tests/oracle/rope.py), windows, heads, and all that must be refused. Runs in the root of the
+// tests/oracle/rope.py), windows, heads, parameters, and all that must be refused. Runs in the root of the
 // repository.
 #include "../files.h"
 #include <math.h>
@@ -646,8 +646,26 @@ static void check_latents(void)
     refused(v3, LATENTS("64", "64") ", \"moe_layer_freq\": 2", "moe_layer_freq is 2");
 }
 
+// How many parameters a bare config has, biases included: tests/data/parameters.jsonl, from
+// tests/oracle/record_parameters.py.
+static void check_parameters(void)
+{
+    Buffer file = read_file("tests/data/parameters.jsonl");
+    for (char *line = strtok(file.data, "\n"); line; line = strtok(NULL, "\n")) {
+        const cJSON *recorded = parse_json("tests/data/parameters.jsonl", line, strlen(line));
+        Checkpoint *ck = checkpoint_of("{}");
+        ck->config = json_get(recorded, "config");
+        uint64_t found = fuse_ops(trace_arch(ck))->parameters;
+        uint64_t expected = (uint64_t)json_get(recorded, "parameters")->valuedouble;
+        CHECK_MSG(found == expected, "%llu, expected %llu: %s", (unsigned long long)found,
+                  (unsigned long long)expected, line);
+    }
+    buffer_free(&file);
+}
+
 int main(void)
 {
+    check_parameters();
     check_cuda();
     check_latents();
     check_delta_nets();
