@@ -15,7 +15,7 @@ return qwen3_moe:with {
   max_position = cfg("max_position_embeddings", 128000),
   rope         = rope_config { style = "neox", theta = 500000 },
 
-  experts    = cfg("num_experts", 60),
+  saved_as   = cfg("num_local_experts", 60),
   active     = cfg("num_experts_per_tok", 4),
   expert_dim = cfg("moe_intermediate_size", 1408),
   route_normalize = true,

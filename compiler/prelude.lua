@@ -337,7 +337,7 @@ local rope_keys = {
   "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
   "high_freq_factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate",
   "attention_factor", "mscale", "mscale_all_dim", "short_factor", "long_factor", "finetuned",
-  "mrope_section", "mrope_interleaved", "max_position_embeddings",
+  "mrope_section", "mrope_interleaved", "max_position_embeddings", "attn_factor",
 }
 
 local function is_object(value)

@@ -59,6 +59,7 @@ typedef struct {
     long valid[2]; // of the last two dimensions; beyond it zeros
     Kind kind;
     int exponent;  // SCALE, SPREAD
+    bool twins;    // of each two rows the second is the first
     uint32_t word; // WORD
 } Tensor;
 
@@ -321,9 +322,10 @@ static void add_line(const Case *c, const Line *l, const char *key)
         add(key, "weight", setting(c, key, "dtype"), ONES, a, b, 0);
     } else if (!strcmp(l->kind, "offset")) {
         add(key, "weight", setting(c, key, "dtype"), SPREAD, 0, a, 0)->exponent = -3;
-    } else if (!strcmp(l->kind, "plain")) {
-        add(key, "weight", setting(c, key, "dtype"), SPREAD, b, a, 0)->exponent =
-            scale_exponent(a) + 1;
+    } else if (!strcmp(l->kind, "plain") || !strcmp(l->kind, "twins")) {
+        Tensor *t = add(key, "weight", setting(c, key, "dtype"), SPREAD, b, a, 0);
+        t->exponent = scale_exponent(a) + 1;
+        t->twins = !strcmp(l->kind, "twins");
     } else if (!strcmp(l->kind, "conv")) {
         Tensor *t = add(key, "weight", setting(c, key, "dtype"), SPREAD, a, 1, b);
         t->exponent = -1;
@@ -411,7 +413,7 @@ static void write_tensor(FILE *f, const Case *c, const Tensor *t)
     long columns = t->rank ? t->shape[t->rank - 1] : 1;
     int size = element_bytes(t->dtype);
     for (long i = 0; i < element_count(t); i++) {
-        uint64_t r = random_word(key, (uint64_t)i);
+        uint64_t r = random_word(key, (uint64_t)(i - (t->twins ? i / columns % 2 * columns : 0)));
         uint32_t value;
         if (t->kind == WORD)
             value = t->word;

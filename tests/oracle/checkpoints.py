@@ -185,6 +185,11 @@ class Maker:
             self.values(key + ".weight", "spread", (a,), -3)
         elif kind == "plain":
             self.values(key + ".weight", "spread", (b, a), scale_exponent(a) + 1)
+        elif kind == "twins":
+            self.values(key + ".weight", "spread", (b, a), scale_exponent(a) + 1)
+            name, dtype, shape, data = self.tensors.pop()
+            rows = np.frombuffer(data, dtype=FLOATS[dtype][0]).reshape(shape)
+            self.add(name, dtype, rows[np.arange(b) // 2 * 2])
         elif kind == "conv":
             self.values(key + ".weight", "spread", (a, 1, b), -1)
         elif kind == "table":

@@ -42,11 +42,16 @@ PIECES = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pro
 # Where the text model of a multimodal checkpoint is: its names here begin with "model.".
 ROOTS = ("model.language_model.", "language_model.model.")
 # Parts of a checkpoint that are no part of the text model.
-NOT_READ = ("vision_", "model.visual.", "mtp.")
+NOT_READ = ("vision_", "model.visual.", "visual.", "mtp.")
 
 
 # Text models for which transformers has no class with a head.
-TEXT_MODELS = {"qwen3_vl_text": "Qwen3VLTextModel", "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"}
+TEXT_MODELS = {"qwen2_5_vl_text": "Qwen2_5_VLTextModel", "qwen3_vl_text": "Qwen3VLTextModel",
+               "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"}
+
+
+# Configs that may have the text model's keys at the top.
+FLAT = {"qwen2_5_vl": "qwen2_5_vl_text"}
 
 
 class WithHead(torch.nn.Module):
@@ -67,6 +72,8 @@ def build_config(directory, stored_head):
     values = json.loads((pathlib.Path(directory) / "config.json").read_text())
     values.pop("quantization_config", None)
     architecture = values["architectures"][0]
+    if values["model_type"] in FLAT and "text_config" not in values:
+        values["text_config"] = {**values, "model_type": FLAT[values["model_type"]]}
     if "text_config" in values:
         tied = values.get("tie_word_embeddings", False)
         values = {"tie_word_embeddings": tied, **values["text_config"]}
@@ -218,15 +225,17 @@ def load_model(directory):
 @contextlib.contextmanager
 def watch_routers(shape):
     """For each token the least difference between the last score that a router chose and the first
-    that it left; infinite without routers."""
+    that it left; infinite without routers, and where the two are equal: then the first of them is
+    chosen, as torch does on a GPU (on the CPU it takes either)."""
     least, topk = np.full(shape, np.inf), torch.topk
 
     def watch(scores, k, *args, **kwargs):
-        if scores.shape[0] == least.size and scores.shape[-1] > k:
-            ordered = scores.detach().double().sort(dim=-1, descending=True).values
-            margin = (ordered[:, k - 1] - ordered[:, k]).reshape(shape).numpy()
-            np.minimum(least, margin, out=least)
-        return topk(scores, k, *args, **kwargs)
+        if scores.shape[0] != least.size or scores.shape[-1] <= k:
+            return topk(scores, k, *args, **kwargs)
+        values, indices = scores.detach().sort(dim=-1, descending=True, stable=True)
+        margin = (values[:, k - 1] - values[:, k]).double().reshape(shape).numpy()
+        np.minimum(least, np.where(margin > 0, margin, np.inf), out=least)
+        return torch.return_types.topk((scores.gather(-1, indices[:, :k]), indices[:, :k]))
 
     torch.topk = watch
     try:

@@ -1,11 +1,13 @@
-"""Records how many parameters Hugging Face's models have: ../data/parameters.jsonl.
+"""Records how many parameters Hugging Face's models have, and how it saves their configs:
+../data/parameters.jsonl.
 
     python record_parameters.py             writes it
     python record_parameters.py DIR...      prints the count of each directory's config.json
 
 One case of cases.txt for each architecture, as it is and with each key about biases that its class
-knows set to true; {"parameters", "config"} a line. Models are built without memory (device meta).
-Buffers that files hold, the biases of choosing experts, count as parameters.
+knows set to true; {"parameters", "config", "saved"} a line, the last as save_pretrained writes it
+where the class is not another family's. Models are built without memory (device meta). Buffers that
+files hold, the biases of choosing experts, count as parameters.
 """
 
 import copy
@@ -53,6 +55,19 @@ def count_values(values):
         return count(directory)
 
 
+def saved(values):
+    """The config as transformers writes it."""
+    name, kind = values["architectures"][0], values["model_type"]
+    if name in ("MiMoForCausalLM", "DeciLMForCausalLM") or kind not in transformers.CONFIG_MAPPING:
+        return None
+    config = transformers.CONFIG_MAPPING[kind].from_dict(copy.deepcopy(values))
+    return {**json.loads(config.to_json_string()), "architectures": [name]}
+
+
+def line_of(values):
+    return {"parameters": count_values(values)[0], "config": values, "saved": saved(values)}
+
+
 def config_of(case):
     with tempfile.TemporaryDirectory() as directory:
         checkpoints.make_checkpoint(case, directory)
@@ -73,13 +88,13 @@ def main():
         if values["architectures"][0] in seen:
             continue
         seen.add(values["architectures"][0])
-        parameters, config = count_values(values)
-        lines.append({"parameters": parameters, "config": values})
+        config = count_values(values)[1]
+        lines.append(line_of(values))
         for key in BIASES:
             if hasattr(type(config), key):
                 changed = copy.deepcopy(values)
                 changed.get("text_config", changed)[key] = True
-                lines.append({"parameters": count_values(changed)[0], "config": changed})
+                lines.append(line_of(changed))
     OUTPUT.write_text("".join(json.dumps(line) + "\n" for line in lines))
     print(f"{len(seen)} architectures, {len(lines)} configs")
 

@@ -646,8 +646,20 @@ static void check_latents(void)
     refused(v3, LATENTS("64", "64") ", \"moe_layer_freq\": 2", "moe_layer_freq is 2");
 }
 
-// How many parameters a bare config has, biases included: tests/data/parameters.jsonl, from
-// tests/oracle/record_parameters.py.
+static const char *print_traced(const cJSON *config)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    Checkpoint *ck = checkpoint_of("{}");
+    ck->config = config;
+    FILE *out = open_memstream(&text, &bytes);
+    print_graph(trace_arch(ck), out);
+    fclose(out);
+    return text;
+}
+
+// How many parameters a bare config has, biases included, and that it says the same when
+// transformers has saved it: tests/data/parameters.jsonl, from tests/oracle/record_parameters.py.
 static void check_parameters(void)
 {
     Buffer file = read_file("tests/data/parameters.jsonl");
@@ -659,6 +671,9 @@ static void check_parameters(void)
         uint64_t expected = (uint64_t)json_get(recorded, "parameters")->valuedouble;
         CHECK_MSG(found == expected, "%llu, expected %llu: %s", (unsigned long long)found,
                   (unsigned long long)expected, line);
+        const cJSON *saved = json_get(recorded, "saved");
+        if (cJSON_IsObject(saved))
+            CHECK_MSG(strcmp(print_traced(ck->config), print_traced(saved)) == 0, "%s", line);
     }
     buffer_free(&file);
 }
