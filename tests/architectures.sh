@@ -2,8 +2,9 @@
 # The list of architectures, docs/architectures.md, from the files of archs/: what each one's comment
 # says, and the names in config.json that it claims.
 #   tests/architectures.sh print   writes the list to stdout (make docs)
-#   tests/architectures.sh         checks that the document is that list, and that no architecture is
-#                                  named by code outside archs/
+#   tests/architectures.sh         checks that the document is that list, that no architecture is
+#                                  named by code outside archs/, and runs the commands of
+#                                  docs/adding-an-architecture.md but those of make and Python
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -45,5 +46,15 @@ for file in compiler/*.[ch] runtime/*.[ch] kernels/*.h kernels/*/*.h kernels/cud
         failed=$((failed + 1))
     fi
 done
+commands=$(sed -n 's/^ *\(build\/[a-z_]* .*\|tests\/[a-z/]*\.sh .*\)/\1/p' docs/adding-an-architecture.md | grep -v python)
+[ "$(echo "$commands" | wc -l)" -eq 5 ] || { echo "docs/adding-an-architecture.md: not five commands"; failed=$((failed + 1)); }
+while read -r command; do
+    if out=$(EXLC_OPTIMIZE=-O1 sh -c "$command" 2>&1); then passed=$((passed + 1)); else
+        echo "docs/adding-an-architecture.md: $command: $out"
+        failed=$((failed + 1))
+    fi
+done <<END
+$commands
+END
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" -eq 0 ]
