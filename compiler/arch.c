@@ -22,6 +22,7 @@ typedef struct {
     int64_t out, count; // of experts
     Stack stack;        // that may hold them
     int biased;         // where there are no weights
+    int table;          // a linear layer that is read as one
 } Place;
 
 typedef struct {
@@ -249,6 +250,7 @@ static void read_op(lua_State *lua, TracedList *traced)
     place.count = get_integer(lua, "count");
     place.stack = read_stack(lua);
     place.biased = get_boolean(lua, "biased");
+    place.table = get_boolean(lua, "table");
     size_t count = traced->list.count;
     APPEND(traced->places, count, traced->room, place);
     APPEND(traced->list.ops, traced->list.count, traced->list.room, op);
@@ -489,6 +491,8 @@ static OpList find_tensors(const Checkpoint *ck, TracedList *traced, int is_end)
             op->linear = op->experts[0];
         } else if (strcmp(op->kind, "embedding") == 0)
             op->tensor = find_values(ck, place->name, place->rows, op->width);
+        else if (place->table)
+            op->tensor = find_table(ck, place->name, place->rows / place->columns, place->columns);
         else
             op->tensor = place->columns ? find_values(ck, place->name, place->rows / place->columns,
                                                       place->columns)

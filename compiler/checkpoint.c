@@ -11,8 +11,6 @@
 #include <unistd.h>
 
 #define MAX_HEADER (100u << 20)
-#define MARKER_MCG 0xCBAC1FEDu
-#define MARKER_MUL1 0x83DCD12Du
 
 // --- one safetensors file ------------------------------------------------------------------------
 
@@ -318,6 +316,19 @@ static const Tensor *slice_rows(const Tensor *t, const char *name, int64_t first
     slice->data = t->data + (uint64_t)first * row_bytes;
     slice->bytes = (uint64_t)rows * row_bytes;
     return slice;
+}
+
+const Tensor *find_table(const Checkpoint *ck, const char *name, int64_t rows, int64_t columns)
+{
+    const char *weight = arena_format("%s.weight", name);
+    if (!is_quantized(ck, name)) return find_values(ck, weight, rows, columns);
+    LinearWeights *w = find_linear(ck, name, (int)columns, (int)rows, 0);
+    if (w->bias) die(w->bias->file, "tensor %s: a bias is not supported here", w->bias->name);
+    Tensor *t = arena_alloc(sizeof *t);
+    *t = *make_tensor(weight, DTYPE_F16, rows, columns, 0);
+    t->file = w->trellis->file;
+    t->coded = w;
+    return t;
 }
 
 LinearWeights *find_linear_rows(const Checkpoint *ck, const char *name, int in, int rows, int first,

@@ -26,6 +26,7 @@ typedef struct {
     const uint8_t *data; // mapped; any alignment
     uint64_t bytes;
     int64_t stride[2]; // of a part of a larger one: values from a row, and a column, to the next
+    const struct LinearWeights *coded; // a table without data: what this EXL3 layer stands for
 } Tensor;
 
 // Where linear layers of experts are in a tensor of all of them.
@@ -37,8 +38,12 @@ typedef struct {
     int transposed;  // the weight is (experts, in, rows)
 } Stack;
 
+// What the tensors mcg and mul1 of a linear layer hold: the multipliers of its codebook.
+#define MARKER_MCG 0xCBAC1FEDu
+#define MARKER_MUL1 0x83DCD12Du
+
 // The weights of one linear layer, W (in, out): EXL3 or plain.
-typedef struct {
+typedef struct LinearWeights {
     const char *name; // "model.layers.0.self_attn.q_proj"
     int format;       // kernels/types.h
     int in, out;      // logical widths, from the architecture
@@ -71,6 +76,8 @@ const Tensor *find_tensor(const Checkpoint *ck, const char *name);
 // A norm (columns 0) or a table of F16, BF16 or F32; dies when missing or misshapen. With random
 // weights, a tensor without data.
 const Tensor *find_values(const Checkpoint *ck, const char *name, int64_t rows, int64_t columns);
+// The table (rows, columns) that the weights of the linear layer `name` are, which may be EXL3.
+const Tensor *find_table(const Checkpoint *ck, const char *name, int64_t rows, int64_t columns);
 // The linear layer `name` with logical widths in and out, EXL3 or plain; dies when missing or
 // misshapen. With random weights, makes up tensors without data: `made` says of what kind.
 enum { MADE_HEAD = 1, MADE_BIASED = 2 };
@@ -88,6 +95,11 @@ const LinearWeights **find_stacked(const Checkpoint *ck, const Stack *stack, int
                                    int count);
 // 1 when it exists in EXL3 form.
 int is_quantized(const Checkpoint *ck, const char *name);
+
+// --- decode.c: EXL3 as plain weights -------------------------------------------------------------
+
+// The weights (out, in) of an EXL3 layer, in fp16; the caller frees them.
+uint16_t *decode_linear(const LinearWeights *w);
 
 // --- arch.c, prelude.lua: the architecture, traced -----------------------------------------------
 

@@ -278,6 +278,12 @@ static uint64_t put_table(Writer *w, const Tensor *t, int format)
         w->at += 2 * rows * columns;
         return at;
     }
+    if (t->coded) {
+        uint16_t *values = decode_linear(t->coded);
+        put(w, values, 2 * rows * columns);
+        free(values);
+        return at;
+    }
     uint16_t *row = malloc(2 * columns);
     if (!row) die("memory", "cannot allocate %llu values", (unsigned long long)columns);
     for (uint64_t r = 0; r < rows; r++) {

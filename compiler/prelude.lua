@@ -10,7 +10,7 @@
 
 local config, null, source, line_of, load = config, null, source, line_of, load
 local has_weights, has_tensor, warn_missing = has_weights, has_tensor, warn_missing
-for _, name in ipairs { "source", "line_of", "load", "has_weights", "has_tensor", "warn_missing" } do
+for name in ("source line_of load has_weights has_tensor warn_missing"):gmatch "%S+" do
   _G[name] = nil
 end
 
@@ -348,9 +348,9 @@ end
 -- states none; theta_key: the key that states it, false for none; of: the layers' name in a
 -- rope_parameters with one object for each kind of layer; scaled = false: the base alone counts;
 -- otherwise: the object where config has none; partial: some channels may stay as they are;
--- query_scale: llama_4_scaling_beta is known; dim: channels that turn, from m; original: the context
--- before scaling where config states none outside that object; types: the names of rope_type that
--- are known, each with the rule it stands for.
+-- query_scale: llama_4_scaling_beta is known; dim: channels that turn, from m; original: the
+-- context before scaling where config states none outside that object; types: the names of
+-- rope_type that are known, each with the rule it stands for.
 local Rope = {}
 local rope_options = { "style", "theta", "theta_key", "of", "scaled", "otherwise", "partial",
                        "query_scale", "dim", "original", "types" }
@@ -496,7 +496,7 @@ attention = word("attention", { under = false, q = true, k = true, v = true, o =
                                 norm_offset = false, sinks = false, gated = false })
 -- Attention over one latent vector a token: q through q_a, a norm and q_b, or where q_latent is
 -- false directly; kv_a gives the latent, which is normed, and turned_dim channels that all heads
--- share; kv_b (never quantized) maps the latent to the nope_dim key channels and the value_dim
+-- share; kv_b (kept in 16 bits) maps the latent to the nope_dim key channels and the value_dim
 -- values of each head. The latent is what is cached: kv_b is applied to queries and to what
 -- attention gives. Facts: q_latent, kv_latent, nope_dim, turned_dim, value_dim, latent_eps of the
 -- norms in here; kv_heads is 1 and head_dim kv_latent + turned_dim.
@@ -750,11 +750,11 @@ function trace_part.latent_attention(m, part, role, x)
   local function project(name, from, width, biased)
     return trace_linear(role .. "." .. name, under .. part[name], from, width, biased)
   end
-  local kv_b = on_disk(under .. part.kv_b .. ".weight")
+  local kv_b = on_disk(under .. part.kv_b)
   local function expand(kind, y, width)
     return record { kind = kind, role = role .. ".kv_b", args = { y.index }, width = width,
                     rows = m.heads * (m.nope_dim + m.value_dim) * m.kv_latent,
-                    columns = m.kv_latent, name = kv_b, rope = m.rope.index - 1 }
+                    columns = m.kv_latent, name = kv_b, table = true, rope = m.rope.index - 1 }
   end
   local q_width, heads = m.heads * (m.nope_dim + m.turned_dim), nil
   if m.q_latent then

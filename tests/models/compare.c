@@ -6,10 +6,10 @@
 // EXPECTED holds input_ids I32 (rows, tokens), logits F32 (rows, tokens, vocab), hidden.0 ..
 // hidden.L F32 (1, positions, width) of row 0, and perhaps hidden_positions I32 (without it: every
 // position) and logits_last F32 (rows, vocab), the last position of every row. A row that logits
-// lacks is compared at its last position. logits_tied, where it is there, are the logits with a choice
-// between two experts made the other way, which rounding within the accuracy limits decides: row 0
-// must be as one of the two throughout. GOT holds logits F32 (tokens, vocab) and perhaps hidden.*
-// F32 (tokens, width), which are compared for row 0; --hidden demands them.
+// lacks is compared at its last position. logits_tied, where it is there, are the logits with a
+// choice between two experts made the other way, which rounding within the accuracy limits decides:
+// row 0 must be as one of the two throughout. GOT holds logits F32 (tokens, vocab) and perhaps
+// hidden.* F32 (tokens, width), which are compared for row 0; --hidden demands them.
 //
 // The error is |a - b| / |b|, over everything (limit --all) and at each position (--each). One line
 // tells the worst figures; exit 0 within the limits, 1 beyond them or unreadable, 2 bad usage.
@@ -408,8 +408,8 @@ static int print_ids(const File *expected, size_t row)
     return 0;
 }
 
-// The two best logits at position `row` of a program's output, with their distance as a share of the
-// position's rms: "ID ID SHARE".
+// The two best logits at position `row` of a program's output, with their distance as a share of
+// the position's rms: "ID ID SHARE".
 static int print_best(const File *got, size_t row)
 {
     Tensor logits = need(got, "logits", "F32", 2);

@@ -1,6 +1,6 @@
 // From config.json to a graph and its steps: facts, rope tables (tests/data/rope.json, from
-// tests/oracle/rope.py), windows, heads, parameters, and all that must be refused. Runs in the root of the
-// repository.
+// tests/oracle/rope.py), windows, heads, parameters, and all that must be refused. Runs in the root
+// of the repository.
 #include "../files.h"
 #include <math.h>
 
@@ -190,18 +190,16 @@ static void check_rope(void)
             "\"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1, 2], "
             "\"long_factor\": [1, 2]}",
             "list of 32 positive numbers");
-#define LONGROPE(more)                                                                             \
-    "\"rope_scaling\": {\"type\": \"su\", \"short_factor\": [1, 2, 4, 8], "                          \
-    "\"long_factor\": [2, 4, 8, 16]" more "}, \"partial_rotary_factor\": 0.125"
-    // 1 + ln 2 / ln 4096 = 13 / 12
-    const Rope *rope = &facts_of(PHI3, LONGROPE(", \"original_max_position_embeddings\": 64")
-                                 ", \"max_position_embeddings\": 8192")
-                            ->ropes[0];
+    // The original context counts outside rope_scaling alone; 1 + ln 2 / ln 4096 = 13 / 12.
+    const char *scaled = "\"max_position_embeddings\": 8192, \"partial_rotary_factor\": 0.125, "
+                         "\"rope_scaling\": {\"type\": \"su\", \"short_factor\": [1, 2, 4, 8], "
+                         "\"long_factor\": [2, 4, 8, 16], "
+                         "\"original_max_position_embeddings\": 64}";
+    const Rope *rope = &facts_of(PHI3, scaled)->ropes[0];
     CHECK(rope->original == 4096 && fabs(rope->factor - sqrt(13 / 12.0)) < 1e-12);
     CHECK(rope->inverse[0] == 0.5 && rope->short_inverse[0] == 1);
-    rope = &facts_of(PHI3, LONGROPE("") ", \"max_position_embeddings\": 8192, "
-                                        "\"original_max_position_embeddings\": 8192")
-                ->ropes[0];
+    scaled = arena_format("%s, \"original_max_position_embeddings\": 8192", scaled);
+    rope = &facts_of(PHI3, scaled)->ropes[0];
     CHECK(rope->original == 8192 && rope->factor == 1);
     refused(PHI3, "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}",
             "\"linear\"; supported are default, longrope, su, yarn");
@@ -594,7 +592,7 @@ static void check_routers(void)
 #define LATENTS(q, width) TURNED_LATENTS(q, width, "32")
 #define TURNED_LATENTS(q, width, turned)                                                           \
     "\"q_lora_rank\": " q ", \"kv_lora_rank\": " width ", \"qk_nope_head_dim\": 32, "                 \
-    "\"qk_rope_head_dim\": " turned ", \"v_head_dim\": 32, \"n_routed_experts\": 8, "                      \
+    "\"qk_rope_head_dim\": " turned ", \"v_head_dim\": 32, \"n_routed_experts\": 8, "                 \
     "\"num_experts_per_tok\": 2, \"n_shared_experts\": 1, \"moe_intermediate_size\": 128, "         \
     "\"n_group\": 2, \"topk_group\": 1, \"first_k_dense_replace\": 1"
 

@@ -1,6 +1,9 @@
 // The safetensors reader and the rules by which tensors make up a linear layer: hostile headers,
-// missing and misshapen tensors, every form of EXL3 that files have.
+// missing and misshapen tensors, every form of EXL3 that files have, and what they stand for.
 #include "../files.h"
+#include "../../compiler/half.h"
+#include <math.h>
+#include <stdlib.h>
 
 // --- headers -------------------------------------------------------------------------------------
 
@@ -338,11 +341,48 @@ static void check_random(void)
     CHECK(w->format == c3 && head->format == m6 && !w->trellis->data && !w->bias);
     CHECK(w->trellis->shape[0] == 16 && w->trellis->shape[1] == 24 && w->trellis->shape[2] == 48);
     CHECK(find_values(ck, "n", 5, 0)->bytes == 10 && find_values(ck, "n", 5, 7)->bytes == 70);
+    w = find_linear(ck, "p", 200, 300, MADE_HEAD | MADE_BIASED);
+    CHECK(w->format == m6 && w->bias && w->bias->shape[0] == 300);
     remove_directory(dir);
+}
+
+// The layer of 256 inputs and 384 outputs among the format's published test vectors: its weights of
+// input 0 and output 0, and of input 200 and output 7, by codebook.
+static void check_decoded(void)
+{
+    enum { IN = 256, OUT = 384, WORDS = 16 * 24 * 48 };
+    static const float expected[3][2] = {{-0.005016811f, 0.019125914f},
+                                         {-0.024600074f, 0.009489399f},
+                                         {0.006564697f, -0.000220513f}};
+    static uint16_t words[WORDS], suh[IN], svh[OUT];
+    for (int i = 0; i < WORDS; i++) words[i] = (uint16_t)(40503u * (uint32_t)(i + 1) + 257 * 3);
+    for (int i = 0; i < IN; i++)
+        suh[i] = float_to_half((i * 40503 >> 13 & 1 ? -1.0f : 1.0f) * (float)(16 + i % 16) / 1024);
+    for (int j = 0; j < OUT; j++)
+        svh[j] = float_to_half((j % 5 == 0 ? -1.0f : 1.0f) * (float)(32 + j % 32) / 64);
+    const Tensor trellis = {.name = "trellis", .data = (const uint8_t *)words},
+                 in = {.name = "suh", .data = (const uint8_t *)suh},
+                 out = {.name = "svh", .data = (const uint8_t *)svh};
+    static const int formats[] = {t3, c3, m3};
+    for (int c = 0; c < 3; c++) {
+        LinearWeights w = {.name = "w",
+                           .format = formats[c],
+                           .in = IN,
+                           .out = OUT,
+                           .trellis = &trellis,
+                           .suh = &in,
+                           .svh = &out};
+        uint16_t *weights = decode_linear(&w);
+        float found[2] = {half_to_float(weights[0]), half_to_float(weights[7 * IN + 200])};
+        for (int i = 0; i < 2; i++) // rounded to fp16
+            CHECK(fabsf(found[i] - expected[c][i]) <= fabsf(expected[c][i]) / 2048 + 1e-8f);
+        free(weights);
+    }
 }
 
 int main(void)
 {
+    check_decoded();
     check_headers();
     check_linears();
     check_directories();
