@@ -46,7 +46,8 @@ NOT_READ = ("vision_", "model.visual.", "visual.", "mtp.")
 
 
 # Text models for which transformers has no class with a head.
-TEXT_MODELS = {"qwen2_5_vl_text": "Qwen2_5_VLTextModel", "qwen3_vl_text": "Qwen3VLTextModel",
+TEXT_MODELS = {"glm4v_text": "Glm4vTextModel", "glm4v_moe_text": "Glm4vMoeTextModel",
+               "qwen2_5_vl_text": "Qwen2_5_VLTextModel", "qwen3_vl_text": "Qwen3VLTextModel",
                "qwen3_vl_moe_text": "Qwen3VLMoeTextModel"}
 
 
