@@ -11,7 +11,11 @@ return llama:with {
   eps          = cfg("rms_norm_eps", 1e-05),
   ffn_bias     = false,
   max_position = cfg("max_position_embeddings", 65536),
-  rope         = rope_config { style = "neox", theta = 12000000 },
+  rope         = rope_config {
+    style = "neox", theta = 12000000,
+    otherwise = { rope_type = "llama3", factor = 8, low_freq_factor = 1, high_freq_factor = 4,
+                  original_max_position_embeddings = 8192 },
+  },
 
   attn_norm = rmsnorm "attention_layernorm",
   attn      = llama.attn:with { q_norm = "q_norm", k_norm = "k_norm" },

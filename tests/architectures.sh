@@ -2,9 +2,9 @@
 # The list of architectures, docs/architectures.md, from the files of archs/: what each one's comment
 # says, and the names in config.json that it claims.
 #   tests/architectures.sh print   writes the list to stdout (make docs)
-#   tests/architectures.sh         checks that the document is that list, that no architecture is
-#                                  named by code outside archs/, and runs the commands of
-#                                  docs/adding-an-architecture.md but those of make and Python
+#   tests/architectures.sh         checks that the document is that list, that every architecture has a
+#                                  recorded case, that none is named by code outside archs/, and runs the
+#                                  commands of docs/adding-an-architecture.md but those of make and Python
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -36,6 +36,17 @@ if list | diff docs/architectures.md - >/dev/null; then passed=1; else
     echo "docs/architectures.md is not what archs/ says (make docs)"
     failed=1
 fi
+# Of a case that is only there for others, the next one counts.
+cases=$(awk '/^case / { name = $2; if (held != "") { print name, held; held = "" } }
+             /^config "architectures"/ { if (name ~ /^base/) held = $0; else print name, $0 }' tests/models/cases.txt)
+for file in archs/*.lua; do
+    claimed=$(grep '^ *hf *=' "$file" | grep -o '"[A-Za-z0-9_]*"' | paste -sd '|')
+    case=$(echo "$cases" | grep -E "\[($claimed)\]" | cut -d ' ' -f 1 | head -n 1)
+    if [ -f "tests/models/expected/$case.safetensors" ]; then passed=$((passed + 1)); else
+        echo "$file has no recorded case"
+        failed=$((failed + 1))
+    fi
+done
 # Families by the first part of their names: qwen of qwen3_moe. Comments do not count, nor does the
 # prelude, which knows kinds of rope by the names in config.json.
 families=$(basename -s .lua archs/*.lua | sed 's/[0-9].*//' | sort -u | paste -sd '|')

@@ -135,6 +135,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/grammar_dri
 	@tests/run.sh --alone 'tokenizers: build/venv/bin/python tests/clients/tokenizers.py --driver $(B)/tokens_driver \
 	    $(wildcard tests/data/tokenizers/*) examples/wikilm' \
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
+	    'configs: build/venv-jinja/bin/python tests/clients/configs.py $(B)/exlc' \
 	    'grammars: build/venv/bin/python -W ignore tests/clients/grammars.py $(B)/grammar_driver 20' \
 	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'constrained: build/venv/bin/python tests/clients/constrained.py $(B)/tests/wikilm $(B)/tests/chatlm $(SCHEMAS)' \

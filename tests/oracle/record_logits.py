@@ -42,7 +42,7 @@ PIECES = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pro
 # Where the text model of a multimodal checkpoint is: its names here begin with "model.".
 ROOTS = ("model.language_model.", "language_model.model.")
 # Parts of a checkpoint that are no part of the text model.
-NOT_READ = ("vision_", "model.visual.", "visual.", "mtp.")
+NOT_READ = ("vision_", "multi_modal_projector.", "model.visual.", "visual.", "mtp.")
 
 
 # Text models for which transformers has no class with a head.
