@@ -282,7 +282,7 @@ function rope_rules.llama3(s)
 end
 
 function rope_rules.yarn(s)
-  local factor = rope_number(s, "factor", s.max / s.original)
+  local factor = rope_number(s, "factor", s.dict.factor == null and s.max / s.original or nil)
   local fast, slow = rope_optional(s, "beta_fast") or 32, rope_optional(s, "beta_slow") or 1
   local truncate = s.dict.truncate
   if truncate == nil or truncate == null then truncate = true end

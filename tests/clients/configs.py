@@ -1,7 +1,7 @@
 """exlc reads a config.json as transformers does. Of each architecture among the cases of
 ../models/cases.txt, the config as transformers saves it, with every default stated, must be traced
-to the same graph as the config itself; and so must the config without any one of its keys, unless
-exlc refuses that.
+to the same graph as the config itself; and so must the config without any one of its keys, or of
+those of its rope, unless exlc refuses that.
 
     python tests/clients/configs.py EXLC
 """
@@ -58,6 +58,25 @@ def compare(exlc, values, what):
     return 0
 
 
+def variants_of(values, name):
+    """(config, what it is): the config itself, and without each of its keys."""
+    yield values, name
+    for key in values.get("text_config", values):
+        if key in ("architectures", "model_type", "text_config") or (name, key) in TOLERATED:
+            continue
+        less = copy.deepcopy(values)
+        del less.get("text_config", less)[key]
+        yield less, f"{name} without {key}"
+
+
+def ropes_of(values, name):
+    for rope in ("rope_scaling", "rope_parameters"):
+        for key in values.get("text_config", values).get(rope) or {}:
+            less = copy.deepcopy(values)
+            del less.get("text_config", less)[rope][key]
+            yield less, f"{name} without {rope}.{key}"
+
+
 def main():
     transformers.logging.set_verbosity_error()
     exlc, seen, passed, failed = sys.argv[1], set(), 0, 0
@@ -65,19 +84,13 @@ def main():
         values = json.loads(case.config_text())
         values.pop("quantization_config", None)
         name = values["architectures"][0]
-        if name in NOT_THERE or name in seen:
+        if name in NOT_THERE or values["model_type"] not in transformers.CONFIG_MAPPING:
             continue
-        if values["model_type"] not in transformers.CONFIG_MAPPING:
-            continue
-        seen.add(name)
-        assert trace(exlc, values)[0], f"{name}: {trace(exlc, values)[1]}"
-        variants = [(values, name)]
-        for key in values.get("text_config", values):
-            if key in ("architectures", "model_type", "text_config") or (name, key) in TOLERATED:
-                continue
-            less = copy.deepcopy(values)
-            del less.get("text_config", less)[key]
-            variants.append((less, f"{name} without {key}"))
+        variants = [*ropes_of(values, f"{name} ({case.name})")]
+        if name not in seen:
+            seen.add(name)
+            assert trace(exlc, values)[0], f"{name}: {trace(exlc, values)[1]}"
+            variants += variants_of(values, name)
         for variant in variants:
             fine = compare(exlc, *variant)
             passed, failed = passed + fine, failed + 1 - fine

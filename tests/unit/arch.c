@@ -169,6 +169,7 @@ static void check_rope(void)
     refused(LLAMA, "\"rope_scaling\": {\"type\": \"linear\"}", "rope_scaling.factor is missing");
     refused(LLAMA, "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}",
             "rope_scaling.factor is 0");
+    refused(LLAMA, "\"rope_scaling\": {\"type\": \"yarn\"}", "rope_scaling.factor is missing");
     refused(LLAMA, "\"rope_scaling\": \"linear\"",
             "rope_scaling is \"linear\", expected an object");
     refused(LLAMA, "\"rope_scaling\": [1]", "rope_scaling.1 is not known");
