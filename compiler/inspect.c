@@ -166,6 +166,12 @@ typedef struct {
     const char *no_cuda; // why it cannot be compiled for CUDA, or NULL
 } Page;
 
+static void try_quantization(const char *dir, Buffer *out)
+{
+    (void)out;
+    check_quantization(read_checkpoint(dir));
+}
+
 // Parts of a model besides the text's, which alone is compiled.
 static void list_parts(const cJSON *config, Lines *unsupported)
 {
@@ -183,7 +189,9 @@ static Page make_page(const char *dir)
     Page p = {.real = ck->count > 0};
     if (!p.real) ck = random_checkpoint(dir, 1, m4, m6);
     const Graph *graph = trace_arch(ck);
-    check_quantization(ck); // of the weights that this config belongs to
+    // Of a config alone, what its own weights are is one line of the page.
+    const char *quantized = p.real ? NULL : refusal(ck->dir, try_quantization);
+    if (quantized) add_line(&p.unsupported, quantized);
     Plan *plan = fuse_ops(graph);
     choose_variants(plan);
     p.plan = plan;
