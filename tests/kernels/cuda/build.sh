@@ -11,16 +11,18 @@ configs="${CONFIGS:-formats small odd wide features alone experts groups paralle
 wgmma=1
 [ "$sm" = emulated80 ] && wgmma=0 sm=emulated
 [ "$sm" = emulated ] || configs="$configs large"
+# A GPU faults where an address is not aligned.
+aligned="-fsanitize=alignment -fno-sanitize-recover=alignment"
 mkdir -p "$out"
 [ "$sm" = emulated ] || cc -O1 -o "$out/compile" $here/compile.c -ldl
 for c in $configs; do
     flags="-O2 -Wall -Wextra -std=gnu11 -I$here/$c -I. -I$here"
     if [ "$sm" = emulated ]; then
-        c++ -w -O1 -std=c++17 -fno-strict-aliasing -ffp-contract=off -I$here/$c -I$here/emulated -I. \
+        c++ -w -O1 -std=c++17 -fno-strict-aliasing -ffp-contract=off $aligned -I$here/$c -I$here/emulated -I. \
             -DEMULATED_WGMMA=$wgmma -c $here/emulate.cc -o "$out/$c.o"
         cc $flags -c tests/kernels/cuda.c -o "$out/$c.test.o"
         cc $flags -c runtime/sample.c -o "$out/$c.sample.o"
-        c++ -rdynamic -o "$out/$c" "$out/$c.test.o" "$out/$c.sample.o" "$out/$c.o" -ldl -lm
+        c++ $aligned -rdynamic -o "$out/$c" "$out/$c.test.o" "$out/$c.sample.o" "$out/$c.o" -ldl -lm
     else
         "$out/compile" $sm $here/$c "$out/$c.cubin"
         cc $flags -o "$out/$c" tests/kernels/cuda.c runtime/sample.c runtime/gpu.c runtime/start.c -ldl -lpthread -lm
