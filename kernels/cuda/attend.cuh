@@ -57,11 +57,16 @@ DEVICE void load_chunk(const uint16_t *row, int chunk, int c, uint32_t word[CHUN
     }
 }
 
+// Where the keys and the values of a head begin in the page of a split.
+typedef struct {
+    uint8_t *keys, *values;
+} Split;
+
 // One item: the weighted values of its keys, their largest score and total weight, either to s.a
 // (one split) or to `partial`. `queries` are (GROUP, HEAD_DIM) in shared memory, `values` the room
 // behind them.
 template <bool QUANTIZED>
-DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int row, int kv_head,
+DEVICE void attend_item(const State &s, const Layer *layer, int row, int kv_head, Split place,
                         int split, int splits, int from, int to, const float *queries,
                         uint8_t *values, float *partial)
 {
@@ -73,17 +78,14 @@ DEVICE void attend_item(const State &s, const Batch &b, const Layer *layer, int 
     float *total = (float *)(weights + HEAD_TILES * 8 * WEIGHT_STRIDE); // (heads)
     float *largest = total + HEAD_TILES * 8;                            // (heads)
     // Keys from .. to of this split, counted from its start.
-    int own = kv_head_of(layer, kv_head), sequence = b.sequence[row], from_start = split * SPLIT % PAGE;
-    int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
-    uint8_t *key_head = global(
-        cache_head(&s, &b, layer, key_bits, value_bits, 0, sequence, own, split * SPLIT));
-    uint8_t *value_head = global(
-        cache_head(&s, &b, layer, key_bits, value_bits, 1, sequence, own, split * SPLIT));
+    int from_start = split * SPLIT % PAGE;
+    int key_bits = cache_bits(s, QUANTIZED, KEY), value_bits = cache_bits(s, QUANTIZED, VALUE);
+    uint8_t *key_head = global(place.keys), *value_head = global(place.values);
     const uint16_t *keys = (const uint16_t *)key_head + from_start * HEAD_DIM;
     const uint16_t *cached_values = (const uint16_t *)value_head + from_start * HEAD_DIM;
     int first_tile = from / 16, last_tile = to / 16;
 
-#pragma unroll(QUANTIZED ? 1 : 4)
+#pragma unroll 1
     for (int i = threadIdx.x; i < (last_tile - first_tile + 1) * 16 * (HEAD_DIM / 8);
          i += MULTIPLIERS) {
         int t = first_tile * 16 + i / (HEAD_DIM / 8), part = i % (HEAD_DIM / 8);
@@ -224,8 +226,52 @@ DEVICE bool heads_together(const Batch &b)
     return b.rows == b.segments;
 }
 
-// What a block attends to, before the inputs are there: the items of every row.
-DEVICE void plan_attend(const Layer *layer)
+// An item of attention; items are numbered by row, key head and split.
+typedef struct {
+    int row, kv_head, split, index, splits; // index: of splits, which begin with the first one seen
+} Item;
+
+// `row` is its row or one before it.
+DEVICE Item item_at(int item, int row)
+{
+    const int32_t *end = decode_shared()->items;
+    while (end[row + 1] <= item) row++;
+    Item i = {row};
+    i.splits = (end[row + 1] - end[row]) / KV_HEADS;
+    i.kv_head = (item - end[row]) / i.splits;
+    i.index = (item - end[row]) % i.splits;
+    i.split = decode_shared()->first_split[row] + i.index;
+    return i;
+}
+
+// Where the items of this block of threads begin, or those of the next one.
+DEVICE int items_begin(int block)
+{
+    return (uint64_t)decode_shared()->items[decode_batch().rows] * block / gridDim.x;
+}
+
+// Where the keys and values of items begin, SPLITS_AHEAD of them at a time, in shared memory.
+DEVICE Split *splits_ahead(void)
+{
+    return (Split *)(room() + AHEAD_BYTES);
+}
+
+// Of those from `item` on, up to `end`. By the multiplying warps; ends out of sync.
+template <bool QUANTIZED> DEVICE void list_splits(const Layer *layer, int item, int end)
+{
+    const State &s = decode_state();
+    const Batch &b = decode_batch();
+    int number = threadIdx.x;
+    if (number >= SPLITS_AHEAD || item + number >= end) return;
+    Item i = item_at(item + number, 0);
+    int own = kv_head_of(layer, i.kv_head), first = i.split * SPLIT;
+    splits_ahead()[number] = Split{cache_part<QUANTIZED>(s, b, layer, i.row, false, own, first),
+                                   cache_part<QUANTIZED>(s, b, layer, i.row, true, own, first)};
+}
+
+// What a block attends to, before the inputs are there: the items of every row, and what is known
+// of its first ones. Ends out of sync.
+template <bool QUANTIZED> DEVICE void plan_attend(const Layer *layer)
 {
     const Batch &b = decode_batch();
     int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items;
@@ -239,41 +285,53 @@ DEVICE void plan_attend(const Layer *layer)
         end[0] = 0;
         for (int row = 0; row < b.rows; row++) end[row + 1] += end[row];
     }
+    multipliers_sync();
+    int from = items_begin(blockIdx.x), to = items_begin(blockIdx.x + 1);
+    if (from == to) return;
+    list_splits<QUANTIZED>(layer, from, to);
+    Item first = item_at(from, 0);
+    look_ahead<QUANTIZED>(decode_state(), b, layer, first.row, first.kv_head);
 }
 
 template <bool QUANTIZED> DEVICE void decode_attend(const Decoder &d, const Plan &plan)
 {
     const State &s = decode_state();
     const Batch &b = decode_batch();
-    const int32_t *first_split = decode_shared()->first_split, *end = decode_shared()->items;
-    float *queries = (float *)room(), *raw = queries + QUERY_FLOATS;
-    uint8_t *values = (uint8_t *)(raw + HEADS_BESIDE);
+    float *queries = (float *)(splits_ahead() + SPLITS_AHEAD), *raw = queries + QUERY_FLOATS;
+    uint8_t *values = (uint8_t *)raw;
     const Layer *layer = plan.layer;
-    int window = layer->window, items = end[b.rows];
-    int from_item = (uint64_t)items * blockIdx.x / gridDim.x;
-    int to_item = (uint64_t)items * (blockIdx.x + 1) / gridDim.x;
+    int from_item = items_begin(blockIdx.x), to_item = items_begin(blockIdx.x + 1);
 #pragma unroll 1
     for (int item = from_item, row = 0; item < to_item; item++) {
-        while (end[row + 1] <= item) row++;
-        int splits = (end[row + 1] - end[row]) / KV_HEADS;
-        int kv_head = (item - end[row]) / splits, index = (item - end[row]) % splits;
-        int split = first_split[row] + index, position = b.position[row];
-        int from = first_key(window, position) - split * SPLIT, to = position - split * SPLIT;
+        Item i = item_at(item, row);
+        int number = (item - from_item) % SPLITS_AHEAD;
+        row = i.row;
+        if (number == 0 && item > from_item) {
+            list_splits<QUANTIZED>(layer, item, to_item);
+            multipliers_sync();
+        }
         if (heads_together(b)) {
-            if (item == from_item || index == 0 || index == splits - 1)
-                finish_heads<QUANTIZED>(s, b, plan, row, kv_head, index == splits - 1, queries,
+            if (item == from_item || i.index == 0 || i.index == i.splits - 1) {
+                if (item > from_item && i.index == 0) {
+                    look_ahead<QUANTIZED>(s, b, layer, i.row, i.kv_head);
+                    multipliers_sync();
+                }
+                finish_heads<QUANTIZED>(s, plan, i.row, i.kv_head, i.index == i.splits - 1, queries,
                                         raw);
+            }
         } else {
-            for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += MULTIPLIERS)
-                queries[i] =
-                    load_fresh1(s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM + i);
+            for (int j = threadIdx.x; j < GROUP * HEAD_DIM; j += MULTIPLIERS)
+                queries[j] =
+                    load_fresh1(s.q + (uint64_t)i.row * Q_DIM + i.kv_head * GROUP * HEAD_DIM + j);
             multipliers_sync();
         }
         if (item == from_item && threadIdx.x < WARP) stamp(d, 3, 0);
-        float *partial = split_partials(s, row, kv_head) + (uint64_t)index * SPLIT_FLOATS;
+        float *partial = split_partials(s, i.row, i.kv_head) + (uint64_t)i.index * SPLIT_FLOATS;
+        int position = b.position[i.row], start = i.split * SPLIT;
+        int from = first_key(layer->window, position) - start, to = position - start;
         from = from > 0 ? from : 0, to = to < SPLIT ? to : SPLIT - 1;
-        attend_item<QUANTIZED>(s, b, layer, row, kv_head, split, splits, from, to, queries, values,
-                               partial);
+        attend_item<QUANTIZED>(s, layer, i.row, i.kv_head, splits_ahead()[number], i.split,
+                               i.splits, from, to, queries, values, partial);
         multipliers_sync(); // the room is free for the next item
     }
 }

@@ -60,6 +60,14 @@ typedef struct {
     uint64_t sums; // place of its first column's sum of row 0
 } Chunk;
 
+#if EXPERTS
+// What the steps of a routed layer read of it once their inputs are there.
+typedef struct {
+    Linear gate, up, down, shared_down; // of expert 0, and the shared one's
+    uint64_t stride, router_bias, choice_bias, shared_weight;
+} Routed;
+#endif
+
 // A step as planned by each block of threads, ahead of its inputs.
 typedef struct {
     Step step;
@@ -93,6 +101,9 @@ typedef struct {
     Plan plan[PLANS];                                         // n, n + PLANS, ...
     uint32_t most[MULTIPLIERS / WARP / 4][2][UNIT_BLOCKS];    // of blocks that four warps prepare
     int32_t first_split[DECODE_ROWS], items[DECODE_ROWS + 1]; // of attend
+#if EXPERTS
+    Routed layer[2]; // of even and odd ones
+#endif
 } DecodeShared;
 static_assert(sizeof(DecodeShared) <= DECODE_SHARED_BYTES - ROUTING_BYTES, "room of DecodeShared");
 

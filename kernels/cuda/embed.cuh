@@ -71,7 +71,7 @@ DEVICE void keep(const State &s, const Batch &b, int l, bool pending)
     }
     if (l < LAYERS) return;
     block_sync();
-    Moments m = moments_of<false>(squares, lane);
+    Moments m = moments_of(load_moments<false>(squares, lane), lane);
     const float *norm = weights_at<float>(s, s.ends.norm);
     float *x = s.hidden + ((uint64_t)LAYERS * b.rows + row) * DIM;
     for (int k = threadIdx.x; k < DIM; k += PREFILL_THREADS)

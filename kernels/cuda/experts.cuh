@@ -33,10 +33,16 @@ DEVICE void score_rows(const Plan &p)
 
 // --- inputs --------------------------------------------------------------------------------------
 
+DEVICE const Routed &routed_layer(const Plan &p)
+{
+    return decode_shared()->layer[p.step.layer % 2];
+}
+
 // Gate or up of a part's expert.
 DEVICE Linear expert_pending(const Plan &p, const Part &part, int i)
 {
-    return of_expert(i ? p.layer->up : p.layer->gate, p.layer, part.expert);
+    return of_expert(i ? routed_layer(p).up : routed_layer(p).gate, routed_layer(p).stride,
+                     part.expert);
 }
 
 DEVICE void load_expert(const Plan &p, const Part &part, int row, int block, const Constants &c,
@@ -62,13 +68,27 @@ DEVICE void load_expert(const Plan &p, const Part &part, int row, int block, con
 
 // --- plans ---------------------------------------------------------------------------------------
 
+// By one thread, a step ahead: what the steps of a routed layer read of it.
+DEVICE void plan_layer(const Step &step)
+{
+    const Layer *layer = decode_state().layers + step.layer;
+    Routed *r = &decode_shared()->layer[step.layer % 2];
+    r->gate = layer->gate, r->up = layer->up, r->down = layer->down;
+    r->shared_down = layer->shared_down;
+    r->stride = layer->expert_stride;
+    r->router_bias = layer->router_bias, r->choice_bias = layer->choice_bias;
+    r->shared_weight = layer->shared_weight;
+}
+
 // What of a step is known before the experts are: the shared one's layers.
-DEVICE void plan_routed(const Decoder &, Plan *p)
+DEVICE void plan_routed(const Decoder &d, Plan *p)
 {
     const State &s = decode_state();
     const Work &w = work_of(s);
     const Layer *layer = p->layer;
     p->started = 1;
+    // There are more plans between two even layers than are made ahead.
+    if (p->step.kind == STEP_ROUTE || !d.together) plan_layer(p->step);
     switch (p->step.kind) {
     case STEP_ROUTE:
         p->in = DIM, p->sums = w.sums_shared, p->width = UP_COLUMNS(SHARED_DIM);
@@ -83,7 +103,7 @@ DEVICE void plan_routed(const Decoder &, Plan *p)
     case STEP_EXPERTS_UP:
         p->step.kind = STEP_SHARED_DOWN;
         p->old_sums = w.sums_out, p->old_count = p->rows * PADDED(DIM);
-        p->in = SHARED_DIM, p->width = PADDED(DIM);
+        p->in = SHARED_DIM, p->width = PADDED(DIM), p->norm = layer->ffn_norm;
         p->sums = w.sums_down + (uint64_t)p->rows * ACTIVE_EXPERTS * PADDED(DIM) * 8;
         if (!p->step.format[2]) break;
         p->step.format[0] = p->step.format[2];
@@ -171,7 +191,7 @@ DEVICE void name_experts(Plan *p)
     for (int i = 0; i < p->count; i++) {
         Part *part = &p->part[i];
         part->expert = r->expert[r->route[part->first]];
-        part->linear = of_expert(part->linear, p->layer, part->expert);
+        part->linear = of_expert(part->linear, routed_layer(*p).stride, part->expert);
     }
 }
 
@@ -213,13 +233,13 @@ DEVICE void copy_experts(Decoder &d, const Step &step)
 
 // x += the products of the row's experts, by weight, in the order of the experts; then the shared
 // one's. A block of threads takes 128 channels of a row, a warp an expert.
-DEVICE void combine(const Layer *layer)
+DEVICE void combine(const Plan &p)
 {
     const State &s = decode_state();
     const Routing *r = routing();
     const uint64_t *sums = sums_at(s, work_of(s).sums_down);
     int rows = decode_batch().rows, lane = threadIdx.x % WARP;
-    int products = ACTIVE_EXPERTS + (layer->shared_down.weights != 0);
+    int products = ACTIVE_EXPERTS + (routed_layer(p).shared_down.weights != 0);
     float *weighted = (float *)room(); // (products, BLOCK)
     for (int item = blockIdx.x; item < rows * BLOCKS(DIM); item += gridDim.x) {
         int row = item / BLOCKS(DIM), block = item % BLOCKS(DIM);
@@ -229,9 +249,11 @@ DEVICE void combine(const Layer *layer)
             int place = routed ? r->place[route] : rows * ACTIVE_EXPERTS + row;
             float weight = routed ? r->weight[route] : r->shared[row], v[4];
             Linear down =
-                routed ? of_expert(layer->down, layer, r->expert[route]) : layer->shared_down;
+                routed ? of_expert(routed_layer(p).down, routed_layer(p).stride, r->expert[route])
+                       : routed_layer(p).shared_down;
+            uint2 svh = load_svh(s, down, block);
             read_sums(sums + (uint64_t)place * PADDED(DIM), block, 1, v);
-            finish_columns(s, down, block, v);
+            finish_columns(s, down, svh, block, v);
             *(float4 *)(weighted + i * BLOCK + 4 * lane) =
                 make_float4(v[0] * weight, v[1] * weight, v[2] * weight, v[3] * weight);
         }
@@ -261,7 +283,7 @@ DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan)
         return false;
     }
     if (step.kind == STEP_EXPERTS_UP) {
-        choose_rows(plan.layer);
+        choose_rows(routed_layer(plan));
         group_routes();
         if (!d.together && blockIdx.x == 0) keep_routes();
     } else if (!d.together) {
@@ -269,7 +291,7 @@ DEVICE bool begin_routed(Decoder &d, const Step &step, const Plan &plan)
         group_routes();
     }
     if (step.kind == STEP_COMBINE) {
-        combine(plan.layer);
+        combine(plan);
         return false;
     }
     int experts = routing()->experts;

@@ -87,21 +87,42 @@ typedef struct {
     float mean, factor;
 } Moments;
 
-// From MOMENTS numbers, by a whole warp; FRESH: in global memory, where others wrote them.
-template <bool FRESH> DEVICE Moments moments_of(const float *squares, int lane)
+// A lane's share of a row's MOMENTS numbers.
+#define LANE_BLOCKS ((BLOCKS(DIM) + WARP - 1) / WARP)
+typedef struct {
+    float squares[LANE_BLOCKS], all[LAYER_NORM ? LANE_BLOCKS : 1];
+} LaneMoments;
+
+// FRESH: in global memory, where others wrote them.
+template <bool FRESH> DEVICE LaneMoments load_moments(const float *squares, int lane)
+{
+    LaneMoments own;
+#pragma unroll
+    for (int j = 0; j < LANE_BLOCKS; j++) {
+        int i = lane + j * WARP;
+        const float *at = squares + (i < BLOCKS(DIM) ? i : 0);
+        own.squares[j] = FRESH ? load_fresh1(at) : *at;
+        if (LAYER_NORM) own.all[j] = FRESH ? load_fresh1(at + BLOCKS(DIM)) : at[BLOCKS(DIM)];
+    }
+    return own;
+}
+
+// By a whole warp.
+DEVICE Moments moments_of(const LaneMoments &own, int lane)
 {
     float sum = 0, mean = 0;
-    if (LAYER_NORM) {
-        for (int i = lane; i < BLOCKS(DIM); i += WARP)
-            mean += FRESH ? load_fresh1(squares + BLOCKS(DIM) + i) : squares[BLOCKS(DIM) + i];
-        mean = warp_sum(mean) / DIM;
-    }
-    for (int i = lane; i < BLOCKS(DIM); i += WARP) {
-        sum += FRESH ? load_fresh1(squares + i) : squares[i];
+#pragma unroll
+    for (int j = 0; j < LANE_BLOCKS; j++)
+        if (LAYER_NORM && lane + j * WARP < BLOCKS(DIM)) mean += own.all[j];
+    if (LAYER_NORM) mean = warp_sum(mean) / DIM;
+#pragma unroll
+    for (int j = 0; j < LANE_BLOCKS; j++) {
+        int i = lane + j * WARP;
+        if (i >= BLOCKS(DIM)) continue;
+        sum += own.squares[j];
         if (!LAYER_NORM) continue;
-        float all = FRESH ? load_fresh1(squares + BLOCKS(DIM) + i) : squares[BLOCKS(DIM) + i];
         float count = DIM - i * BLOCK < BLOCK ? DIM - i * BLOCK : BLOCK;
-        float away = all / count - mean;
+        float away = own.all[j] / count - mean;
         sum += count * away * away;
     }
     Moments m = {mean, 1.0f / sqrtf(warp_sum(sum) / DIM + NORM_EPS)};
@@ -110,7 +131,7 @@ template <bool FRESH> DEVICE Moments moments_of(const float *squares, int lane)
 
 DEVICE Moments row_moments(const float *squares, int row, int lane)
 {
-    return moments_of<true>(squares + (uint64_t)row * MOMENTS, lane);
+    return moments_of(load_moments<true>(squares + (uint64_t)row * MOMENTS, lane), lane);
 }
 
 template <int IN> DEVICE float norm_factor(const float *squares, int row, int lane)
@@ -132,21 +153,33 @@ DEVICE bool leaves_down(const Layer *layer)
     return !PARALLEL && !layer->ffn_post && !(EXPERTS && layer->router);
 }
 
-// Raw sums of columns 4 * lane .. + 3 of a block to outputs: Hadamard, svh, bias. By a whole warp.
-DEVICE void finish_columns(const State &s, const Linear &w, int block, float v[4])
+// svh of columns 4 * lane .. + 3 of a block, as halves, if the layer has it: known before products.
+DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
 {
-    int lane = threadIdx.x % WARP, column = block * BLOCK + 4 * lane;
+    uint2 none = {};
+    return w.svh ? *(weights_at<uint2>(s, w.svh) + block * WARP + threadIdx.x % WARP) : none;
+}
+
+// Raw sums of these columns to outputs: Hadamard, svh, bias. By a whole warp.
+DEVICE void finish_columns(const State &s, const Linear &w, uint2 svh, int block, float v[4])
+{
+    int lane = threadIdx.x % WARP;
     if (w.svh) {
-        float svh[4];
+        float scale[4] = {half_float(svh.x & 0xffff), half_float(svh.x >> 16),
+                          half_float(svh.y & 0xffff), half_float(svh.y >> 16)};
         hadamard(v, lane);
-        load4_half(weights_at<uint16_t>(s, w.svh) + column, svh);
 #pragma unroll
-        for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * svh[i];
+        for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * scale[i];
     }
     if (w.bias) {
-        float4 t = *weights_at<float4>(s, w.bias + 4 * (uint64_t)column);
+        float4 t = *(weights_at<float4>(s, w.bias) + block * WARP + lane);
         v[0] += t.x, v[1] += t.y, v[2] += t.z, v[3] += t.w;
     }
+}
+
+DEVICE void finish_columns(const State &s, const Linear &w, int block, float v[4])
+{
+    finish_columns(s, w, load_svh(s, w, block), block, v);
 }
 
 // The sum over 32 lanes, or over 8 of them.

@@ -38,10 +38,11 @@ DEVICE void choose_prefill(const State &s, const Batch &b, const Layer *layer)
     }
     for (int unit = 0; unit < UNITS(DIM) && layer->shared_weight; unit++)
         shared += parts[unit * stride + EXPERTS];
-    choose_experts(s, layer, score,
+    choose_experts(layer->choice_bias ? weights_at<float>(s, layer->choice_bias) : nullptr, score,
                    work_at<uint16_t>(s, work_of(s).experts) + (uint64_t)row * ACTIVE_EXPERTS,
                    work_at<float>(s, work_of(s).weights) + (uint64_t)row * ACTIVE_EXPERTS);
-    if (lane == 0) work_at<float>(s, work_of(s).shared)[row] = shared_weight(layer, shared);
+    if (lane == 0)
+        work_at<float>(s, work_of(s).shared)[row] = shared_weight(layer->shared_weight, shared);
 }
 
 // The places of one expert, which is the block. Grid: experts.
@@ -167,7 +168,8 @@ DEVICE void experts_up_prepare(const State &s, const Batch &, const Layer *layer
     grid_release();
     grid_wait();
     if (!place_here(s, wave, &expert, &route)) return;
-    Linear w[2] = {of_expert(layer->gate, layer, expert), of_expert(layer->up, layer, expert)};
+    Linear w[2] = {of_expert(layer->gate, layer->expert_stride, expert),
+                   of_expert(layer->up, layer->expert_stride, expert)};
     prepare_row<DIM, 2, FORMAT_IS_EXL3(GATE) | FORMAT_IS_EXL3(UP) << 1>(
         s, w, normed_source(s, layer->ffn_norm, nullptr), route / ACTIVE_EXPERTS, blockIdx.x,
         wave_places(s));
@@ -181,7 +183,7 @@ DEVICE void experts_down_prepare(const State &s, const Batch &, const Layer *lay
     grid_release();
     grid_wait();
     if (!place_here(s, wave, &expert, &route)) return;
-    Linear w = of_expert(layer->down, layer, expert);
+    Linear w = of_expert(layer->down, layer->expert_stride, expert);
     prepare_row<EXPERT_DIM, 1, FORMAT_IS_EXL3(DOWN)>(s, &w, plain_source(s.h), route, blockIdx.x,
                                                      wave_places(s));
 }
@@ -222,7 +224,7 @@ DEVICE void experts_up_prefill(const State &s, const Batch &, const Layer *layer
         for (int item = first_item(); item < tiles[EXPERTS] * PAIRS; item = next_item(item)) {
             Tile t = expert_tile(s, wave, tiles, item / PAIRS, item % PAIRS, EXPERT_DIM, &expert);
             for (int which = 0; which < 2; which++) {
-                Linear w = of_expert(which ? layer->up : layer->gate, layer, expert);
+                Linear w = of_expert(which ? layer->up : layer->gate, layer->expert_stride, expert);
                 ring_fill<BITS, DIM>(&ring, s, w.weights, FORMAT_BITS(which ? UP : GATE), t,
                                      prepared<DIM>(s, which, places), places);
             }
@@ -260,7 +262,7 @@ DEVICE void experts_down_prefill(const State &s, const Batch &, const Layer *lay
         begin_copying();
         for (int item = first_item(); item < tiles[EXPERTS] * PAIRS; item = next_item(item)) {
             Tile t = expert_tile(s, wave, tiles, item / PAIRS, item % PAIRS, DIM, &expert);
-            Linear w = of_expert(layer->down, layer, expert);
+            Linear w = of_expert(layer->down, layer->expert_stride, expert);
             ring_fill<BITS, EXPERT_DIM>(&ring, s, w.weights, BITS, t,
                                         prepared<EXPERT_DIM>(s, 0, places), places);
         }
@@ -298,9 +300,9 @@ DEVICE void experts_up_prefill(const State &s, const Batch &, const Layer *layer
     grid_release();
     grid_wait();
     if (!expert_tile(s, wave, &expert, &first, &rows)) return;
-    up_tile<GATE, UP, EXPERT_DIM>(s, layer, of_expert(layer->gate, layer, expert),
-                                  of_expert(layer->up, layer, expert), blockIdx.y, first, rows,
-                                  wave_places(s), wave_routes(s, wave));
+    up_tile<GATE, UP, EXPERT_DIM>(s, layer, of_expert(layer->gate, layer->expert_stride, expert),
+                                  of_expert(layer->up, layer->expert_stride, expert), blockIdx.y,
+                                  first, rows, wave_places(s), wave_routes(s, wave));
 }
 
 template <int DOWN>
@@ -310,9 +312,9 @@ DEVICE void experts_down_prefill(const State &s, const Batch &, const Layer *lay
     grid_release();
     grid_wait();
     if (!expert_tile(s, wave, &expert, &first, &rows)) return;
-    out_tile<DOWN, EXPERT_DIM, true, DIM>(s, of_expert(layer->down, layer, expert),
-                                     work_at<float>(s, work_of(s).products), blockIdx.y, first,
-                                     rows, wave_places(s));
+    out_tile<DOWN, EXPERT_DIM, true, DIM>(s, of_expert(layer->down, layer->expert_stride, expert),
+                                          work_at<float>(s, work_of(s).products), blockIdx.y, first,
+                                          rows, wave_places(s));
 }
 #endif
 

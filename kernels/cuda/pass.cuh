@@ -73,20 +73,18 @@ DEVICE void step_begun(const Plan &p)
 #endif
 }
 
-DEVICE uint2 load_svh(const State &s, const Linear &w, int block)
-{
-    uint2 none = {0x3c003c00u, 0x3c003c00u}; // ones
-    return w.svh ? *(weights_at<uint2>(s, w.svh) + block * WARP + threadIdx.x % WARP) : none;
-}
-
 // The layer whose sums a part's input is made of.
+#if EXPERTS
 DEVICE Linear pending_of(const Plan &p, const Part &part, int i)
 {
-#if EXPERTS
-    if (p.step.kind == STEP_EXPERTS_DOWN) return expert_pending(p, part, i);
-#endif
+    return p.step.kind == STEP_EXPERTS_DOWN ? expert_pending(p, part, i) : p.pending[i];
+}
+#else
+DEVICE const Linear &pending_of(const Plan &p, const Part &, int i)
+{
     return p.pending[i];
 }
+#endif
 
 DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants *c)
 {
@@ -109,25 +107,6 @@ DEVICE void load_constants(const Plan &p, const Part &part, int block, Constants
     if (p.pending_count > 1) c->svh[1] = load_svh(s, pending_of(p, part, 1), block);
 }
 
-// Outputs of a pending layer from its sums, whose svh is known.
-DEVICE void finish_pending(const State &s, const Linear &w, uint2 svh, const uint64_t *sums,
-                           int block, float factor, float v[4])
-{
-    int lane = threadIdx.x % WARP;
-    read_sums(sums, block, factor, v);
-    if (w.svh) {
-        hadamard(v, lane);
-        float scale[4] = {half_float(svh.x & 0xffff), half_float(svh.x >> 16),
-                          half_float(svh.y & 0xffff), half_float(svh.y >> 16)};
-#pragma unroll
-        for (int i = 0; i < 4; i++) v[i] *= HADAMARD_SCALE * scale[i];
-    }
-    if (w.bias) {
-        float4 t = *weights_at<float4>(s, w.bias + 16 * (uint64_t)(block * WARP + lane));
-        v[0] += t.x, v[1] += t.y, v[2] += t.z, v[3] += t.w;
-    }
-}
-
 DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Constants &c, float v[4])
 {
     const State &s = decode_state();
@@ -135,8 +114,8 @@ DEVICE void load_stream(const Plan &p, int row, int block, bool own, const Const
     load4_fresh<DIM>(p.x + (uint64_t)row * DIM, block * BLOCK + 4 * (threadIdx.x % WARP), v);
     if (p.pending_count) {
         float y[4];
-        finish_pending(s, p.pending[0], c.svh[0],
-                       sums_at(s, p.pending_sums) + (uint64_t)row * PADDED(DIM), block, 1, y);
+        read_sums(sums_at(s, p.pending_sums) + (uint64_t)row * PADDED(DIM), block, 1, y);
+        finish_columns(s, p.pending[0], c.svh[0], block, y);
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = y[i] * RESIDUAL_SCALE + v[i];
     }
@@ -183,12 +162,15 @@ DEVICE void load_activated(const Plan &p, const Part &part, const uint64_t *sums
     const State &s = decode_state();
     int lane = threadIdx.x % WARP;
     float factor = 1, y[4] = {1, 1, 1, 1};
-    if (p.layer->ffn_norm)
-        factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
-    finish_pending(s, pending_of(p, part, 0), c.svh[0], sums, block, factor, v);
-    if (p.pending_count > 1)
-        finish_pending(s, pending_of(p, part, 1), c.svh[1], sums + PADDED(WIDTH), block, factor, y);
     bool gated = p.pending_count > 1;
+    // All is asked for before anything is waited for.
+    read_sums(sums, block, 1, v);
+    if (gated) read_sums(sums + PADDED(WIDTH), block, 1, y);
+    if (p.norm) factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] *= factor, y[i] *= gated ? factor : 1;
+    finish_columns(s, pending_of(p, part, 0), c.svh[0], block, v);
+    if (gated) finish_columns(s, pending_of(p, part, 1), c.svh[1], block, y);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         v[i] = block * BLOCK + 4 * lane + i < width
@@ -260,8 +242,10 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
             plan_part(p, layer->delta_in, DELTA_IN, 0);
             if (!DELTA_BY_KEYS) plan_part(p, layer->delta_z, DELTA_VALUES, DELTA_Z_AT);
         } else if (KV_LATENT) {
-            if (Q_LATENT) plan_part(p, layer->q_a, Q_LATENT, 0);
-            else plan_part(p, layer->q_b, HEADS * QUERY_DIM, QUERIES_AT);
+            if (Q_LATENT)
+                plan_part(p, layer->q_a, Q_LATENT, 0);
+            else
+                plan_part(p, layer->q_b, HEADS * QUERY_DIM, QUERIES_AT);
             plan_part(p, layer->kv_a, LATENT_ROW, PADDED(Q_LATENT));
         } else {
             plan_part(p, layer->q, Q_WIDE, 0);
@@ -287,6 +271,7 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
     case STEP_HEADS:
     case STEP_ATTEND: // nothing to multiply, but the layers that are finished
         p->part[0].linear = layer->q, p->part[1].linear = layer->k, p->part[2].linear = layer->v;
+        p->norm = layer->attn_norm;
         if (step.kind == STEP_ATTEND)
             p->old_sums = w.sums_down, p->old_count = rows * down_sums(layer_before(s, step.layer));
         break;
@@ -313,6 +298,7 @@ DEVICE void plan_step(const Decoder &d, const Step &step, Plan *p)
         break;
     case STEP_DOWN:
         p->in = LAYER_FFN_DIM(layer), p->sums = w.sums_down, p->width = PADDED(DIM);
+        p->norm = layer->ffn_norm;
         plan_part(p, layer->down, DIM, 0);
         p->old_sums = w.sums_out, p->old_count = PARALLEL ? 0 : rows * PADDED(DIM);
         if (layer->gate.weights) p->pending[p->pending_count++] = layer->gate;
@@ -464,12 +450,12 @@ DEVICE void copy_step(Decoder &d, const Step &step)
 }
 
 // Which items of attention a block of threads has.
-DEVICE void plan_attending(const Layer *layer)
+template <bool QUANTIZED> DEVICE void plan_attending(const Layer *layer)
 {
 #if KV_LATENT
     plan_latents(layer);
 #else
-    plan_attend(layer);
+    plan_attend<QUANTIZED>(layer);
 #endif
 }
 
@@ -485,7 +471,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
         step_end(d);
         return;
     }
-    if (step.kind == STEP_ATTEND && d.together) plan_attending(layer);
+    if (step.kind == STEP_ATTEND && d.together) plan_attending<QUANTIZED>(layer);
 #if Q_LATENT
     if (step.kind == STEP_LATENT_QUERIES) begin_queries(d, *plan);
 #endif
@@ -509,7 +495,7 @@ template <bool WIDE, bool QUANTIZED> DEVICE void work_step(Decoder &d, const Ste
     }
     step_start(d, step.kind);
     if (step.kind == STEP_ATTEND && !d.together) {
-        plan_attending(layer); // the positions may just have come
+        plan_attending<QUANTIZED>(layer); // the positions may just have come
         multipliers_sync();
     }
     clear_sums(plan->old_sums, plan->old_count);

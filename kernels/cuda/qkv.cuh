@@ -35,7 +35,8 @@ DEVICE int qkv_which(int *block)
     return 2;
 }
 
-// Key and value heads of a layer, where layers differ; and which of them a group of query heads has.
+// Key and value heads of a layer, where layers differ; and which of them a group of query heads
+// has.
 DEVICE int kv_dim_of(const Layer *layer)
 {
     (void)layer;
@@ -62,8 +63,8 @@ DEVICE float turned_channel(const float *c, int i, const float *turn)
         bool second = ROPE_INTERLEAVED ? i & 1 : i >= HALF;
         int j = ROPE_INTERLEAVED ? i / 2 : i % HALF;
         float other = c[ROPE_INTERLEAVED ? i ^ 1 : second ? i - HALF : i + HALF];
-        float cosine = load_fresh1(turn + 2 * j), sine = load_fresh1(turn + 2 * j + 1);
-        y = fmaf(y, cosine, second ? other * sine : -(other * sine));
+        float2 t = *(const float2 *)(turn + 2 * j);
+        y = fmaf(y, t.x, second ? other * t.y : -(other * t.y));
     }
     return y;
 }
@@ -90,49 +91,92 @@ FUNCTION void finish_quantized(float *c, const float *turn, float scale, float *
 }
 #endif
 
-// Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
-// values to the cache. `c` is its channels in shared memory; head counts through q, k and v. `all`
-// is the factor of a norm over all heads.
+// What a head of a row is finished with.
+typedef struct {
+    const float *norm; // weights of its own, or null
+    const float *turn; // cosines and sines, or null
+    uint8_t *part;     // of its key head in the cache; null for queries
+    int bits, t;       // of the cache; place in its page
+    float scale;       // of queries
+} HeadFacts;
+
+enum { QUERY, KEY, VALUE };
+
+// Which of them a head is, counted through q, k and v.
+DEVICE int head_kind(int head)
+{
+    return head < HEADS ? QUERY : head < HEADS + KV_HEADS ? KEY : VALUE;
+}
+
+// Weights of a head's norm, or null.
+DEVICE const float *head_norm(const State &s, const Layer *layer, int head)
+{
+    int kind = head_kind(head);
+    uint64_t norm = kind == QUERY ? layer->q_norm : kind == KEY ? layer->k_norm : 0;
+    if (!norm) return nullptr;
+    int own = HEAD_NORMS == HEAD_NORM_SHARED ? 0 : kind == QUERY ? head : head - HEADS;
+    return weights_at<float>(s, norm) + own * HEAD_DIM;
+}
+
+DEVICE int cache_bits(const State &s, bool quantized, int kind)
+{
+    return !quantized ? 16 : kind == VALUE ? VALUE_BITS(&s) : KEY_BITS(&s);
+}
+
+// A key head's keys or values in the page of a position.
 template <bool QUANTIZED>
-DEVICE void finish_head(const State &s, const Batch &b, const Layer *layer, int row, int head,
-                        float all, float *c, float *query)
+DEVICE uint8_t *cache_part(const State &s, const Batch &b, const Layer *layer, int row, bool value,
+                           int kv_head, int position)
+{
+    return cache_head(&s, &b, layer, cache_bits(s, QUANTIZED, KEY), cache_bits(s, QUANTIZED, VALUE),
+                      value, b.sequence[row], kv_head, position);
+}
+
+template <bool QUANTIZED>
+DEVICE HeadFacts head_facts(const State &s, const Batch &b, const Layer *layer, int row, int head)
+{
+    int kind = head_kind(head), position = b.position[row];
+    HeadFacts f;
+    f.norm = head_norm(s, layer, head);
+    f.turn = kind != VALUE && is_turned(layer) ? turns_of(s, layer, row) : nullptr;
+    f.part = kind == QUERY ? nullptr
+                           : cache_part<QUANTIZED>(s, b, layer, row, kind == VALUE,
+                                                   (head - HEADS) % KV_HEADS, position);
+    f.bits = cache_bits(s, QUANTIZED, kind);
+    f.t = position % PAGE;
+    f.scale = kind == QUERY ? query_scale(position) : 1;
+    return f;
+}
+
+// Norm and rope of one head of one row, by a whole warp; queries go to `query` (HEAD_DIM), keys and
+// values to the cache. `c` is its channels in shared memory. `all` is the factor of a norm over all
+// heads.
+DEVICE void finish_head(const HeadFacts &f, float all, float *c, float *query)
 {
     int lane = threadIdx.x % WARP;
-    bool queries = head < HEADS, value = head >= HEADS + KV_HEADS;
-    uint64_t norm = queries ? layer->q_norm : value ? 0 : layer->k_norm;
-    if (norm) {
-        const float *weight = weights_at<float>(s, norm);
+    if (f.norm) {
         float sum = 0, mean = 0, factor = all;
         if (HEAD_NORMS == HEAD_NORM_EACH) {
             for (int i = lane; i < HEAD_DIM; i += WARP) mean += c[i];
             mean = warp_sum(mean) / HEAD_DIM;
         }
         for (int i = lane; i < HEAD_DIM; i += WARP) sum += (c[i] - mean) * (c[i] - mean);
-        if (HEAD_NORMS != HEAD_NORM_SHARED) weight += (queries ? head : head - HEADS) * HEAD_DIM;
         if (HEAD_NORMS != HEAD_NORM_ALL) factor = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + NORM_EPS);
-        for (int i = lane; i < HEAD_DIM; i += WARP) c[i] = (c[i] - mean) * (factor * weight[i]);
+        for (int i = lane; i < HEAD_DIM; i += WARP) c[i] = (c[i] - mean) * (factor * f.norm[i]);
         warp_sync();
     }
-    int key_bits = QUANTIZED ? KEY_BITS(&s) : 16, value_bits = QUANTIZED ? VALUE_BITS(&s) : 16;
-    int position = b.position[row];
-    uint8_t *part = queries ? nullptr
-                            : cache_head(&s, &b, layer, key_bits, value_bits, value,
-                                         b.sequence[row], (head - HEADS) % KV_HEADS, position);
-    const float *turn = !value && is_turned(layer) ? turns_of(s, layer, row) : nullptr;
-    float scale = queries && QUERY_BETA != 0 ? query_scale(position) : 1;
 #if QUANTIZED_CACHE
-    int bits = value ? value_bits : key_bits;
-    if (bits < 16) {
-        finish_quantized(c, turn, scale, queries ? query : nullptr, part, bits, position % PAGE);
+    if (f.bits < 16) {
+        finish_quantized(c, f.turn, f.scale, f.part ? nullptr : query, f.part, f.bits, f.t);
         return;
     }
 #endif
     for (int i = lane; i < HEAD_DIM; i += WARP) {
-        float y = turned_channel(c, i, turn);
-        if (queries)
-            query[i] = QUERY_BETA != 0 ? y * scale : y;
+        float y = turned_channel(c, i, f.turn);
+        if (f.part)
+            global((uint16_t *)f.part)[f.t * HEAD_DIM + i] = float_half(y);
         else
-            global((uint16_t *)part)[position % PAGE * HEAD_DIM + i] = float_half(y);
+            query[i] = QUERY_BETA != 0 ? y * f.scale : y;
     }
 }
 
@@ -172,71 +216,161 @@ DEVICE void finish_qkv(const State &s, const Batch &b, const Layer *layer, int w
     for (int i = 0; i < BLOCK / HEAD_DIM; i++) {
         int head = block * (BLOCK / HEAD_DIM) + i;
         if (head < heads)
-            finish_head<false>(s, b, layer, row, before + head, 1, room + i * HEAD_DIM,
-                               s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
+            finish_head(head_facts<false>(s, b, layer, row, before + head), 1, room + i * HEAD_DIM,
+                        s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
     }
     warp_sync();
 }
 
-// The query heads of key head kv_head of a row, and with `keys` its key and value and the gates of
-// the queries, from the sums that STEP_QKV left: queries to `queries` (GROUP, HEAD_DIM), key and
-// value to the cache. By all multiplying warps; `raw` is HEADS_ROOM floats of shared memory.
-template <bool QUANTIZED>
-DEVICE void finish_heads(const State &s, const Batch &b, const Plan &plan, int row, int kv_head,
-                         bool keys, float *queries, float *raw)
+// What finishing a group of heads reads besides their sums: in shared memory before those are
+// there.
+typedef struct {
+    uint8_t *part[2];     // of its keys and values in the cache, in the page of the row's position
+    const float *norm[2]; // weights of queries' and keys' norms, null: none
+    int t, turned;        // place in the page; whether `turn` holds cosines and sines
+    float scale;          // of queries
+    __align__(16) float turn[ROPE_DIM];
+    float weight[HEAD_NORMS == HEAD_NORM_SHARED ? 2 : 1][HEAD_DIM];
+} Ahead;
+static_assert(sizeof(Ahead) <= AHEAD_BYTES, "room of Ahead");
+
+DEVICE Ahead *ahead(void)
 {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, task = 0, heads = 0;
-    const uint64_t *sums = sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
-    int own = kv_head_of(plan.layer, kv_head), kv_dim = kv_dim_of(plan.layer);
-    float *place[3], *to = raw;
-    float factor = plan.layer->attn_norm
-                       ? norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane)
-                       : 1;
-    float all[3] = {1, 1, 1};
-    if (HEAD_NORMS == HEAD_NORM_ALL) {
-        float *squares =
-            raw + COVER(Q_PARTS * QUERY_FLOATS) + 2 * COVER(HEAD_DIM); // of the blocks of q, then k
-        for (int i = warp; i < BLOCKS(Q_DIM) + BLOCKS(kv_dim); i += MULTIPLIERS / WARP) {
-            int which = i >= BLOCKS(Q_DIM), block = which ? i - BLOCKS(Q_DIM) : i;
-            float v[4], sum = 0;
-            read_sums(sums + (which ? PADDED(Q_DIM) : 0), block, factor, v);
-            finish_columns(s, plan.part[which].linear, block, v);
-            for (int j = 0; j < 4; j++)
-                if (block * BLOCK + 4 * lane + j < (which ? kv_dim : Q_DIM)) sum += v[j] * v[j];
-            sum = warp_sum(sum);
-            if (lane == 0) squares[i] = sum;
-        }
-        multipliers_sync();
-        for (int which = 0; which < 2; which++) {
-            float sum = 0;
-            for (int i = 0; i < BLOCKS(which ? kv_dim : Q_DIM); i++)
-                sum += squares[(which ? BLOCKS(Q_DIM) : 0) + i];
-            all[which] = 1.0f / sqrtf(sum / (which ? kv_dim : Q_DIM) + NORM_EPS);
-        }
+    return (Ahead *)room();
+}
+
+// By the multiplying warps; ends out of sync.
+template <bool QUANTIZED>
+DEVICE void look_ahead(const State &s, const Batch &b, const Layer *layer, int row, int kv_head)
+{
+    Ahead *a = ahead();
+    int own = kv_head_of(layer, kv_head), i = threadIdx.x;
+    if (i < 2) {
+        a->part[i] = cache_part<QUANTIZED>(s, b, layer, row, i, own, b.position[row]);
+    } else if (i == 2) {
+        int position = b.position[row];
+        a->t = position % PAGE, a->scale = query_scale(position);
+        a->turned = is_turned(layer);
+    } else if (i < 5) {
+        bool keys = i == 4;
+        a->norm[keys] = head_norm(s, layer, keys ? HEADS + own : kv_head * GROUP);
     }
-    for (int which = 0; which < (keys ? 3 : 1); which++) {
-        int width = which == 0 ? Q_PARTS * GROUP * HEAD_DIM : HEAD_DIM;
-        int first = (which == 0 ? kv_head : own) * width;
-        int column = which == 0 ? 0 : PADDED(Q_WIDE) + (which - 1) * PADDED(KV_DIM);
-        place[which] = to + first % BLOCK;
-        for (int block = first / BLOCK; block * BLOCK < first + width; block++, to += BLOCK) {
-            if (task++ % (MULTIPLIERS / WARP) != warp) continue;
-            float v[4];
-            read_sums(sums + column, block, factor, v);
-            finish_columns(s, plan.part[which].linear, block, v);
-            *(float4 *)(to + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
-        }
+    if (is_turned(layer))
+        for (i = threadIdx.x; i < ROPE_DIM; i += MULTIPLIERS)
+            a->turn[i] = load_fresh1(turns_of(s, layer, row) + i);
+    for (i = threadIdx.x; HEAD_NORMS == HEAD_NORM_SHARED && i < 2 * HEAD_DIM; i += MULTIPLIERS) {
+        const float *norm = head_norm(s, layer, i < HEAD_DIM ? 0 : HEADS);
+        if (norm) a->weight[i / HEAD_DIM][i % HEAD_DIM] = norm[i % HEAD_DIM];
+    }
+}
+
+// Of the heads that were looked ahead to. `i`: which of the group's query heads.
+DEVICE HeadFacts facts_ahead(const State &s, bool quantized, int kind, int i)
+{
+    const Ahead *a = ahead();
+    HeadFacts f;
+    f.norm = kind == VALUE || !a->norm[kind]  ? nullptr
+             : HEAD_NORMS == HEAD_NORM_SHARED ? a->weight[kind]
+                                              : a->norm[kind] + (kind == QUERY ? i * HEAD_DIM : 0);
+    f.turn = kind != VALUE && a->turned ? a->turn : nullptr;
+    f.part = kind == QUERY ? nullptr : a->part[kind == VALUE];
+    f.bits = cache_bits(s, quantized, kind);
+    f.t = a->t;
+    f.scale = kind == QUERY ? a->scale : 1;
+    return f;
+}
+
+// Factors of a norm over all heads of q and of k of a row, by the multiplying warps. `squares` is a
+// float a block of columns in shared memory.
+DEVICE void norms_of_all(const State &s, const Plan &plan, const uint64_t *sums, float factor,
+                         float *squares, float all[2])
+{
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, kv_dim = kv_dim_of(plan.layer);
+    for (int i = warp; i < BLOCKS(Q_DIM) + BLOCKS(kv_dim); i += MULTIPLIERS / WARP) {
+        int which = i >= BLOCKS(Q_DIM), block = which ? i - BLOCKS(Q_DIM) : i;
+        float v[4], sum = 0;
+        read_sums(sums + (which ? PADDED(Q_DIM) : 0), block, factor, v);
+        finish_columns(s, plan.part[which].linear, block, v);
+        for (int j = 0; j < 4; j++)
+            if (block * BLOCK + 4 * lane + j < (which ? kv_dim : Q_DIM)) sum += v[j] * v[j];
+        sum = warp_sum(sum);
+        if (lane == 0) squares[i] = sum;
     }
     multipliers_sync();
-    for (int which = 0; which < (keys ? 3 : 1); which++)
-        for (int i = 0; i < (which == 0 ? GROUP : 1); i++) {
-            if (heads++ % (MULTIPLIERS / WARP) != warp) continue;
-            int head = which == 0 ? kv_head * GROUP + i : HEADS + (which - 1) * KV_HEADS + own;
-            float *c = place[which] + i * Q_PARTS * HEAD_DIM;
-            if (which == 0 && keys) finish_gates(s, row, head, c);
-            finish_head<QUANTIZED>(s, b, plan.layer, row, head, all[which], c,
-                                   queries + i * HEAD_DIM);
-        }
+    for (int which = 0; which < 2; which++) {
+        float sum = 0;
+        for (int i = 0; i < BLOCKS(which ? kv_dim : Q_DIM); i++)
+            sum += squares[(which ? BLOCKS(Q_DIM) : 0) + i];
+        all[which] = 1.0f / sqrtf(sum / (which ? kv_dim : Q_DIM) + NORM_EPS);
+    }
+}
+
+// Columns of linear `kind` that a group's heads are made of.
+DEVICE int head_width(int kind)
+{
+    return kind == QUERY ? Q_PARTS * GROUP * HEAD_DIM : HEAD_DIM;
+}
+
+// First of the columns of linear `kind` of which a group of heads is made, and how many column
+// blocks hold them.
+DEVICE int first_column(int kind, int kv_head, int own)
+{
+    return (kind == QUERY ? kv_head : own) * head_width(kind);
+}
+
+DEVICE int column_blocks(int kind, int kv_head, int own)
+{
+    return BLOCKS(first_column(kind, kv_head, own) % BLOCK + head_width(kind));
+}
+
+// The query heads of key head kv_head of a row that was looked ahead to, and with `keys` its key
+// and value and the gates of the queries, from the sums that STEP_QKV left: queries to `queries`
+// (GROUP, HEAD_DIM), key and value to the cache. By all multiplying warps; `raw` is HEADS_ROOM
+// floats of shared memory.
+template <bool QUANTIZED>
+DEVICE void finish_heads(const State &s, const Plan &plan, int row, int kv_head, bool keys,
+                         float *queries, float *raw)
+{
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const uint64_t *sums = sums_at(s, work_of(s).sums_qkv) + (uint64_t)row * RAW_DIM;
+    const float *squares = work_at<const float>(s, work_of(s).squares);
+    int own = kv_head_of(plan.layer, kv_head), kinds = keys ? 3 : 1;
+    int of_query = column_blocks(QUERY, kv_head, own), of_key = column_blocks(KEY, kv_head, own);
+    float all[2] = {1, 1};
+    if (HEAD_NORMS == HEAD_NORM_ALL)
+        norms_of_all(s, plan, sums, plan.norm ? norm_factor<DIM>(squares, row, lane) : 1,
+                     raw + HEADS_COLUMNS, all);
+#pragma unroll 1
+    for (int i = warp; i < of_query + (kinds - 1) * of_key; i += MULTIPLIERS / WARP) {
+        int kind = i < of_query ? QUERY : KEY + (i - of_query) / of_key;
+        int block = first_column(kind, kv_head, own) / BLOCK +
+                    (kind == QUERY ? i : (i - of_query) % of_key);
+        int column = kind == QUERY ? 0 : PADDED(Q_WIDE) + (kind - KEY) * PADDED(KV_DIM);
+        const Linear &w = plan.part[kind].linear;
+        float v[4];
+        // All is asked for before anything is waited for.
+        read_sums(sums + column, block, 1, v);
+        uint2 svh = load_svh(s, w, block);
+        float factor = plan.norm ? norm_factor<DIM>(squares, row, lane) : 1;
+#pragma unroll
+        for (int j = 0; j < 4; j++) v[j] *= factor;
+        finish_columns(s, w, svh, block, v);
+        *(float4 *)(raw + i * BLOCK + 4 * lane) = make_float4(v[0], v[1], v[2], v[3]);
+    }
+    multipliers_sync();
+#pragma unroll 1
+    for (int i = warp; i < GROUP + kinds - 1; i += MULTIPLIERS / WARP) {
+        int kind = i < GROUP ? QUERY : KEY + i - GROUP, head = kind == QUERY ? i : 0;
+        int before = kind == QUERY ? 0 : of_query + (kind - KEY) * of_key;
+        float *c = raw + before * BLOCK + first_column(kind, kv_head, own) % BLOCK +
+                   head * Q_PARTS * HEAD_DIM;
+        if (kind == QUERY && keys) finish_gates(s, row, kv_head * GROUP + head, c);
+        finish_head(facts_ahead(s, QUANTIZED, kind, head),
+                    HEAD_NORMS != HEAD_NORM_ALL ? 1
+                    : kind == KEY               ? all[1]
+                                                : all[0],
+                    c, queries + head * HEAD_DIM);
+    }
     multipliers_sync();
 }
 
@@ -248,9 +382,11 @@ template <bool QUANTIZED> DEVICE void decode_heads(const Plan &plan)
     const Batch &b = decode_batch();
     for (int item = blockIdx.x; item < b.rows * KV_HEADS; item += gridDim.x) {
         int row = item / KV_HEADS, kv_head = item % KV_HEADS;
-        finish_heads<QUANTIZED>(s, b, plan, row, kv_head, true,
+        look_ahead<QUANTIZED>(s, b, plan.layer, row, kv_head);
+        multipliers_sync();
+        finish_heads<QUANTIZED>(s, plan, row, kv_head, true,
                                 s.q + (uint64_t)row * Q_DIM + kv_head * GROUP * HEAD_DIM,
-                                (float *)room());
+                                (float *)(room() + AHEAD_BYTES));
         multipliers_sync(); // the room is free
     }
 }
@@ -519,6 +655,6 @@ DEVICE void qkv_finish(const State &s, const Batch &b, const Layer *layer)
     }
     warp_sync();
     if (which == 0) finish_gates(s, row, head, room[warp]);
-    finish_head<true>(s, b, layer, row, head, all, room[warp],
-                      s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
+    finish_head(head_facts<true>(s, b, layer, row, head), all, room[warp],
+                s.q + (uint64_t)row * Q_DIM + head * HEAD_DIM);
 }

@@ -7,11 +7,11 @@
 #define OWN_EXPERTS ((EXPERTS + WARP - 1) / WARP) // of a lane: lane, lane + 32, ...
 static_assert(OWN_EXPERTS <= 32, "bits of what a lane has chosen");
 
-// A linear layer of an expert, from that of the first.
-DEVICE Linear of_expert(const Linear &first, const Layer *layer, int expert)
+// A linear layer of an expert, from that of the first and the bytes from one to the next.
+DEVICE Linear of_expert(const Linear &first, uint64_t stride, int expert)
 {
     Linear l = first;
-    uint64_t more = expert * layer->expert_stride;
+    uint64_t more = expert * stride;
     l.weights += more;
     if (l.suh) l.suh += more;
     if (l.svh) l.svh += more;
@@ -27,7 +27,7 @@ typedef struct {
 
 DEVICE Linear linear_of(const ExpertLinear &w)
 {
-    return of_expert(*w.first, w.layer, w.expert);
+    return of_expert(*w.first, w.layer->expert_stride, w.expert);
 }
 
 // Weights of score `number`: of an expert, or after those of the shared one.
@@ -48,9 +48,14 @@ DEVICE int score_count(const Layer *layer)
 
 #define MINUS_INFINITY bits_float(0xff800000u)
 
+DEVICE int own_expert(int j)
+{
+    return j * WARP + (int)(threadIdx.x % WARP);
+}
+
 DEVICE bool is_expert(int j)
 {
-    return j * WARP + (int)(threadIdx.x % WARP) < EXPERTS;
+    return own_expert(j) < EXPERTS;
 }
 
 // Choices outside the best groups become -infinity. A group is worth its best one, or the sum of
@@ -116,13 +121,27 @@ DEVICE int unless_nan(const float choice[OWN_EXPERTS], uint32_t chosen, int best
     return best;
 }
 
+// The best of the experts that are not chosen, by places: the first one of the largest.
+DEVICE int best_expert(const uint32_t place[OWN_EXPERTS], uint32_t chosen)
+{
+    uint32_t most = 0;
+    int best = EXPERTS;
+#pragma unroll
+    for (int j = 0; j < OWN_EXPERTS; j++)
+        if (!(chosen >> j & 1) && place[j] > most) most = place[j], best = own_expert(j);
+    uint32_t all = warp_max(most), having = warp_ballot(most == all && best < EXPERTS);
+    if (having & (having - 1)) // several have it
+        return (int)~warp_max(~(uint32_t)(most == all ? best : EXPERTS));
+    return having ? (int)shuffle((uint32_t)best, count_bits(having - 1)) : EXPERTS;
+}
+
 // From a row's scores, in `value`, to its experts and their weights, ascending by expert. Among
-// equal choices the first is taken, and a NaN only where it is the first one left.
-DEVICE void choose_experts(const State &s, const Layer *layer, float value[OWN_EXPERTS],
-                           uint16_t *experts, float *weights)
+// equal choices the first is taken, and a NaN only where it is the first one left. `bias` is added
+// for the choice, where it is not null.
+DEVICE void choose_experts(const float *bias, float value[OWN_EXPERTS], uint16_t *experts,
+                           float *weights)
 {
     int lane = threadIdx.x % WARP;
-    const float *choice_bias = weights_at<float>(s, layer->choice_bias);
     float choice[OWN_EXPERTS], most = MINUS_INFINITY, total = 0, sum = 0;
 #pragma unroll
     for (int j = 0; j < OWN_EXPERTS; j++)
@@ -137,34 +156,28 @@ DEVICE void choose_experts(const State &s, const Layer *layer, float value[OWN_E
         if (is_expert(j)) total += value[j];
     }
     if (!ROUTER_SIGMOID) total = warp_sum(total);
-    uint32_t chosen = 0; // bit j
+    uint32_t chosen = 0, place[OWN_EXPERTS]; // bit j
     bool nan = false;
 #pragma unroll
     for (int j = 0; j < OWN_EXPERTS; j++) {
         if (!ROUTER_SIGMOID) value[j] /= total;
         choice[j] = value[j];
-        if (layer->choice_bias && is_expert(j)) choice[j] += choice_bias[lane + j * WARP];
+        if (bias && is_expert(j)) choice[j] += bias[own_expert(j)];
         nan |= is_expert(j) && choice[j] != choice[j];
     }
     nan = warp_ballot(nan) != 0;
     if (ROUTER_GROUPS > 1) keep_top_groups(choice);
+#pragma unroll
+    for (int j = 0; j < OWN_EXPERTS; j++) place[j] = is_expert(j) ? choice_place(choice[j]) : 0;
 #pragma unroll 1
     for (int i = 0; i < ACTIVE_EXPERTS; i++) {
-        uint32_t place = 0;
-        int best = EXPERTS;
-#pragma unroll
-        for (int j = 0; j < OWN_EXPERTS; j++)
-            if (is_expert(j) && !(chosen >> j & 1) && choice_place(choice[j]) > place)
-                place = choice_place(choice[j]), best = lane + j * WARP;
-        if (place != warp_max(place)) best = EXPERTS;
-        best = (int)~warp_max(~(uint32_t)best);
+        int best = best_expert(place, chosen);
         if (nan) best = unless_nan(choice, chosen, best);
-        float own = 0;
 #pragma unroll
         for (int j = 0; j < OWN_EXPERTS; j++)
-            if (lane + j * WARP == best) own = value[j], chosen |= 1u << j;
-        sum += bits_float(shuffle(float_bits(own), best % WARP));
+            if (own_expert(j) == best) sum += value[j], chosen |= 1u << j;
     }
+    sum = warp_sum(sum);
     float scale = ROUTER_NORMALIZE ? (sum > 1e-20f ? sum : 1e-20f) : 1;
     int before = 0;
 #pragma unroll
@@ -172,15 +185,15 @@ DEVICE void choose_experts(const State &s, const Layer *layer, float value[OWN_E
         uint32_t all = warp_ballot(chosen >> j & 1);
         int at = before + count_bits(all & ((1u << lane) - 1));
         if (chosen >> j & 1)
-            experts[at] = lane + j * WARP, weights[at] = value[j] * ROUTER_SCALE / scale;
+            experts[at] = own_expert(j), weights[at] = value[j] * ROUTER_SCALE / scale;
         before += count_bits(all);
     }
 }
 
 // The weight of the shared expert from its score.
-DEVICE float shared_weight(const Layer *layer, float score)
+DEVICE float shared_weight(bool weighted, float score)
 {
-    return layer->shared_weight ? 1 / (1 + expf(-score)) : 1;
+    return weighted ? 1 / (1 + expf(-score)) : 1;
 }
 
 // --- rows by expert, in the decode form ----------------------------------------------------------
@@ -210,28 +223,31 @@ DEVICE int row_of_place(int place)
 
 // The experts of all rows from the sums of their scores. By the multiplying warps; ends out of
 // sync.
-DEVICE void choose_rows(const Layer *layer)
+DEVICE void choose_rows(const Routed &layer)
 {
     const State &s = decode_state();
     Routing *r = routing();
-    const float *bias = weights_at<float>(s, layer->router_bias);
+    const float *bias = weights_at<float>(s, layer.router_bias);
+    const float *choice_bias =
+        layer.choice_bias ? weights_at<float>(s, layer.choice_bias) : nullptr;
     int lane = threadIdx.x % WARP;
     for (int row = threadIdx.x / WARP; row < decode_batch().rows; row += MULTIPLIERS / WARP) {
         const uint64_t *sums = work_at<uint64_t>(s, work_of(s).sums_route) + row * SCORES;
+        float score[OWN_EXPERTS], shared = 0;
+        // All is asked for before anything is waited for.
+#pragma unroll
+        for (int j = 0; j < OWN_EXPERTS; j++)
+            score[j] = is_expert(j) ? score_from_fixed(load_fresh64(sums + own_expert(j))) : 0;
+        if (layer.shared_weight) shared = score_from_fixed(load_fresh64(sums + EXPERTS));
         float factor = norm_factor<DIM>(work_at<const float>(s, work_of(s).squares), row, lane);
-        float score[OWN_EXPERTS];
 #pragma unroll
         for (int j = 0; j < OWN_EXPERTS; j++) {
-            score[j] = 0;
-            if (!is_expert(j)) continue;
-            score[j] = score_from_fixed(load_fresh64(sums + lane + j * WARP)) * factor;
-            if (layer->router_bias) score[j] += bias[lane + j * WARP];
+            score[j] *= factor;
+            if (layer.router_bias && is_expert(j)) score[j] += bias[own_expert(j)];
         }
-        choose_experts(s, layer, score, r->expert + row * ACTIVE_EXPERTS,
+        choose_experts(choice_bias, score, r->expert + row * ACTIVE_EXPERTS,
                        r->weight + row * ACTIVE_EXPERTS);
-        if (lane == 0)
-            r->shared[row] =
-                shared_weight(layer, score_from_fixed(load_fresh64(sums + EXPERTS)) * factor);
+        if (lane == 0) r->shared[row] = shared_weight(layer.shared_weight, shared * factor);
     }
 }
 

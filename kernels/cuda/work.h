@@ -124,8 +124,8 @@ typedef struct {
 #define DELTA_EIGHTHS (DELTA_COLUMNS / 8) // of a head: groups of eight columns
 #define DELTA_KEY_UP ((DELTA_KEY_DIM + 31) / 32 * 32)
 #define DELTA_GATES (2 * DELTA_HEADS) // of a row: strengths, then decays
-// Tokens of a chunk of the prefill form; of each, fp16 q and k of a key head, and of a head two rows
-// in two halves each, and two factors.
+// Tokens of a chunk of the prefill form; of each, fp16 q and k of a key head, and of a head two
+// rows in two halves each, and two factors.
 #define DELTA_CHUNK 64
 #define DELTA_KEY_BYTES (2 * DELTA_KEY_UP * 2)
 #define DELTA_LINK_BYTES (4 * DELTA_CHUNK * 2 + 16)
@@ -271,7 +271,7 @@ WORK_INLINE Work work_places(int max_rows, int max_outputs)
 #define PLANS 4        // steps planned ahead
 #define LATENT_BYTES (KV_LATENT ? 8 * DECODE_ROWS : 0)
 // DecodeShared of decode.cuh, factors of latent.cuh, Routing of route.cuh
-#define DECODE_SHARED_BYTES (4096 + LATENT_BYTES + ROUTING_BYTES)
+#define DECODE_SHARED_BYTES (4096 + (EXPERTS ? 384 : 0) + LATENT_BYTES + ROUTING_BYTES)
 #define UNITS_ROOM (72 * 1024) // what activations may take where it is enough for one unit
 // Rows whose activations and a chunk of weights fit.
 WORK_INLINE int decode_rows_that_fit(int shared_bytes)
@@ -342,15 +342,20 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
 #define HEAD_TILES ((GROUP + 7) / 8)     // query heads go by 8
 #define QUERY_FLOATS (GROUP * HEAD_DIM)
 #define COVER(n)                                                                                   \
-    (((n) + 2 * (BLOCK - 1)) / BLOCK * BLOCK) // blocks that hold any n columns in a row
+    (((n) + 2 * (BLOCK - 1)) / BLOCK * BLOCK)         // blocks that hold any n columns in a row
+#define HEADS_COVER(n) ((n) % BLOCK ? COVER(n) : (n)) // a group's columns begin at a multiple of n
+#define HEADS_COLUMNS (HEADS_COVER(Q_PARTS * QUERY_FLOATS) + 2 * HEADS_COVER(HEAD_DIM))
 #define HEADS_ROOM                                                                                 \
-    (COVER(Q_PARTS * QUERY_FLOATS) + 2 * COVER(HEAD_DIM) +                                         \
-     (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4) // floats
-// Heads are finished beside the place of the values, or, where gates make them many, in it.
-#define HEADS_BESIDE (GATED_ATTENTION ? 0 : HEADS_ROOM)
+    (HEADS_COLUMNS +                                                                               \
+     (HEAD_NORMS == HEAD_NORM_ALL ? (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4 : 0)) // floats
 #define VALUES_ROOM (SPLIT * VALUE_STRIDE + HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
+// What is known of heads ahead of their sums (qkv.cuh), and of how many items of attention.
+#define SPLITS_AHEAD 32
+#define AHEAD_BYTES                                                                                \
+    (48 + (ROPE_DIM + (HEAD_NORMS == HEAD_NORM_SHARED ? 2 : 1) * HEAD_DIM + 3) / 4 * 16)
+// Heads are finished where the values come later.
 #define PLAIN_SHARED_BYTES                                                                         \
-    ((QUERY_FLOATS + HEADS_BESIDE) * 4 + WORK_MOST(VALUES_ROOM, (HEADS_ROOM - HEADS_BESIDE) * 4))
+    (AHEAD_BYTES + SPLITS_AHEAD * 16 + QUERY_FLOATS * 4 + WORK_MOST(VALUES_ROOM, HEADS_ROOM * 4))
 
 // Of latent attention: queries, keys, scores of parts of the channels, weights, factors; or queries
 // of a head and its sums by parts of the depth; or latents of a head.
