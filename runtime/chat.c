@@ -58,6 +58,12 @@ const char *chat_template(const Chat *c)
     return i < 0 ? NULL : templates_text(c->templates, i);
 }
 
+void chat_set_thinking(json_t *values, int on)
+{
+    json_object_set_new(values, "enable_thinking", json_boolean(on));
+    json_object_set_new(values, "thinking", json_boolean(on)); // as DeepSeek's and Granite's say
+}
+
 // --- messages ------------------------------------------------------------------------------------
 
 // Arguments of tool calls, text in the API, as the objects that they are the text of.

@@ -29,6 +29,8 @@ typedef struct {
     Reasoning reasoning;
 } ChatPrompt;
 
+// Lets replies reason or not, as variables of a template say that.
+void chat_set_thinking(json_t *values, int on);
 // The texts of a list as one.
 json_t *chat_join(const json_t *texts);
 

@@ -154,6 +154,13 @@ static void parse_seed(Options *o, const char *option, const char *text)
     o->seed_given = 1;
 }
 
+static void parse_think(Options *o, const char *option, const char *text)
+{
+    o->thinks = strcmp(text, "on") == 0;
+    if (!o->thinks && strcmp(text, "off") != 0)
+        usage_error("%s %s: expected on or off", option, text);
+}
+
 static void parse_prompts(Options *o, const char *option, const char *text)
 {
     o->prompt_count = whole_list(option, text, 1, 1 << 24, o->prompts);
@@ -196,6 +203,8 @@ static const struct {
     {"--chat", 0, RUN, FLAG, AT(chat), 0, 0, 0, "the prompt is a message to the model"},
     {"--raw", 0, CHAT, FLAG, AT(raw), 0, 0, 0, "no template: continue what is typed"},
     {"--system", "TEXT", CHAT, TEXT, AT(system), 0, 0, 0, "the system message"},
+    {"--think", "on|off", RUN | CHAT, OTHER, 0, 0, 0, parse_think,
+     "reason before answering; default: as the template has it"},
     {"--temperature", "T", WRITERS, NUMBER, AT(temperature), 0, 100, 0,
      "0: always the likeliest token; default: the model's own"},
     {"--top-k", "K", WRITERS, WHOLE, AT(top_k), 0, 1 << 30, 0,
@@ -449,6 +458,7 @@ Options parse_options(int argc, char **argv, int first, const char *name, Comman
                               .min_p = NAN,
                               .top_k = -1,
                               .n = -1,
+                              .thinks = -1,
                               .gen = 64,
                               .key_bits = widest_cache(),
                               .value_bits = widest_cache(),

@@ -31,6 +31,7 @@ typedef struct {
     const char *grammar_file, *json_schema;
     const char *stop[16];
     int stop_count, n, chat, raw, top_k, seed_given;
+    int thinks; // -1: as the template has it
     float temperature, top_p, min_p;
     uint64_t seed;
     // forms

@@ -4,6 +4,7 @@
 #include "sampling.h"
 #include "server.h"
 #include "start.h"
+#include "terminal.h"
 #include "writer.h"
 #include "tokenize.h"
 #include "tokens.h"
@@ -122,6 +123,8 @@ void append_text(TokenText *text, const char *data, size_t bytes)
 static void hear_text(void *to, int reasoning, const char *text, size_t bytes)
 {
     Speech *s = to;
+    if (!s->quiet && reasoning && !s->dim) fputs(terminal_dim(), stderr), s->dim = 1;
+    if (!s->quiet && !reasoning && s->dim) speech_rest(s);
     if (!s->quiet && !reasoning && s->reasoning.bytes && !s->content.bytes) fputs("\n\n", stderr);
     append_text(reasoning ? &s->reasoning : &s->content, text, bytes);
     if (s->quiet) return;
@@ -161,8 +164,15 @@ void speech_open(Speech *s, Job *job, const Chat *chat, const ChatPrompt *prompt
     job->owner = s;
 }
 
+void speech_rest(Speech *s)
+{
+    if (s->dim) fputs(terminal_plain(), stderr);
+    s->dim = 0;
+}
+
 void speech_close(Speech *s)
 {
+    speech_rest(s);
     reply_close(&s->reply);
     free(s->content.data);
     free(s->reasoning.data);
@@ -175,31 +185,40 @@ void write_job(Writer *w, Job *job)
     if (job->reason == REASON_FAILED) fail("%s", job->error.text);
 }
 
-static void print_json_text(const char *s, size_t bytes)
+static void print_json_text(FILE *f, const char *s, size_t bytes)
 {
-    putchar('"');
+    fputc('"', f);
     for (size_t i = 0; i < bytes; i++) {
         unsigned char c = (unsigned char)s[i];
         if (c == '"' || c == '\\')
-            printf("\\%c", c);
+            fprintf(f, "\\%c", c);
         else if (c < 32)
-            printf("\\u%04x", c);
+            fprintf(f, "\\u%04x", c);
         else
-            putchar(c);
+            fputc(c, f);
     }
-    putchar('"');
+    fputc('"', f);
+}
+
+void print_token(const Tokens *t, int32_t id, float logprob)
+{
+    size_t bytes;
+    const char *text = tokens_bytes(t, id, &bytes);
+    if (!isnan(logprob)) fprintf(stderr, "%.3f ", exp((double)logprob));
+    print_json_text(stderr, text, bytes);
 }
 
 // --- commands ------------------------------------------------------------------------------------
 
 // The prompt of one message.
-static void ask(Chat *chat, const Tokens *t, const char *message, ChatPrompt *prompt)
+static void ask(Chat *chat, const Tokens *t, const char *message, int thinks, ChatPrompt *prompt)
 {
     Error err;
     if (chat_open(chat, t, &err) != 0 || chat_check(chat, &err) != 0) fail("%s", err.text);
     json_t *values = json_pack("{s:[{s:s, s:s}], s:b}", "messages", "role", "user", "content",
                                message, "add_generation_prompt", 1);
     if (!values) fail("the prompt is not UTF-8");
+    if (thinks >= 0) chat_set_thinking(values, thinks);
     if (chat_prompt(chat, values, prompt, &err) != 0) fail("%s", err.text);
     json_decref(values);
 }
@@ -226,7 +245,7 @@ int command_run(const Options *o)
     TokenList ids = {0};
     Chat chat = {0};
     ChatPrompt prompt = {0};
-    if (o->chat) ask(&chat, t, said, &prompt);
+    if (o->chat) ask(&chat, t, said, o->thinks, &prompt);
     const char *text = o->chat ? prompt.text : said;
     int flags = TOKENS_PARSE_SPECIAL | (o->chat ? 0 : TOKENS_ADD_SPECIAL);
     if (tokens_encode(t, text, o->chat ? prompt.bytes : strlen(text), flags, &ids, &err) != 0)
@@ -264,10 +283,10 @@ int command_run(const Options *o)
     if (o->json) {
         double first = job.first ? job.first : job.ended;
         printf("{\"text\": ");
-        print_json_text(speech.content.data, speech.content.bytes);
+        print_json_text(stdout, speech.content.data, speech.content.bytes);
         if (o->chat) {
             printf(", \"reasoning_content\": ");
-            print_json_text(speech.reasoning.data, speech.reasoning.bytes);
+            print_json_text(stdout, speech.reasoning.data, speech.reasoning.bytes);
         }
         printf(", \"ids\": [");
         for (int i = 0; i < job.token_count; i++) printf("%s%d", i ? ", " : "", job.token[i].id);

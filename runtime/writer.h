@@ -25,13 +25,18 @@ typedef struct {
     // private
     Reply reply;
     size_t read; // of the job's text
-    int quiet;
+    int quiet, dim;
 } Speech;
 
 // Makes *s the job's listener until it is closed, before the job is submitted. `prompt` is what the
 // job answers, NULL for raw text; `quiet` prints nothing.
 void speech_open(Speech *s, Job *job, const Chat *chat, const ChatPrompt *prompt, int quiet);
+// What was coloured is no longer, after the last part.
+void speech_rest(Speech *s);
 void speech_close(Speech *s);
+
+// On stderr: a token's text in quotes, and its probability unless the logarithm is NAN.
+void print_token(const Tokens *t, int32_t id, float logprob);
 
 // Exits when there is no memory.
 void append_text(TokenText *text, const char *data, size_t bytes);
