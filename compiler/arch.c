@@ -364,6 +364,7 @@ static void read_facts(lua_State *lua, Graph *g)
     f->head_dim = (int)get_integer(lua, "head_dim");
     f->vocab = (int)get_integer(lua, "vocab");
     f->max_position = (int)get_integer(lua, "max_position");
+    f->reach = (int)get_integer(lua, "reach");
     f->norm_eps = get_number(lua, "eps");
     f->softmax_scale = get_number(lua, "softmax_scale");
     f->embed_scale = get_number(lua, "embed_scale");

@@ -129,6 +129,7 @@ typedef struct {
     int dim, layers, heads, head_dim, vocab;
     int kv_heads, ffn_dim; // the most of any layer
     int max_position;      // max_position_embeddings
+    int reach;             // tokens that the ropes were made for, at least max_position
     double norm_eps, softmax_scale;
     double embed_scale, residual_scale, logit_scale; // 1: none
     double attn_softcap, logit_softcap;              // 0: none

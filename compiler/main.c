@@ -261,6 +261,9 @@ static int build(int argc, char **argv)
     if (!options->cache_bits) options->cache_bits = narrow ? CACHE_BITS : 1u << 16;
     if (!options->max_batch) options->max_batch = 16;
     if (!options->max_context) options->max_context = graph->facts.max_position;
+    if (options->max_context > graph->facts.reach)
+        warn("--max-context", "%d: the model was made for %d tokens; what lies beyond may make no sense",
+             options->max_context, graph->facts.reach);
     if (b.emit && mkdir(b.emit, 0777) == 0) rmdir(b.emit); // it must be possible
     else if (b.emit && rmdir(b.emit) != 0)
         die(b.emit, "%s; expected a directory that is empty or not there", strerror(errno));

@@ -393,6 +393,7 @@ local function query_scale_of(s, o)
 end
 
 local ropes = {} -- all that were resolved, in order
+local reach = 0  -- tokens that they were made for
 
 local function resolve_rope(m, rope)
   local o, s = rope.options, {}
@@ -438,6 +439,9 @@ local function resolve_rope(m, rope)
            table.concat(sorted_keys(o.types or rope_rules), ", "))
   end
   local inverse, factor, short = rule(s)
+  -- YaRN may be added to a config that still states the length before.
+  local extended = kind == "yarn" and s.original * rope_number(s, "factor", s.max / s.original) or 0
+  reach = math.max(reach, s.max, math.floor(math.min(extended, 1 << 30)))
   local table_of = { dim = s.dim, interleaved = o.style == "interleaved", inverse = inverse,
                      factor = factor, short = short, original = s.original,
                      query_scale = query_scale_of(s, o) }
@@ -1039,6 +1043,7 @@ return function(files)
   result.routing, result.act_limit = routing, m.act_limit or 0
   result.latent, result.delta = latent, delta
   if #ropes == 0 and getmetatable(a.rope) == Rope then resolve_rope(m, a.rope) end
+  result.reach = math.max(reach, m.max_position)
   check_unread_keys(a)
   return result
 end

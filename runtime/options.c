@@ -591,6 +591,11 @@ Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidde
     }
     if (o->mode_given && !cuda) usage_error("%s goes with --device cuda", option_name("--mode"));
     model.options = choose_sizes(o, cuda, max_rows, max_outputs, keep_hidden);
+    if (model_info.reach && model.options.max_context > model_info.reach)
+        fprintf(stderr,
+                "%s: a context of %d tokens, and the model was made for %d; what lies beyond may "
+                "make no sense\n",
+                model_info.name, model.options.max_context, model_info.reach);
     if (weights_open(&model.weights, o->threads ? o->threads : 16, &err) != 0) fail("%s", err.text);
     if (cuda) weights_read_ahead(&model.weights); // while the driver starts
     if (device_open(&model.device, &model.options, &model.weights, &err) != 0) fail("%s", err.text);

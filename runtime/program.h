@@ -54,6 +54,7 @@ typedef struct {
     int gated_attention;  // 1: the product of q also gives gates
     int experts, active_experts, expert_dim, shared_dim; // 0 experts: no routed layer
     int max_context, max_batch; // the build's upper limits
+    int reach; // tokens that the model was made for, where max_context is more; else 0
     int window_layers;          // those in POOL_WINDOW
     uint32_t cache_bits;        // bit b: keys and values can be stored in b bits
     uint64_t parameters;

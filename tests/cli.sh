@@ -85,6 +85,13 @@ model
 refuses 1 "File too large" sh -c "ulimit -f 1000; $build/exlc build $work/model -o $work/p --target cpu"
 rm "$work/model/tokenizer.json"
 refuses 0 "no tokenizer.json: the program will take" env EXLC_OPTIMIZE=-O0 $build/exlc build "$work/model" -o "$work/ids" --target cpu
+sed -i 's/"max_position_embeddings": 2048/"max_position_embeddings": 1024/' "$work/model/config.json"
+cp examples/wikilm/tokenizer.json "$work/model"
+refuses 0 "--max-context: 2048: the model was made for 1024 tokens" env EXLC_OPTIMIZE=-O0 $build/exlc build "$work/model" \
+    -o "$work/long" --target cpu --max-context 2048
+refuses 0 "a context of 2048 tokens, and the model was made for 1024" "$work/long" run -p x -n 1 --max-context 2048 --device cpu
+check "nothing is said within" sh -c "[ -z \"\$($work/long run -p x -n 4 --max-context 1024 --device cpu 2>&1 >/dev/null)\" ]"
+rm "$work/long"
 refuses 1 "had no tokenizer.json" "$work/ids" run -p x
 rm "$work/ids"
 model

@@ -87,6 +87,16 @@ static void check_facts(void)
     CHECK(facts_of(LLAMA, "\"head_dim\": 32")->head_dim == 32);
     CHECK(facts_of(LLAMA, "\"num_key_value_heads\": null")->kv_heads == 4);
     CHECK(facts_of(LLAMA, "\"max_position_embeddings\": 100")->max_position == 100);
+    CHECK(facts_of(LLAMA, "\"max_position_embeddings\": 100")->reach == 100);
+    // As Qwen's cards have YaRN added, and where the length is already the extended one.
+    CHECK(facts_of(LLAMA, "\"max_position_embeddings\": 32768, \"rope_scaling\": {\"type\": "
+                          "\"yarn\", \"factor\": 4.0, "
+                          "\"original_max_position_embeddings\": 32768}")
+              ->reach == 131072);
+    CHECK(facts_of(LLAMA, "\"max_position_embeddings\": 131072, \"rope_scaling\": {\"type\": "
+                          "\"yarn\", \"factor\": 4.0, "
+                          "\"original_max_position_embeddings\": 32768}")
+              ->reach == 131072);
     CHECK(facts_of(QWEN2, "\"num_attention_heads\": 2")->head_dim == 128);
     CHECK(facts_of(QWEN3, "")->head_dim == 128);
 
