@@ -13,6 +13,7 @@ int api_open(Api *api, Generator *g, const Tokens *t, const char *name, Error *e
 {
     size_t words = BIT_WORDS(model_info.vocab);
     *api = (Api){.generator = g, .tokens = t, .name = name, .sampler = sampling_of_model()};
+    constraints_open(&api->constraints);
     api->newlines = calloc(words, 4);
     api->breakers = calloc(words, 4);
     if (!api->newlines || !api->breakers) return error_set(err, "out of memory");

@@ -103,9 +103,9 @@ int constraint_compile(const Constraint *c, Matcher **m, Error *err)
     return -1;
 }
 
-#define MOST_KEY (1 << 20) // bytes of what is kept
-
 // --- what is kept --------------------------------------------------------------------------------
+
+#define MOST_KEY (1 << 20) // bytes of what is kept
 
 // A text that tells constraints apart; NULL: out of memory.
 static char *make_key(const Constraint *c)
@@ -121,55 +121,92 @@ static char *make_key(const Constraint *c)
     return key;
 }
 
-int constraints_take(Constraints *all, const Constraint *c, Matcher **m, Error *err)
+void constraints_open(Constraints *all)
 {
-    char *key = make_key(c);
-    int place = -1;
-    if (!key) return error_set(err, "it is no UTF-8, or there is no memory for it");
-    for (int i = 0; i < CONSTRAINTS_KEPT; i++) {
+    *all = (Constraints){0};
+    pthread_mutex_init(&all->lock, NULL);
+}
+
+// The kept matcher of this key, for one user more; NULL when there is none.
+static Matcher *find_kept(Constraints *all, const char *key)
+{
+    for (int i = 0; i < CONSTRAINTS_KEPT; i++)
         if (all->kept[i].key && strcmp(all->kept[i].key, key) == 0 &&
             !matcher_failed(all->kept[i].matcher)) {
-            free(key);
             all->kept[i].users++;
             all->kept[i].used = ++all->clock;
-            *m = all->kept[i].matcher;
-            return 0;
+            return all->kept[i].matcher;
         }
+    return NULL;
+}
+
+// In the place of the one that was unused for longest; takes the key over. Where all are in use the
+// matcher is its user's alone.
+static void keep(Constraints *all, char *key, Matcher *m)
+{
+    int place = -1;
+    for (int i = 0; i < CONSTRAINTS_KEPT; i++)
         if (all->kept[i].users == 0 && (place < 0 || all->kept[i].used < all->kept[place].used))
             place = i;
-    }
-    if (constraint_compile(c, m, err) != 0) {
+    if (place < 0 || strlen(key) > MOST_KEY) {
         free(key);
-        return -1;
-    }
-    if (place < 0 || strlen(key) > MOST_KEY) { // all are in use: its own
-        free(key);
-        return 0;
+        return;
     }
     free(all->kept[place].key);
     matcher_close(all->kept[place].matcher);
     all->kept[place].key = key;
-    all->kept[place].matcher = *m;
+    all->kept[place].matcher = m;
     all->kept[place].users = 1;
     all->kept[place].used = ++all->clock;
+}
+
+int constraints_take(Constraints *all, const Constraint *c, Matcher **m, Error *err)
+{
+    char *key = make_key(c);
+    if (!key) return error_set(err, "it is no UTF-8, or there is no memory for it");
+    pthread_mutex_lock(&all->lock);
+    *m = find_kept(all, key);
+    pthread_mutex_unlock(&all->lock);
+    if (*m || constraint_compile(c, m, err) != 0) {
+        free(key);
+        return *m ? 0 : -1;
+    }
+    pthread_mutex_lock(&all->lock);
+    Matcher *other = find_kept(all, key); // another thread was faster
+    if (!other) keep(all, key, *m);
+    pthread_mutex_unlock(&all->lock);
+    if (other) {
+        free(key);
+        matcher_close(*m);
+        *m = other;
+    }
     return 0;
 }
 
-void constraints_give(Constraints *all, Matcher *m)
+// 1 when it stays kept.
+static int give_kept(Constraints *all, Matcher *m)
 {
     for (int i = 0; i < CONSTRAINTS_KEPT; i++)
         if (m && all->kept[i].matcher == m) {
-            if (--all->kept[i].users > 0) return;
+            if (--all->kept[i].users > 0) return 1;
             if (!matcher_failed(m)) {
                 matcher_rest(m);
-                return;
+                return 1;
             }
             free(all->kept[i].key); // nobody takes it again
             all->kept[i].key = NULL;
             all->kept[i].matcher = NULL;
             all->kept[i].used = 0;
         }
-    matcher_close(m);
+    return 0;
+}
+
+void constraints_give(Constraints *all, Matcher *m)
+{
+    pthread_mutex_lock(&all->lock);
+    int kept = give_kept(all, m);
+    pthread_mutex_unlock(&all->lock);
+    if (!kept) matcher_close(m);
 }
 
 void constraints_close(Constraints *all)
@@ -178,5 +215,5 @@ void constraints_close(Constraints *all)
         free(all->kept[i].key);
         matcher_close(all->kept[i].matcher);
     }
-    *all = (Constraints){0};
+    pthread_mutex_destroy(&all->lock);
 }

@@ -4,6 +4,7 @@
 #include "fields.h"
 #include "match.h"
 #include "reply.h"
+#include <pthread.h>
 
 // One thing at most is asked for; all of it is borrowed.
 typedef struct {
@@ -27,6 +28,7 @@ int constraint_compile(const Constraint *c, Matcher **m, Error *err);
 enum { CONSTRAINTS_KEPT = 16 };
 typedef struct {
     // private
+    pthread_mutex_t lock;
     struct {
         char *key;
         Matcher *matcher;
@@ -36,8 +38,9 @@ typedef struct {
     uint64_t clock;
 } Constraints;
 
-// A matcher for what is asked, until it is given back. One thread calls these; the matcher may be
-// used by another.
+void constraints_open(Constraints *all);
+// A matcher for what is asked, until it is given back. Any thread may call these; the matcher
+// itself is for one, the generator's.
 int constraints_take(Constraints *all, const Constraint *c, Matcher **m, Error *err);
 void constraints_give(Constraints *all, Matcher *m);
 void constraints_close(Constraints *all);

@@ -20,6 +20,7 @@ int generator_open(Generator *g, Device *d, const DeviceOptions *o, const Tokens
 {
     *g = (Generator){.tokens = tokens};
     pthread_mutex_init(&g->lock, NULL);
+    pthread_mutex_init(&g->opening, NULL);
     pthread_cond_init(&g->work, NULL);
     g->running = calloc((size_t)o->max_sequences, sizeof *g->running);
     g->drawn = calloc((size_t)o->max_sequences, sizeof *g->drawn);
@@ -40,6 +41,7 @@ void generator_close(Generator *g)
     vocabulary_close(g->vocabulary);
     pthread_cond_destroy(&g->work);
     pthread_mutex_destroy(&g->lock);
+    pthread_mutex_destroy(&g->opening);
 }
 
 // --- jobs ----------------------------------------------------------------------------------------
@@ -135,14 +137,18 @@ static int prepare_grammar(Generator *g, Job *job, Error *err)
 {
     job->mask = malloc(BIT_WORDS(model_info.vocab) * sizeof *job->mask);
     if (!job->mask) return error_set(err, "out of memory");
-    if (g->vocabulary || vocabulary_open(&g->vocabulary, g->tokens, model_info.vocab, err) == 0)
-        return 0;
-    vocabulary_close(g->vocabulary);
-    g->vocabulary = NULL;
-    return -1;
+    pthread_mutex_lock(&g->opening);
+    Vocabulary *v = g->vocabulary;
+    int status = v ? 0 : vocabulary_open(&v, g->tokens, model_info.vocab, err);
+    if (status == 0)
+        g->vocabulary = v;
+    else
+        vocabulary_close(v);
+    pthread_mutex_unlock(&g->opening);
+    return status;
 }
 
-int generator_submit(Generator *g, Job *job, Error *err)
+int generator_prepare(Generator *g, Job *job, Error *err)
 {
     job->id_count = job->prompt_count;
     job->ids = malloc(4 * (size_t)job->prompt_count);
@@ -158,7 +164,12 @@ int generator_submit(Generator *g, Job *job, Error *err)
     }
     // The prompt's last token tells the stream that it is not at the beginning of a text.
     stream_open(&job->stream, g->tokens, !job->show_special);
-    if (stream_feed(&job->stream, job->ids[job->id_count - 1], err) != 0) return -1;
+    return stream_feed(&job->stream, job->ids[job->id_count - 1], err);
+}
+
+int generator_submit(Generator *g, Job *job, Error *err)
+{
+    if (!job->ids && generator_prepare(g, job, err) != 0) return -1;
     job->submitted = monotonic_seconds();
     pthread_mutex_lock(&g->lock);
     Job **at = &g->first;

@@ -93,7 +93,8 @@ typedef struct {
 typedef struct {
     Batcher batch;
     const Tokens *tokens;
-    Vocabulary *vocabulary; // NULL until a job has a grammar
+    Vocabulary *vocabulary;  // NULL until a job has a grammar
+    pthread_mutex_t opening; // held while that is made
     pthread_mutex_t lock;
     GeneratorStats stats; // guarded by lock
     // private
@@ -121,6 +122,9 @@ void job_init(Job *job);
 void job_close(Job *job);
 // 0, or why these values cannot be served: prompt and max_tokens within the context and the cache.
 int generator_check(const Generator *g, const Job *job, Error *err);
+// What takes long of handing a job in, which any number of threads may do before generator_submit,
+// each for its own job; else that does it.
+int generator_prepare(Generator *g, Job *job, Error *err);
 // Puts a job in the queue. It is the generator's until its reason is no longer REASON_NONE.
 int generator_submit(Generator *g, Job *job, Error *err);
 // The job ends within one step.

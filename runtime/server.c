@@ -3,6 +3,7 @@
 #include "answer.h"
 #include "completions.h"
 #include "messages.h"
+#include "readers.h"
 #include "responses.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -21,6 +22,7 @@
 #define HEADER_BYTES 65536
 #define SILENCE 15             // seconds until a stream shows that it lives
 #define OUTPUT_BYTES (8 << 20) // that a client may leave unread
+#define READERS 4              // requests that are read at once
 
 extern const char page_text[], page_text_end[];
 
@@ -34,18 +36,30 @@ struct Server {
     struct evhttp_bound_socket *bound;
     struct event *news, *quiet, *deadline, *term, *interrupt;
     int news_fd, port;
-    Exchange *exchanges; // answers under way
+    Readers *readers;    // NULL: requests are read on the loop
+    Exchange *exchanges; // requests under way
+    int unread;          // of them, those that are being read
     int draining;
 };
 
-// One request that the generator works on.
+// One request with a body: first it is read, then perhaps the generator works on it.
 struct Exchange {
+    Reading reading; // the first member
     Server *server;
-    Answer *answer;
+    int what; // of the routes
+    const Family *family;
     struct evhttp_request *http; // NULL once the client has left
     struct evhttp_connection *connection;
     struct event *left; // fires when the client closes
-    int dirty;          // guarded by the generator's lock
+    // The readers', while it is read.
+    struct evbuffer *body;
+    int refused;
+    Refusal refusal;
+    char *reply;    // the whole answer as JSON, or NULL
+    Answer *answer; // else what the generator works on
+    // From then on.
+    int begun; // the generator has the jobs
+    int dirty; // guarded by the generator's lock
     double spoke;
     Exchange *next;
 };
@@ -74,14 +88,20 @@ static void reply(Server *server, struct evhttp_request *http, int status, const
     if (body) evbuffer_free(body);
 }
 
+// Sends and releases a text.
+static void reply_text(Server *server, struct evhttp_request *http, int status, char *text)
+{
+    if (!text) status = 500, text = strdup("{\"error\":{\"message\":\"out of memory\"}}");
+    reply(server, http, status, "application/json", text, text ? strlen(text) : 0);
+    free(text);
+}
+
 // Sends and releases a value.
 static void reply_json(Server *server, struct evhttp_request *http, int status, json_t *value)
 {
     char *text = value ? json_dumps(value, ANSWER_JSON) : NULL;
     json_decref(value);
-    if (!text) status = 500, text = strdup("{\"error\":{\"message\":\"out of memory\"}}");
-    reply(server, http, status, "application/json", text, text ? strlen(text) : 0);
-    free(text);
+    reply_text(server, http, status, text);
 }
 
 static const Family *family_of(struct evhttp_request *http);
@@ -154,8 +174,10 @@ static void end_exchange(Exchange *x)
     Exchange **at = &server->exchanges;
     while (*at != x) at = &(*at)->next;
     *at = x->next;
-    if (server->options->log_requests) log_exchange(x);
+    if (server->options->log_requests && x->begun) log_exchange(x);
     detach(x);
+    if (x->body) evbuffer_free(x->body);
+    free(x->reply);
     answer_free(x->answer);
     free(x);
     leave_if_drained(server);
@@ -165,7 +187,7 @@ static void end_exchange(Exchange *x)
 static void cancel(Exchange *x)
 {
     detach(x);
-    for (int i = 0; i < x->answer->job_count; i++)
+    for (int i = 0; x->begun && i < x->answer->job_count; i++)
         generator_cancel(x->server->api->generator, &x->answer->jobs[i]);
 }
 
@@ -240,6 +262,8 @@ static int speak(Exchange *x)
     return finished;
 }
 
+static void take_read(Reading *r);
+
 static void on_news(evutil_socket_t fd, short what, void *argument)
 {
     (void)what;
@@ -247,6 +271,7 @@ static void on_news(evutil_socket_t fd, short what, void *argument)
     Generator *g = server->api->generator;
     uint64_t count;
     if (read(fd, &count, sizeof count) < 0 && errno != EAGAIN) return;
+    for (Reading *r; server->readers && (r = readers_done(server->readers));) take_read(r);
     for (Exchange *x = server->exchanges, *next; x; x = next) {
         next = x->next;
         pthread_mutex_lock(&g->lock);
@@ -263,7 +288,7 @@ static void on_quiet(evutil_socket_t fd, short what, void *argument)
     Server *server = argument;
     double now = monotonic_seconds();
     for (Exchange *x = server->exchanges; x; x = x->next) {
-        if (!x->http || !x->answer->stream || now - x->spoke < SILENCE) continue;
+        if (!x->http || !x->begun || !x->answer->stream || now - x->spoke < SILENCE) continue;
         struct evbuffer *chunk = evbuffer_new();
         if (!chunk) continue;
         evbuffer_add_printf(chunk, ": ping\n\n");
@@ -273,59 +298,98 @@ static void on_quiet(evutil_socket_t fd, short what, void *argument)
     }
 }
 
-static void generate(Server *server, struct evhttp_request *http, json_t *body,
-                     const Family *family)
+// --- reading -------------------------------------------------------------------------------------
+
+// What a path asks for.
+enum {
+    PAGE_HTML,
+    HEALTH,
+    METRICS,
+    MODELS,
+    ONE_MODEL,
+    MODEL,
+    PROPS,
+    CACHE,
+    GENERATE,
+    ENCODE,
+    DECODE,
+    RENDER,
+    COUNT,
+    ABSENT
+};
+
+static json_t *parse_body(struct evbuffer *input, Refusal *r)
+{
+    size_t bytes = evbuffer_get_length(input);
+    json_error_t err;
+    const char *text = bytes ? (const char *)evbuffer_pullup(input, -1) : "";
+    json_t *body = text ? json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &err) : NULL;
+    if (!text)
+        refusal_memory(r);
+    else if (!body)
+        refusal_set(r, 400, "", "the body is no JSON: line %d, column %d: %s", err.line, err.column,
+                    err.text);
+    return body;
+}
+
+static int read_jobs(Exchange *x, json_t *body)
+{
+    Api *api = x->server->api;
+    Error err;
+    if (x->family->request(api, body, &x->answer, &x->refusal) != 0) return -1;
+    for (int i = 0; i < x->answer->job_count; i++)
+        if (generator_prepare(api->generator, &x->answer->jobs[i], &err) != 0)
+            return refusal_set(&x->refusal, 500, "", "%s", err.text);
+    return 0;
+}
+
+// On any thread: from the body to jobs, or to the answer.
+static void read_request(Reading *reading)
+{
+    Exchange *x = (Exchange *)reading;
+    Api *api = x->server->api;
+    json_t *body = parse_body(x->body, &x->refusal), *result = NULL;
+    if (!body) {
+        x->refused = 1;
+    } else if (x->what == GENERATE) {
+        x->refused = read_jobs(x, body) != 0;
+    } else {
+        result = x->what == ENCODE   ? api_encode(api, body, &x->refusal)
+                 : x->what == DECODE ? api_decode(api, body, &x->refusal)
+                 : x->what == RENDER ? api_render(api, body, &x->refusal)
+                                     : x->family->count(api, body, &x->refusal);
+        x->refused = !result;
+        x->reply = result ? json_dumps(result, ANSWER_JSON) : NULL;
+        json_decref(result);
+    }
+    json_decref(body);
+}
+
+// Whether so many more have no room in the queue.
+static int is_full(Server *server, int more)
 {
     Generator *g = server->api->generator;
-    Refusal r;
-    Answer *answer;
-    if (server->draining) {
-        refuse(server, http, 503, "the server is shutting down");
-        return;
+    pthread_mutex_lock(&g->lock);
+    int queued = g->stats.queued;
+    pthread_mutex_unlock(&g->lock);
+    return queued + more >= server->options->max_queue;
+}
+
+static void begin_answer(Exchange *x)
+{
+    Server *server = x->server;
+    Generator *g = server->api->generator;
+    x->begun = 1;
+    x->spoke = monotonic_seconds();
+    if (x->answer->stream) {
+        header(x->http, "Content-Type", "text/event-stream");
+        header(x->http, "Cache-Control", "no-cache");
+        header(x->http, "X-Accel-Buffering", "no");
+        allow_origin(server, x->http);
+        evhttp_send_reply_start(x->http, 200, NULL);
     }
-    Exchange *x = calloc(1, sizeof *x);
-    int status = family->request(server->api, body, &answer, &r);
-    if (status == 0) {
-        pthread_mutex_lock(&g->lock);
-        int queued = g->stats.queued;
-        pthread_mutex_unlock(&g->lock);
-        if (queued + answer->job_count > server->options->max_queue) {
-            answer_free(answer);
-            free(x);
-            refuse(server, http, 503, "too many requests are waiting");
-            return;
-        }
-    }
-    if (status != 0 || !x) {
-        if (status == 0)
-            refuse(server, http, 500, "out of memory");
-        else
-            reply_refusal(server, http, &r);
-        answer_free(answer);
-        free(x);
-        return;
-    }
-    *x = (Exchange){.server = server,
-                    .answer = answer,
-                    .http = http,
-                    .next = server->exchanges,
-                    .spoke = monotonic_seconds()};
-    server->exchanges = x;
-    struct evhttp_connection *connection = evhttp_request_get_connection(http);
-    x->connection = connection;
-    evhttp_connection_set_closecb(connection, connection_closed, x);
-    int fd = bufferevent_getfd(evhttp_connection_get_bufferevent(connection));
-    x->left = event_new(server->base, fd, EV_CLOSED, client_left, x);
-    if (x->left) event_add(x->left, NULL);
-    if (answer->stream) {
-        header(http, "Content-Type", "text/event-stream");
-        header(http, "Cache-Control", "no-cache");
-        header(http, "X-Accel-Buffering", "no");
-        allow_origin(server, http);
-        evhttp_send_reply_start(http, 200, NULL);
-    }
-    for (int i = 0; i < answer->job_count; i++) {
-        Job *job = &answer->jobs[i];
+    for (int i = 0; i < x->answer->job_count; i++) {
+        Job *job = &x->answer->jobs[i];
         job->changed = changed;
         job->owner = x;
         if (generator_submit(g, job, &job->error) == 0) continue;
@@ -334,6 +398,55 @@ static void generate(Server *server, struct evhttp_request *http, json_t *body,
         changed(job);
         pthread_mutex_unlock(&g->lock);
     }
+}
+
+// What has been read is answered, or goes to the generator.
+static void take_read(Reading *reading)
+{
+    Exchange *x = (Exchange *)reading;
+    Server *server = x->server;
+    server->unread--;
+    if (!x->http) {
+        end_exchange(x);
+    } else if (x->refused) {
+        reply_refusal(server, detach(x), &x->refusal);
+        end_exchange(x);
+    } else if (x->what != GENERATE) {
+        char *text = x->reply;
+        x->reply = NULL;
+        reply_text(server, detach(x), 200, text);
+        end_exchange(x);
+    } else if (is_full(server, x->answer->job_count - 1)) {
+        refuse(server, detach(x), 503, "too many requests are waiting");
+        end_exchange(x);
+    } else {
+        begin_answer(x);
+    }
+}
+
+// A request with its body, which is taken over; NULL: out of memory.
+static Exchange *open_exchange(Server *server, struct evhttp_request *http, struct evbuffer *input)
+{
+    Exchange *x = calloc(1, sizeof *x);
+    struct evbuffer *body = x ? evbuffer_new() : NULL;
+    if (!body) {
+        free(x);
+        return NULL;
+    }
+    evbuffer_add_buffer(body, input);
+    struct evhttp_connection *connection = evhttp_request_get_connection(http);
+    *x = (Exchange){.reading.work = read_request,
+                    .server = server,
+                    .http = http,
+                    .connection = connection,
+                    .body = body,
+                    .next = server->exchanges};
+    server->exchanges = x;
+    evhttp_connection_set_closecb(connection, connection_closed, x);
+    int fd = bufferevent_getfd(evhttp_connection_get_bufferevent(connection));
+    x->left = event_new(server->base, fd, EV_CLOSED, client_left, x);
+    if (x->left) event_add(x->left, NULL);
+    return x;
 }
 
 // --- routes --------------------------------------------------------------------------------------
@@ -362,42 +475,6 @@ static int permission(const Server *server, struct evhttp_request *http)
     return granted;
 }
 
-// The body as JSON, or NULL after a refusal.
-static json_t *read_body(Server *server, struct evhttp_request *http)
-{
-    struct evbuffer *input = evhttp_request_get_input_buffer(http);
-    size_t bytes = evbuffer_get_length(input);
-    if (bytes > (size_t)server->options->max_body) {
-        refuse(server, http, 413, "the body is too large");
-        return NULL;
-    }
-    json_error_t err;
-    const char *text = bytes ? (const char *)evbuffer_pullup(input, -1) : "";
-    json_t *body = text ? json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &err) : NULL;
-    if (body) return body;
-    char line[256];
-    snprintf(line, sizeof line, "the body is no JSON: line %d, column %d: %s", err.line, err.column,
-             err.text);
-    refuse(server, http, 400, line);
-    return NULL;
-}
-
-enum {
-    PAGE_HTML,
-    HEALTH,
-    METRICS,
-    MODELS,
-    ONE_MODEL,
-    MODEL,
-    PROPS,
-    CACHE,
-    GENERATE,
-    ENCODE,
-    DECODE,
-    RENDER,
-    COUNT,
-    ABSENT
-};
 static const struct {
     const char *path;
     enum evhttp_cmd_type method;
@@ -463,23 +540,33 @@ static const Family *family_of(struct evhttp_request *http)
 
 static void post(Server *server, struct evhttp_request *http, int what)
 {
-    Refusal r;
-    json_t *body = read_body(server, http), *result = NULL;
-    if (!body) return;
-    if (what == GENERATE) {
-        generate(server, http, body, family_of(http));
-        json_decref(body);
+    struct evbuffer *input = evhttp_request_get_input_buffer(http);
+    if (evbuffer_get_length(input) > (size_t)server->options->max_body) {
+        refuse(server, http, 413, "the body is too large");
         return;
     }
-    result = what == ENCODE   ? api_encode(server->api, body, &r)
-             : what == DECODE ? api_decode(server->api, body, &r)
-             : what == RENDER ? api_render(server->api, body, &r)
-                              : family_of(http)->count(server->api, body, &r);
-    json_decref(body);
-    if (result)
-        reply_json(server, http, 200, result);
-    else
-        reply_refusal(server, http, &r);
+    if (what == GENERATE && server->draining) {
+        refuse(server, http, 503, "the server is shutting down");
+        return;
+    }
+    if (what == GENERATE && is_full(server, server->unread)) {
+        refuse(server, http, 503, "too many requests are waiting");
+        return;
+    }
+    Exchange *x = open_exchange(server, http, input);
+    if (!x) {
+        refuse(server, http, 500, "out of memory");
+        return;
+    }
+    x->what = what;
+    x->family = family_of(http);
+    server->unread++;
+    if (server->readers) {
+        readers_begin(server->readers, &x->reading);
+    } else {
+        read_request(&x->reading);
+        take_read(&x->reading);
+    }
 }
 
 // A name of a path, which may be percent-encoded.
@@ -566,7 +653,7 @@ static void on_deadline(evutil_socket_t fd, short what, void *argument)
     Server *server = argument;
     static const struct timeval moment = {0, 250000};
     for (Exchange *x = server->exchanges; x; x = x->next)
-        for (int i = 0; i < x->answer->job_count; i++)
+        for (int i = 0; x->begun && i < x->answer->job_count; i++)
             generator_cancel(server->api->generator, &x->answer->jobs[i]);
     event_base_loopexit(server->base, &moment); // for what the answers then say
 }
@@ -687,11 +774,15 @@ int server_run(const Options *o, Api *api)
     Server *server;
     Error err;
     signal(SIGPIPE, SIG_IGN);
-    if (server_open(&server, o, api, &err) != 0 || generator_start(api->generator, &err) != 0)
+    if (server_open(&server, o, api, &err) != 0 ||
+        readers_open(&server->readers, READERS, server->news_fd, &err) != 0 ||
+        generator_start(api->generator, &err) != 0)
         fail("%s", err.text);
     fprintf(stderr, "%s: listening on http://%s:%d\n", model_info.name, o->host, server->port);
     event_base_dispatch(server->base);
     generator_stop(api->generator);
+    // What is still being read is not waited for.
+    if (readers_close(server->readers, 0.1) != 0) _exit(0);
     server_close(server);
     return 0;
 }

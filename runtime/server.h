@@ -1,4 +1,5 @@
-// `serve`: HTTP on the calling thread, the generator on its own, a lock-protected queue between.
+// `serve`: HTTP on the calling thread, the generator on its own, a lock-protected queue between;
+// what takes long of requests on further ones.
 #pragma once
 #include "api.h"
 #include "options.h"

@@ -953,6 +953,46 @@ static void test_leaving(int port)
     CHECK(metric(port, "cache_usage_ratio") == 0);
 }
 
+// A long text that is tokenized holds up no other client.
+static void test_long_reading(void)
+{
+    Server s = start_server(program, (const char *[]){NULL});
+    enum { BYTES = 7000000 };
+    char *text = malloc(BYTES + 1);
+    for (size_t i = 0; i < BYTES; i++) {
+        char c = words[i % 50000];
+        text[i] = c < ' ' || c == '"' || c == '\\' ? ' ' : c;
+    }
+    text[BYTES] = 0;
+    const struct {
+        const char *path;
+        char *body;
+        const char *words;
+    } slow[] = {
+        {"/tokenize", format("{\"text\": \"%s\"}", text), "\"count\":"},
+        {"/v1/completions", format("{\"prompt\": \"%s\"}", text), "maximum context length"},
+    };
+    for (int i = 0; i < 2; i++) {
+        int fd = send_request(s.port, "POST", slow[i].path, "", slow[i].body), others = 0, status;
+        char first;
+        double start = seconds(), longest = 0;
+        while (recv(fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && seconds() - start < 20) {
+            double asked = seconds();
+            free(request(s.port, "GET", "/health", "", "", &status));
+            if (seconds() - asked > longest) longest = seconds() - asked;
+            others += status == 200;
+        }
+        char *answer = read_all(fd);
+        CHECK_MSG(strstr(answer, slow[i].words) && others >= 10 && longest < 0.2,
+                  "%s: %g s, meanwhile %d, the longest took %g s; %.300s", slow[i].path,
+                  seconds() - start, others, longest, answer);
+        free(answer);
+        free(slow[i].body);
+    }
+    free(text);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+}
+
 // Choices that take turns: the times are those of all of them.
 static void test_times(void)
 {
@@ -1111,6 +1151,7 @@ int main(int argc, char **argv)
     test_crowd(s.port, 16);
     CHECK(stop_server(&s, SIGTERM) == 0);
     test_times();
+    test_long_reading();
     test_defaults();
     test_keys();
     test_drain();
