@@ -551,6 +551,9 @@ static Buffer model_region(const Plan *plan, const Packed *packed, const BuildOp
     buffer_print(&b, "    .cache_layers = %d, .window_layers = %d, .state_bytes = %llu,\n",
                  f->cache_layers, window_layers(plan, &window), (unsigned long long)state_bytes(f));
     if (options->max_context > f->reach) buffer_print(&b, "    .reach = %d,\n", f->reach);
+    if (options->embedding.pooling)
+        buffer_print(&b, "    .embedding = %s, .embedding_normal = %d,\n",
+                     options->embedding.pooling, options->embedding.normal);
     if (f->gated_attention) buffer_print(&b, "    .gated_attention = 1,\n");
     if (f->delta_heads)
         buffer_print(&b, "    .delta_key_heads = DELTA_KEY_HEADS, .delta_heads = DELTA_HEADS,\n"

@@ -304,6 +304,15 @@ int present_sms(int *sms, const char **why);
 // where there is no GPU, or one for which none is made. Returns their number.
 int choose_sms(const int *all, int count, int *sms);
 
+// --- embedding.c ---------------------------------------------------------------------------------
+
+typedef struct {
+    const char *pooling; // "EMBEDDING_LAST", ...; NULL: the model is not made for embeddings
+    int normal;          // vectors have length 1
+} Embedding;
+// What modules.json says; what is not there is a warning, and the model is built without.
+Embedding read_embedding(const char *dir);
+
 // --- emit.c: the generated program ---------------------------------------------------------------
 
 typedef struct {
@@ -313,6 +322,7 @@ typedef struct {
     unsigned cache_bits; // bit b: keys and values can be stored in b bits
     int embed_weights; // 0: beside the program
     const char *driver_min; // NVIDIA driver that the images need
+    Embedding embedding;
 } BuildOptions;
 
 // Writes the program's sources, the kernels and headers they include, the runtime archive, the

@@ -275,6 +275,7 @@ static int build(int argc, char **argv)
         warn(ck->dir, "no tokenizer.json: the program will take and give token ids alone");
     compile_templates(ck->dir, &templates);
     warn_of_templates(ck->dir, &templates);
+    options->embedding = read_embedding(ck->dir);
     Packed *packed = pack_weights(plan, ck->random_seed ? NULL : arena_format("%s/weights.bin", dir));
     emit_program(plan, packed, &tokenizer, &templates, options, dir);
     build_program(plan, packed, options, dir, work, b.output, b.verbose);

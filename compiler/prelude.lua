@@ -986,7 +986,9 @@ local function choose_root(a)
   for _, r in ipairs(a.roots or {}) do
     if has_tensor(r.model .. "embed_tokens.weight") then return r end
   end
-  return {}
+  -- Models that are made for embeddings are often saved without their head, and what is below it.
+  local bare = has_tensor "embed_tokens.weight" and not has_tensor "model.embed_tokens.weight"
+  return bare and { model = "" } or {}
 end
 
 -- Called by arch.c with the names of all architecture files.

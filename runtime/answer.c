@@ -33,6 +33,7 @@ void answer_free(Answer *a)
     free(a->stop_ids);
     free(a->stop);
     free(a->banned);
+    free(a->vectors);
     json_decref(a->body);
     json_decref(a->asked);
     json_decref(a->output);

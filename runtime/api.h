@@ -57,6 +57,8 @@ typedef struct {
     int32_t *bias_id, *stop_ids;
     float *bias;
     const char **stop, **banned;
+    float *vectors; // (prompts, dim) of embeddings, of which `dimensions` are said,
+    int dimensions, packed; // packed: in base64
 } Answer;
 
 // Endpoints that speak one protocol.

@@ -406,6 +406,8 @@ static void save_own(Batcher *b, Sequence *s)
 // computed: its logits are wanted.
 static void find_beginning(Batcher *b, Sequence *s)
 {
+    // What every token's state is needed for must see them all.
+    if (s->vector && model_info.embedding != EMBEDDING_LAST) return;
     if (b->states) {
         find_state(b, s);
         return;
@@ -466,6 +468,7 @@ int batch_admit(Batcher *b, const int32_t *tokens, int count, int more, const Sa
     memset(s->first, 0, sizeof s->first);
     s->chain = 0;
     s->suspended = s->wants_logits = s->held = 0;
+    s->vector = NULL;
     s->draws = 0;
     s->limit = limit;
     s->priority = priority;
@@ -654,6 +657,23 @@ static void resume(Batcher *b)
     }
 }
 
+// Adds what a pass computed of a prompt to its vector.
+static void pool_rows(const Batcher *b, const Segment *segment, Sequence *s)
+{
+    const float *rows = device_final(b->device) + (size_t)segment->row * (size_t)model_info.dim;
+    for (int i = 0; i < segment->rows; i++, rows += model_info.dim) {
+        int at = segment->position + i;
+        int alone = model_info.embedding == EMBEDDING_LAST ? at == s->count - 1 : at == 0;
+        if (model_info.embedding != EMBEDDING_MEAN && !alone) continue;
+        if (alone)
+            memcpy(s->vector, rows, 4 * (size_t)model_info.dim);
+        else
+            for (int k = 0; k < model_info.dim; k++) s->vector[k] += rows[k];
+    }
+    if (model_info.embedding == EMBEDDING_MEAN && s->computed == s->count)
+        for (int k = 0; k < model_info.dim; k++) s->vector[k] /= (float)s->count;
+}
+
 int batch_step(Batcher *b, Drawn *drawn)
 {
     Batch pass = {.token = b->token,
@@ -676,6 +696,7 @@ int batch_step(Batcher *b, Drawn *drawn)
     device_forward(b->device, &pass, pass.outputs ? b->sampling : NULL);
     for (int i = 0; i < pass.segments; i++) {
         Sequence *s = &b->sequences[pass.segment[i].sequence];
+        if (s->vector) pool_rows(b, &pass.segment[i], s);
         enter_pages(b, s);
         if (b->states) save_for_others(b, s);
         if (b->states) save_own(b, s);

@@ -24,6 +24,8 @@ typedef struct {
     int reused;      // of the prompt found there, not computed
     int active;
     int wants_logits; // the caller needs the logits of every draw
+    float *vector;    // (dim) the caller's: becomes the embedding of the prompt by its last pass, not
+                      // yet of the model's length; or NULL
     int held;         // the caller is not ready for its next draw: passes leave it out
     uint64_t draws;
     Sampler sampler;

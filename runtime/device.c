@@ -488,6 +488,16 @@ const float *device_hidden(Device *d)
     return d->hidden;
 }
 
+const float *device_final(Device *d)
+{
+    device_wait(d);
+    size_t values = (size_t)d->batch.rows * (size_t)model_info.dim,
+           before = values * (size_t)model_info.layers;
+    if (!d->gpu) return d->state.hidden + before;
+    gpu_read(d->gpu, d->hidden + before, (GpuPointer)(d->state.hidden + before), 4 * values);
+    return d->hidden + before;
+}
+
 const uint64_t *device_trace(Device *d, int *steps, int *blocks)
 {
     device_wait(d);

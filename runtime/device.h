@@ -63,6 +63,7 @@ void device_forward(Device *d, const Batch *b, const Sampling *sampling);
 const int32_t *device_tokens(Device *d);                   // (outputs); -1 where logits were NaN
 const float *device_logits(Device *d);                     // (outputs, vocab)
 const float *device_hidden(Device *d);                     // (layers + 1, rows, dim)
+const float *device_final(Device *d); // (rows, dim): of those, what the final norm gives
 void device_wait(Device *d);
 
 // Times of the last pass (steps, blocks, TRACE_WORDS), where it was a decode pass in one launch and

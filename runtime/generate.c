@@ -527,6 +527,22 @@ static Reason take_token(Generator *g, Job *job, const Drawn *drawn, Error *err)
     return found == REASON_NONE ? reason : found;
 }
 
+// The prompt is read; its vector gets the model's length.
+static Reason take_vector(Job *job, Error *err)
+{
+    double sum = 0;
+    for (int i = 0; i < model_info.dim; i++) sum += (double)job->vector[i] * job->vector[i];
+    if (!isfinite(sum)) {
+        error_set(err, "the states are not numbers");
+        return REASON_FAILED;
+    }
+    float length = (float)sqrt(sum);
+    for (int i = 0; model_info.embedding_normal && length > 0 && i < model_info.dim; i++)
+        job->vector[i] /= length;
+    job->first = monotonic_seconds();
+    return REASON_END;
+}
+
 // --- steps ---------------------------------------------------------------------------------------
 
 // Ends cancelled jobs, starts waiting ones. Lock held.
@@ -564,8 +580,9 @@ static void admit(Generator *g)
         job->slot = slot;
         g->running[slot] = job;
         g->batch.sequences[slot].wants_logits = job->logprobs >= 0;
+        g->batch.sequences[slot].vector = job->vector;
         Reason reason = job->matcher ? begin_grammar(g, job) : REASON_NONE;
-        if (reason == REASON_NONE && job->max_tokens == 0) reason = REASON_LENGTH;
+        if (reason == REASON_NONE && job->max_tokens == 0 && !job->vector) reason = REASON_LENGTH;
         if (reason != REASON_NONE) finish(g, job, reason);
     }
 }
@@ -614,7 +631,8 @@ int generator_step(Generator *g)
         size_t decided = job->decided;
         int told = job->tokens_decided;
         job->reused = g->batch.sequences[job->slot].reused;
-        Reason reason = take_token(g, job, &g->drawn[i], &job->error);
+        Reason reason = job->vector ? take_vector(job, &job->error)
+                                    : take_token(g, job, &g->drawn[i], &job->error);
         if (reason != REASON_NONE)
             finish(g, job, reason);
         else if (job->changed && (job->decided != decided || job->tokens_decided != told))

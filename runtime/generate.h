@@ -47,6 +47,7 @@ struct Job {
     const uint32_t *hidden; // bits by id: tokens that leave no text; NULL: none
     Matcher *matcher;       // the grammar that the text behind the prompt obeys, or NULL; jobs may
                             // share one, which nobody else uses meanwhile
+    float *vector;          // (dim) not NULL: becomes the prompt's embedding, and nothing is drawn
     int priority;           // smaller goes first
     void (*changed)(Job *job); // called by the generator's thread, lock held, when there is news
     void *owner;

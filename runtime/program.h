@@ -38,6 +38,14 @@ typedef struct {
     int32_t in, out;
 } TensorInfo;
 
+// How the states of a text behind the final norm become one vector.
+typedef enum {
+    EMBEDDING_NONE, // the model is not made for that
+    EMBEDDING_LAST, // that of the last token
+    EMBEDDING_FIRST,
+    EMBEDDING_MEAN,
+} EmbeddingKind;
+
 typedef struct {
     const char *name;         // of the model: the directory's base name
     const char *architecture; // Hugging Face architecture string
@@ -56,6 +64,8 @@ typedef struct {
     int max_context, max_batch; // the build's upper limits
     int reach; // tokens that the model was made for, where max_context is more; else 0
     int window_layers;          // those in POOL_WINDOW
+    EmbeddingKind embedding;
+    int embedding_normal; // 1: vectors have length 1
     uint32_t cache_bits;        // bit b: keys and values can be stored in b bits
     uint64_t parameters;
     double bits; // per weight, over the decoder's linear layers

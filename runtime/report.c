@@ -89,7 +89,7 @@ int command_info(const Options *o)
     const ModelInfo *m = &model_info;
     int cuda = o->device_given ? o->cuda : m->images != NULL;
     if (cuda && !m->images) fail("this program was built without the CUDA target");
-    DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, 0);
+    DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, m->embedding != EMBEDDING_NONE);
     uint64_t cache = cache_token_bytes(m, POOL_ALL, sizes.key_bits, sizes.value_bits);
     int window, windowed = pool_layers(m, POOL_WINDOW, &window);
     uint64_t windows = (uint64_t)sizes.pages[POOL_WINDOW] *
@@ -114,6 +114,12 @@ int command_info(const Options *o)
            "vocabulary %d\n",
            "shape", m->layers, m->dim, m->heads, m->head_dim, m->kv_heads, m->ffn_dim, m->vocab);
     printf("%-22s %d tokens, %d sequences\n", "limits", m->max_context, m->max_batch);
+    if (m->embedding)
+        printf("%-22s %s%s\n", "embeddings",
+               m->embedding == EMBEDDING_LAST    ? "of the last token"
+               : m->embedding == EMBEDDING_FIRST ? "of the first token"
+                                                 : "mean of all tokens",
+               m->embedding_normal ? ", of length 1" : "");
     print_bytes("weights", m->weights_bytes);
     printf("%-22s %llu bytes, keys in %d bits, values in %d\n", "cache per token",
            (unsigned long long)cache, sizes.key_bits, sizes.value_bits);

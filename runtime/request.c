@@ -30,34 +30,35 @@ int request_encode(const Api *api, const char *text, size_t bytes, int flags, co
     return 0;
 }
 
-static int get_prompt(const Api *api, const json_t *v, int flags, TokenList *out, Refusal *r)
+static int get_prompt(const Api *api, const json_t *v, const char *field, int flags,
+                      TokenList *out, Refusal *r)
 {
     if (json_is_string(v))
-        return request_encode(api, json_string_value(v), json_string_length(v), flags, "prompt",
-                              out, r);
+        return request_encode(api, json_string_value(v), json_string_length(v), flags, field, out,
+                              r);
     if (!json_is_array(v))
-        return refusal_set(r, 400, "prompt",
-                           "prompt: expected a string, token ids, or a list of them");
-    return field_ids(v, "prompt", &out->id, &out->count, r);
+        return refusal_set(r, 400, field, "%s: expected a string, token ids, or a list of them",
+                           field);
+    return field_ids(v, field, &out->id, &out->count, r);
 }
 
-static int get_prompts(const Api *api, Answer *a, Refusal *r)
+int request_prompts(const Api *api, Answer *a, const char *field, int most, Refusal *r)
 {
-    const json_t *v = field_of(a->body, "prompt", NULL);
+    const json_t *v = field_of(a->body, field, NULL);
     int bos = 1;
-    if (!v) return refusal_set(r, 400, "prompt", "prompt is missing");
+    if (!v) return refusal_set(r, 400, field, "%s is missing", field);
     if (field_flag(a->body, "add_bos_token", NULL, &bos, r) != 0) return -1;
     int flags = TOKENS_PARSE_SPECIAL | (bos ? TOKENS_ADD_SPECIAL : 0);
     // A list of strings or of lists is several prompts; a list of numbers is one.
     int several = json_is_array(v) && !json_is_integer(json_array_get(v, 0));
-    if (several && (json_array_size(v) < 1 || json_array_size(v) > MOST_CHOICES))
-        return refusal_set(r, 400, "prompt", "prompt: expected 1 to %d prompts", MOST_CHOICES);
+    if (several && (json_array_size(v) < 1 || json_array_size(v) > (size_t)most))
+        return refusal_set(r, 400, field, "%s: expected 1 to %d prompts", field, most);
     a->prompts = several ? (int)json_array_size(v) : 1;
     a->prompt = calloc((size_t)a->prompts, sizeof *a->prompt);
     if (!a->prompt) return refusal_memory(r);
     for (int i = 0; i < a->prompts; i++)
-        if (get_prompt(api, several ? json_array_get(v, (size_t)i) : v, flags, &a->prompt[i], r) !=
-            0)
+        if (get_prompt(api, several ? json_array_get(v, (size_t)i) : v, field, flags, &a->prompt[i],
+                       r) != 0)
             return -1;
     return 0;
 }
@@ -323,8 +324,7 @@ static int get_constraint(Api *api, Answer *a, Refusal *r)
     return refusal_set(r, 400, field, "%s: %s", field, err.text);
 }
 
-// The length of the answer, and whether the prompt leaves room for it.
-static int fit_job(const Api *api, Job *job, const TokenList *prompt, const char *name, Refusal *r)
+int request_fit(const Api *api, Job *job, const TokenList *prompt, const char *name, Refusal *r)
 {
     const Generator *g = api->generator;
     int context = g->batch.max_context, cache = g->batch.options.pages[POOL_ALL] * PAGE;
@@ -362,7 +362,8 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
     int choices = 1;
     job_init(&common);
     if (get_job(api, a, &common, &choices, r) != 0 ||
-        (chat ? get_messages(api, a, r) : get_prompts(api, a, r)) != 0 ||
+        (chat ? get_messages(api, a, r)
+              : request_prompts(api, a, "prompt", MOST_CHOICES, r)) != 0 ||
         get_constraint(api, a, r) != 0)
         return -1;
     if (a->prompts * choices > MOST_CHOICES)
@@ -377,7 +378,7 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
         a->job_count++;
         answer_begin(a, i);
         job->sampler.seed += (uint64_t)(i % choices);
-        if (fit_job(api, job, &a->prompt[i / choices], chat ? "messages" : "prompt", r) != 0)
+        if (request_fit(api, job, &a->prompt[i / choices], chat ? "messages" : "prompt", r) != 0)
             return -1;
     }
     return 0;

@@ -2,6 +2,7 @@
 #include "server.h"
 #include "answer.h"
 #include "completions.h"
+#include "embeddings.h"
 #include "messages.h"
 #include "readers.h"
 #include "responses.h"
@@ -314,8 +315,7 @@ enum {
     ENCODE,
     DECODE,
     RENDER,
-    COUNT,
-    ABSENT
+    COUNT
 };
 
 static json_t *parse_body(struct evbuffer *input, Refusal *r)
@@ -499,7 +499,8 @@ static const struct {
     {"/v1/messages/count_tokens", EVHTTP_REQ_POST, 1, COUNT, &messages},
     {"/v1/responses", EVHTTP_REQ_POST, 1, GENERATE, &responses},
     {"/v1/responses/input_tokens", EVHTTP_REQ_POST, 1, COUNT, &responses},
-    {"/v1/embeddings", EVHTTP_REQ_POST, 1, ABSENT, NULL},
+    {"/v1/embeddings", EVHTTP_REQ_POST, 1, GENERATE, &embeddings},
+    {"/embeddings", EVHTTP_REQ_POST, 1, GENERATE, &embeddings},
     {"/apply-template", EVHTTP_REQ_POST, 1, RENDER, NULL},
     {"/tokenize", EVHTTP_REQ_POST, 1, ENCODE, NULL},
     {"/detokenize", EVHTTP_REQ_POST, 1, DECODE, NULL},
@@ -628,8 +629,6 @@ static void on_request(struct evhttp_request *http, void *argument)
             continue;
         if (permission(server, http) < routes[i].permission)
             refuse(server, http, 401, "an API key is missing or wrong");
-        else if (routes[i].what == ABSENT)
-            refuse(server, http, 501, "this model is not made for embeddings");
         else if (method == EVHTTP_REQ_POST)
             post(server, http, routes[i].what);
         else

@@ -1,10 +1,10 @@
 // Lines by libedit, the rest by escape sequences.
 #include "terminal.h"
+#include "base64.h"
 #include <errno.h>
 #include <histedit.h>
 #include <locale.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -156,19 +156,8 @@ char *terminal_edit(const Terminal *t, const char *text)
 
 int terminal_copy(const Terminal *t, const char *text, size_t bytes)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    if (!t->editor) return -1;
-    fputs("\033]52;c;", stderr);
-    for (size_t i = 0; i < bytes; i += 3) {
-        size_t left = bytes - i;
-        uint32_t three = (uint32_t)(unsigned char)text[i] << 16;
-        if (left > 1) three |= (uint32_t)(unsigned char)text[i + 1] << 8;
-        if (left > 2) three |= (unsigned char)text[i + 2];
-        fputc(digits[three >> 18], stderr);
-        fputc(digits[three >> 12 & 63], stderr);
-        fputc(left > 1 ? digits[three >> 6 & 63] : '=', stderr);
-        fputc(left > 2 ? digits[three & 63] : '=', stderr);
-    }
-    fputs("\a", stderr);
-    return 0;
+    char *packed = t->editor ? base64_text(text, bytes) : NULL;
+    if (packed) fprintf(stderr, "\033]52;c;%s\a", packed);
+    free(packed);
+    return packed ? 0 : -1;
 }

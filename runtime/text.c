@@ -90,10 +90,10 @@ Matcher *choose_matcher(const Options *o, ChatPrompt *prompt)
     return m;
 }
 
-void open_writer(Writer *w, const Options *o, Tokens *tokens)
+void open_writer(Writer *w, const Options *o, Tokens *tokens, int embeds)
 {
     Error err;
-    *w = (Writer){.tokens = tokens, .model = open_model(o, 0, 0, 0)};
+    *w = (Writer){.tokens = tokens, .model = open_model(o, 0, 0, embeds)};
     if (generator_open(&w->generator, w->model.device, &w->model.options, tokens, &err) != 0)
         fail("%s", err.text);
     w->generator.batch.deterministic = o->deterministic;
@@ -262,7 +262,7 @@ int command_run(const Options *o)
     if ((int64_t)ids.count + n > context) n = context - (int)ids.count;
     if (!sized.max_context) sized.max_context = (int)ids.count + n;
     Writer w;
-    open_writer(&w, &sized, t);
+    open_writer(&w, &sized, t, 0);
     start_part("memory");
     if (((int)ids.count + n + PAGE - 1) / PAGE > w.model.options.pages[POOL_ALL])
         fail("%zu prompt tokens and %d new ones do not fit %d tokens of cache", ids.count, n,
@@ -326,7 +326,7 @@ int command_serve(const Options *o)
     }
     Writer w;
     Api api;
-    open_writer(&w, &sized, t);
+    open_writer(&w, &sized, t, model_info.embedding != EMBEDDING_NONE);
     if (api_open(&api, &w.generator, t, o->name ? o->name : model_info.name, &err) != 0)
         fail("%s", err.text);
     api.sampler = choose_sampler(o);

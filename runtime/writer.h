@@ -11,8 +11,9 @@ typedef struct {
     Generator generator;
 } Writer;
 
-// Model and generator as the options ask; takes the tokens over. Exits on failure.
-void open_writer(Writer *w, const Options *o, Tokens *tokens);
+// Model and generator as the options ask, `embeds`: also for jobs with a vector; takes the tokens
+// over. Exits on failure.
+void open_writer(Writer *w, const Options *o, Tokens *tokens, int embeds);
 void close_writer(Writer *w);
 
 SamplerOptions choose_sampler(const Options *o);

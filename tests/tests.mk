@@ -35,7 +35,7 @@ GRAMMARS = $(patsubst %,runtime/%.c,apart gbnf grammar match merge notation patt
 SERVED = request http
 FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                $(GRAMMARS) \
-               $(patsubst %,runtime/%.c,api answer batch cache chat completions constrain conversation fields filters foreign \
+               $(patsubst %,runtime/%.c,api answer base64 batch cache chat completions constrain conversation embeddings fields filters foreign \
                  frame generate mask messages methods pools reply request responses sample sampling states template tier \
                  tokens value)
 FUZZ_http = $(FUZZ_request) runtime/readers.c runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a
@@ -70,9 +70,23 @@ $(B)/tests/recurrent: $(B)/tests/chatlm tests/server/recurrent.json
 	@cp tests/server/recurrent.json $(RECURRENT)/config.json
 	$(B)/exlc build $(RECURRENT) -o $@ --target cpu --random-weights 3 --bits 4 --codebook mul1 --head-bits 6
 
+# A recorded case as models for embeddings are saved, its names without "model." in the second.
+EMBED_CASE = llama-signs
+$(B)/tests/embed-lasttoken $(B)/tests/embed-mean_tokens: $(B)/tests/embed-%: $(B)/exlc $(B)/make_checkpoint tests/models/cases.txt
+	@rm -rf $(B)/tests/models/embed-$* && mkdir -p $(B)/tests/models/embed-$*/1_Pooling
+	$(B)/make_checkpoint -c tests/models/cases.txt $(EMBED_CASE) $(B)/tests/models/embed-$*
+	@echo '[{"type": "sentence_transformers.models.Transformer", "path": ""},' \
+	    '{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}' \
+	    $(if $(filter lasttoken,$*),'$(comma) {"type": "sentence_transformers.models.Normalize"$(comma) "path": "2"}') ']' \
+	    > $(B)/tests/models/embed-$*/modules.json
+	@echo '{"pooling_mode_$*": true, "pooling_mode_cls_token": false}' > $(B)/tests/models/embed-$*/1_Pooling/config.json
+	@$(if $(filter mean_tokens,$*),LC_ALL=C sed -i 's/"model\./      "/g' $(B)/tests/models/embed-$*/model.safetensors)
+	EXLC_OPTIMIZE=-O0 $(B)/exlc build $(B)/tests/models/embed-$* -o $@ --target cpu 2>/dev/null
+
 $(B)/tests/serve: tests/server/run.c tests/server/client.h
 $(B)/tests/load: tests/server/load.c tests/server/client.h
-$(B)/tests/serve $(B)/tests/load:
+$(B)/tests/embed: tests/server/embed.c tests/server/client.h
+$(B)/tests/serve $(B)/tests/load $(B)/tests/embed:
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $< -l:libjansson.a -lm -lpthread
 
@@ -93,15 +107,17 @@ EMULATED_PASS = decilm deepseek-v3 deepseek-v2-lite
 CONVERTED = $(wildcard tests/models/converted/*/)
 model_tests = 'models: EXLC_OPTIMIZE=-O1 tests/models/run.sh $(B) -j 2 $1 $(CONVERTED:/=)'
 
+EMBED = $(B)/tests/embed $(B)/tests/embed-lasttoken $(B)/tests/embed-mean_tokens
+embed_test = 'embeddings: $(EMBED) tests/models/expected/$(EMBED_CASE).safetensors'
 TEST_PROGRAMS = $(B)/exlc $(B)/tests/wikilm $(B)/make_checkpoint $(B)/compare $(UNIT) $(B)/tests/archs/run \
-                $(B)/tests/serve $(B)/tests/load $(B)/tests/chatlm
+                $(B)/tests/serve $(B)/tests/load $(B)/tests/chatlm $(EMBED)
 
 # What needs no GPU and no Python, in minutes.
 test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(call fuzz_tests,$(FUZZ) request) \
 	    $(call model_tests,$(QUICK)) 'architectures: tests/architectures.sh' \
 	    --alone 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'chat: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'chat: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' $(embed_test) \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm' \
 	    'server, soak: $(B)/tests/load -c 8 -p 100 -n 12 -t 3 $(B)/tests/wikilm'
 
@@ -116,7 +132,7 @@ test-long: $(TEST_PROGRAMS) $(B)/tests/bare
 	    $(call model_tests,$(CASES)) 'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
 	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
 	    --alone 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'chat: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'chat: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' $(embed_test) \
 	    'server, soak: $(B)/tests/load -c 32 -t 60 $(B)/tests/bare' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
@@ -129,7 +145,7 @@ test-units: $(UNIT) $(B)/tests/archs/run
 # Python peers, in virtual environments of their own. TEMPLATES names directories with chat templates,
 # SCHEMAS a file with a {"schema": ...} a line; SOAK is how many requests the server gets.
 SOAK = 400
-test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/grammar_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/recurrent
+test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/grammar_driver $(B)/make_checkpoint $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/recurrent $(B)/tests/embed-lasttoken
 	[ -x build/venv/bin/pip ] || python3 -m venv build/venv
 	build/venv/bin/pip install -q 'tokenizers<0.23' numpy openai anthropic playwright 'jsonschema[format-nongpl]'
 	[ -x build/venv-jinja/bin/pip ] || python3 -m venv build/venv-jinja
@@ -139,7 +155,7 @@ test-clients: $(B)/exlc $(B)/tokens_driver $(B)/template_driver $(B)/grammar_dri
 	    'chat templates: build/venv-jinja/bin/python tests/clients/templates.py $(B)/template_driver $(TEMPLATES)' \
 	    'configs: build/venv-jinja/bin/python tests/clients/configs.py $(B)/exlc' \
 	    'grammars: build/venv/bin/python -W ignore tests/clients/grammars.py $(B)/grammar_driver 20' \
-	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
+	    'openai: build/venv/bin/python tests/clients/openai_client.py $(B)/tests/wikilm $(B)/tests/chatlm $(B)/tests/embed-lasttoken' \
 	    'constrained: build/venv/bin/python tests/clients/constrained.py $(B)/tests/wikilm $(B)/tests/chatlm $(SCHEMAS)' \
     'anthropic: build/venv/bin/python tests/clients/anthropic_client.py $(B)/tests/wikilm $(B)/tests/chatlm' \
 	    'page: build/venv/bin/python tests/clients/page.py $(B)/tests/wikilm $(B)/tests/chatlm' \

@@ -1,8 +1,9 @@
 """Drives a compiled model with the official openai package.
 
-    python tests/clients/openai_client.py PROGRAM CHAT
+    python tests/clients/openai_client.py PROGRAM CHAT EMBED
 
-CHAT is the same model with tests/server/chat_template.jinja.
+CHAT is the same model with tests/server/chat_template.jinja, EMBED one that is made for embeddings and has no
+tokenizer.
 
 Ends in "N passed, N failed, N skipped".
 """
@@ -180,6 +181,19 @@ def test_responses(c):
     refused(openai.NotFoundError, "not stored", lambda: c.responses.retrieve("resp_1"))
 
 
+def test_embeddings(c):
+    a = c.embeddings.create(model="x", input=[[5, 6, 7], [5, 6]])  # the client asks for base64
+    b = c.embeddings.create(model="x", input=[5, 6, 7], encoding_format="float", dimensions=8)
+    whole, part = a.data[0].embedding, b.data[0].embedding
+    check(len(a.data) == 2 and [x.index for x in a.data] == [0, 1] and len(whole) > 8, a)
+    check(abs(sum(x * x for x in whole) - 1) < 1e-5 and abs(sum(x * x for x in part) - 1) < 1e-5, "lengths")
+    scale = sum(x * x for x in whole[:8]) ** 0.5
+    check(all(abs(x / scale - y) < 1e-5 for x, y in zip(whole, part)), (whole[:8], part))
+    check((a.usage.prompt_tokens, b.usage.total_tokens) == (5, 3), (a.usage, b.usage))
+    refused(openai.BadRequestError, "tokenizer", lambda: c.embeddings.create(model="x", input="text"))
+    refused(openai.BadRequestError, "maximum context", lambda: c.embeddings.create(model="x", input=[1] * 100000))
+
+
 def main():
     server = connect(Server(sys.argv[1], "--api-key", "key"))
     test_plain(server.client, "wikilm")
@@ -190,6 +204,9 @@ def main():
     server = connect(Server(sys.argv[2]))
     test_chat(server.client)
     test_responses(server.client)
+    server.stop()
+    server = connect(Server(sys.argv[3]))
+    test_embeddings(server.client)
     server.stop()
     finish()
 

@@ -118,6 +118,11 @@ const float *device_logits(Device *d)
     return d->logits[0];
 }
 
+const float *device_final(Device *d)
+{
+    return d->logits[0];
+}
+
 void device_set_page(Device *d, int pool, int sequence, int index, int page)
 {
     (void)d, (void)pool, (void)sequence, (void)index, (void)page;

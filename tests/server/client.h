@@ -1,5 +1,6 @@
-// A small HTTP client and the server under test, for tests/server/run.c.
+// A small HTTP client and the server under test, for tests/server.
 #pragma once
+#pragma GCC diagnostic ignored "-Wunused-function" // each test uses some of it
 #include <arpa/inet.h>
 #include <jansson.h>
 #include <signal.h>

@@ -133,6 +133,12 @@ const int32_t *device_tokens(Device *d)
     return d->tokens;
 }
 
+const float *device_final(Device *d)
+{
+    d->wrong++;
+    return NULL;
+}
+
 const float *device_logits(Device *d)
 {
     d->wrong++;
