@@ -76,6 +76,15 @@ json_t *api_props(const Api *api)
                      "chat_template", source ? source : "", "build_info", model_info.exlc_version);
 }
 
+json_t *api_templates(const Api *api)
+{
+    json_t *names = json_array();
+    const char *name;
+    for (int i = 0; (name = chat_template_name(&api->chat, i)); i++)
+        json_array_append_new(names, json_string(name));
+    return json_pack("{s:s, s:o}", "object", "list", "data", names);
+}
+
 json_t *api_render(const Api *api, const json_t *body, Refusal *r)
 {
     json_t *text = request_text(api, body, r);
@@ -139,64 +148,4 @@ json_t *api_decode(const Api *api, const json_t *body, Refusal *r)
     free(text.data);
     free(ids.id);
     return result;
-}
-
-json_t *api_cache(const Api *api)
-{
-    Generator *g = api->generator;
-    pthread_mutex_lock(&g->lock);
-    GeneratorStats s = g->stats;
-    pthread_mutex_unlock(&g->lock);
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "page_tokens", PAGE, "pages",
-                     s.pages, "pages_used", s.pages_used, "host_pages", s.host_pages,
-                     "pages_restored", s.pages_restored, "running", s.running, "queued", s.queued,
-                     "prompt_tokens", (json_int_t)s.prompt_tokens, "reused_tokens",
-                     (json_int_t)s.reused_tokens);
-}
-
-int api_metrics(const Api *api, TokenText *out, Error *err)
-{
-    Generator *g = api->generator;
-    pthread_mutex_lock(&g->lock);
-    GeneratorStats s = g->stats;
-    pthread_mutex_unlock(&g->lock);
-    const struct {
-        const char *name, *type, *help;
-        double value;
-    } rows[] = {
-        {"requests_total", "counter", "Sequences asked for.", (double)s.requests},
-        {"requests_cancelled_total", "counter", "Sequences whose client left.",
-         (double)s.cancelled},
-        {"requests_failed_total", "counter", "Sequences that failed.", (double)s.failed},
-        {"requests_running", "gauge", "Sequences in the batch.", s.running},
-        {"requests_waiting", "gauge", "Sequences in the queue.", s.queued},
-        {"prompt_tokens_total", "counter", "Prompt tokens of ended sequences.",
-         (double)s.prompt_tokens},
-        {"prompt_tokens_cached_total", "counter", "Of them found in the cache.",
-         (double)s.reused_tokens},
-        {"generation_tokens_total", "counter", "Tokens drawn.", (double)s.drawn_tokens},
-        {"cache_usage_ratio", "gauge", "Share of the cache's pages in use.",
-         (double)s.pages_used / s.pages},
-        {"queue_seconds_total", "counter", "Time spent in the queue.", s.queue_seconds},
-    };
-    size_t room = 8192;
-    char *p = out->data = malloc(room);
-    if (!p) return error_set(err, "out of memory");
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        p += sprintf(p, "# HELP exlc:%s %s\n# TYPE exlc:%s %s\nexlc:%s %.9g\n", rows[i].name,
-                     rows[i].help, rows[i].name, rows[i].type, rows[i].name, rows[i].value);
-    p += sprintf(p,
-                 "# HELP exlc:time_to_first_token_seconds From request to first token.\n"
-                 "# TYPE exlc:time_to_first_token_seconds summary\n"
-                 "exlc:time_to_first_token_seconds_sum %.9g\n"
-                 "exlc:time_to_first_token_seconds_count %llu\n"
-                 "# HELP exlc:inter_token_latency_seconds Between tokens of a sequence.\n"
-                 "# TYPE exlc:inter_token_latency_seconds summary\n"
-                 "exlc:inter_token_latency_seconds_sum %.9g\n"
-                 "exlc:inter_token_latency_seconds_count %llu\n",
-                 s.first_token_seconds, (unsigned long long)s.first_tokens, s.token_seconds,
-                 (unsigned long long)s.token_gaps);
-    out->bytes = (size_t)(p - out->data);
-    out->room = room;
-    return 0;
 }

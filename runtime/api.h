@@ -85,5 +85,9 @@ json_t *api_props(const Api *api);
 json_t *api_render(const Api *api, const json_t *body, Refusal *r);
 json_t *api_encode(const Api *api, const json_t *body, Refusal *r);
 json_t *api_decode(const Api *api, const json_t *body, Refusal *r);
+json_t *api_templates(const Api *api); // their names
+
+// How it is doing (metrics.c):
 json_t *api_cache(const Api *api);
-int api_metrics(const Api *api, TokenText *out, Error *err); // Prometheus' text format
+json_t *api_health(const Api *api, int draining, int *status); // the HTTP status with it
+int api_metrics(const Api *api, TokenText *out, Error *err);   // Prometheus' text format

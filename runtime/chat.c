@@ -64,6 +64,11 @@ void chat_set_thinking(json_t *values, int on)
     json_object_set_new(values, "thinking", json_boolean(on)); // as DeepSeek's and Granite's say
 }
 
+const char *chat_template_name(const Chat *c, int i)
+{
+    return i < templates_count(c->templates) ? templates_name(c->templates, i) : NULL;
+}
+
 // --- messages ------------------------------------------------------------------------------------
 
 // Arguments of tool calls, text in the API, as the objects that they are the text of.
@@ -153,12 +158,12 @@ static int render(const Chat *c, int i, const json_t *values, int parse, ChatPro
     return status;
 }
 
-int chat_prompt(const Chat *c, const json_t *values, ChatPrompt *out, Error *err)
+int chat_prompt(const Chat *c, const char *name, const json_t *values, ChatPrompt *out, Error *err)
 {
     Error second;
     int has_tools = json_array_size(json_object_get(values, "tools")) > 0;
     *out = (ChatPrompt){0};
-    int i = templates_find(c->templates, NULL, has_tools, err);
+    int i = templates_find(c->templates, name, has_tools, err);
     if (i < 0) return -1;
     const char *source = templates_text(c->templates, i);
     if (has_tools && !strstr(source, "tools"))

@@ -20,6 +20,8 @@ void chat_close(Chat *c);
 int chat_check(const Chat *c, Error *err);
 // The Jinja text for requests without tools, or NULL.
 const char *chat_template(const Chat *c);
+// The name of template i, or NULL.
+const char *chat_template_name(const Chat *c, int i);
 
 typedef struct {
     char *text; // the caller's, to be freed
@@ -35,6 +37,6 @@ void chat_set_thinking(json_t *values, int on);
 json_t *chat_join(const json_t *texts);
 
 // The prompt of a conversation. `values` are the template's variables: messages, tools,
-// add_generation_prompt, ... in the form of OpenAI's API. Special tokens are spelled out, the
-// beginning of text included.
-int chat_prompt(const Chat *c, const json_t *values, ChatPrompt *out, Error *err);
+// add_generation_prompt, ... in the form of OpenAI's API. `name`: of the template, or NULL. Special
+// tokens are spelled out, the beginning of text included.
+int chat_prompt(const Chat *c, const char *name, const json_t *values, ChatPrompt *out, Error *err);

@@ -65,6 +65,7 @@ static int request(Api *api, json_t *body, Answer **out, Refusal *r)
         job_init(job);
         job->max_tokens = 0;
         job->priority = priority;
+        job->name = a->id;
         job->vector = a->vectors + (size_t)i * (size_t)model_info.dim;
         if (request_fit(api, job, &a->prompt[i], "input", r) != 0) return -1;
     }

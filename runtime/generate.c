@@ -8,6 +8,18 @@
 #define MOST_TAKES 1000  // of text of one job, for banned strings
 #define MASK_WORK 100000 // between two passes, for all jobs: about a millisecond
 
+const double time_steps[TIME_STEPS] = {.001, .0025, .005, .01, .025, .05, .1, .25,
+                                       .5,   1,     2.5,  5,   10,   30,  60};
+
+static void count_time(Times *t, double seconds)
+{
+    int i = 0;
+    while (i < TIME_STEPS && seconds > time_steps[i]) i++;
+    if (i < TIME_STEPS) t->within[i]++;
+    t->count++;
+    t->sum += seconds;
+}
+
 double monotonic_seconds(void)
 {
     struct timespec t;
@@ -206,6 +218,10 @@ static void finish(Generator *g, Job *job, Reason reason)
     job->ended = monotonic_seconds();
     g->stats.cancelled += reason == REASON_CANCELLED;
     g->stats.failed += reason == REASON_FAILED;
+    if (reason == REASON_FAILED && !job->impossible) {
+        Fault *fault = &g->stats.fault[g->stats.faults++ % FAULTS_KEPT];
+        *fault = (Fault){job->ended, job->error};
+    }
     g->stats.prompt_tokens += (uint64_t)job->prompt_count;
     g->stats.reused_tokens += (uint64_t)job->reused;
     job->reason = reason;
@@ -375,7 +391,10 @@ static int take_back(Generator *g, Job *job, size_t at, Error *err)
     Sequence *s = &g->batch.sequences[job->slot];
     Sampler *sampler = &s->sampler;
     int count = job->id_count + from;
-    if (++job->takes > MOST_TAKES) return error_set(err, "the banned strings leave nothing to say");
+    if (++job->takes > MOST_TAKES) {
+        job->impossible = 1;
+        return error_set(err, "the banned strings leave nothing to say");
+    }
     // Another token with the string in it would be taken back too.
     if (sampler->banned_at != count)
         memcpy(job->taken, job->containing, 4 * BIT_WORDS(model_info.vocab));
@@ -492,11 +511,9 @@ static Reason take_token(Generator *g, Job *job, const Drawn *drawn, Error *err)
     }
     if (!job->first) {
         job->first = now;
-        g->stats.first_token_seconds += now - job->submitted;
-        g->stats.first_tokens++;
+        count_time(&g->stats.first_token, now - job->submitted);
     } else {
-        g->stats.token_seconds += now - job->latest;
-        g->stats.token_gaps++;
+        count_time(&g->stats.between_tokens, now - job->latest);
     }
     job->latest = now;
     g->stats.drawn_tokens++;
@@ -575,7 +592,7 @@ static void admit(Generator *g)
             continue;
         }
         job->started = monotonic_seconds();
-        g->stats.queue_seconds += job->started - job->submitted;
+        count_time(&g->stats.queue, job->started - job->submitted);
         g->stats.running++;
         job->slot = slot;
         g->running[slot] = job;
@@ -626,6 +643,8 @@ int generator_step(Generator *g)
     pthread_mutex_lock(&g->lock);
     g->stats.pages_used = batch_pages_used(&g->batch);
     g->stats.pages_restored = g->batch.restored;
+    for (int i = 0; i < g->batch.options.max_sequences; i++)
+        if (g->running[i]) g->running[i]->pages = g->batch.sequences[i].pages;
     for (int i = 0; i < drawn; i++) {
         Job *job = g->running[g->drawn[i].sequence];
         size_t decided = job->decided;

@@ -51,6 +51,7 @@ struct Job {
     int priority;           // smaller goes first
     void (*changed)(Job *job); // called by the generator's thread, lock held, when there is news
     void *owner;
+    const char *name; // for those who look at what is running; NULL: none
 
     // The answer, guarded by the generator's lock until finished.
     TokenText text; // all of it so far
@@ -64,6 +65,7 @@ struct Job {
     Error error;
     int impossible;                          // it failed because what it asks for leaves no token
     int reused;                              // prompt tokens that were in the cache
+    int pages;                               // of the cache that it holds
     double submitted, started, first, ended; // seconds of a monotonic clock; 0: not yet
 
     // private
@@ -83,12 +85,26 @@ struct Job {
     int wants_mask;               // its sequence is held until then
 };
 
+// How long something took, how often.
+enum { TIME_STEPS = 15 };
+extern const double time_steps[TIME_STEPS]; // seconds
 typedef struct {
-    uint64_t requests, prompt_tokens, reused_tokens, drawn_tokens, cancelled, failed;
+    uint64_t count, within[TIME_STEPS]; // within[i]: up to time_steps[i], and more than the one before
+    double sum;
+} Times;
+
+// A job that failed, by no fault of its request.
+typedef struct {
+    double at; // monotonic_seconds
+    Error error;
+} Fault;
+
+enum { FAULTS_KEPT = 8 };
+typedef struct {
+    uint64_t requests, prompt_tokens, reused_tokens, drawn_tokens, cancelled, failed, faults;
     int queued, running, pages_used, host_pages, pages_restored, pages;
-    double first_token_seconds, token_seconds; // sums, over so many:
-    uint64_t first_tokens, token_gaps;
-    double queue_seconds;
+    Times queue, first_token, between_tokens;
+    Fault fault[FAULTS_KEPT]; // fault number n is at n % FAULTS_KEPT
 } GeneratorStats;
 
 typedef struct {

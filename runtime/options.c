@@ -255,6 +255,8 @@ static const struct {
     {"--max-queue", "N", SERVE, WHOLE, AT(max_queue), 1, 1 << 20, 0,
      "requests that may wait; default 1024"},
     {"--log-requests", 0, SERVE, FLAG, AT(log_requests), 0, 0, 0, "one line a request on stderr"},
+    {"--capture", "FILE", SERVE, TEXT, AT(capture), 1, 0, 0,
+     "append requests to it, a line of JSON each"},
     {"--deterministic", 0, WRITERS, FLAG, AT(deterministic), 0, 0, 0,
      "answers depend on the request alone, not on what the cache holds"},
     {"--config", "FILE", SERVE, TEXT, AT(config), 0, 0, 0, "lines 'option = value'"},

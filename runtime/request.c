@@ -147,11 +147,15 @@ static int render(const Api *api, Answer *a, ChatPrompt *prompt, Refusal *r)
     for (size_t i = 0; i < json_array_size(messages); i++)
         if (!json_is_string(json_object_get(json_array_get(messages, i), "role")))
             return refusal_set(r, 400, "messages", "messages: number %zu has no role", i);
+    const json_t *template = field_of(a->body, "prompt_template", NULL);
+    if (template && !json_is_string(template))
+        return refusal_set(r, 400, "prompt_template", "prompt_template: expected a name");
     json_t *values = json_object();
     Error err;
     int status = values ? get_tools(a, r) : refusal_memory(r);
     if (status == 0) status = get_values(a, values, r);
-    if (status == 0 && chat_prompt(&api->chat, values, prompt, &err) != 0)
+    if (status == 0 &&
+        chat_prompt(&api->chat, json_string_value(template), values, prompt, &err) != 0)
         status = refusal_set(r, 400, "messages", "%s", err.text);
     json_decref(values);
     return status;
@@ -199,7 +203,8 @@ static const char *const common_fields[] = {"model",
                                             "prompt_cache_key",
                                             NULL};
 
-static const char *const template_fields[] = {"template_vars", "chat_template_kwargs", NULL};
+static const char *const template_fields[] = {"template_vars", "chat_template_kwargs",
+                                              "prompt_template", NULL};
 
 typedef struct {
     int chat;
@@ -375,6 +380,7 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
         Job *job = &a->jobs[i];
         *job = common;
         job->matcher = a->matcher;
+        job->name = a->id;
         a->job_count++;
         answer_begin(a, i);
         job->sampler.seed += (uint64_t)(i % choices);

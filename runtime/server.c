@@ -8,6 +8,7 @@
 #include "responses.h"
 #include <arpa/inet.h>
 #include <errno.h>
+#include <math.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HEADER_BYTES 65536
@@ -40,6 +42,7 @@ struct Server {
     Readers *readers;    // NULL: requests are read on the loop
     Exchange *exchanges; // requests under way
     int unread;          // of them, those that are being read
+    FILE *capture;       // NULL: requests are not kept
     int draining;
 };
 
@@ -48,12 +51,14 @@ struct Exchange {
     Reading reading; // the first member
     Server *server;
     int what; // of the routes
+    const char *path;
     const Family *family;
     struct evhttp_request *http; // NULL once the client has left
     struct evhttp_connection *connection;
     struct event *left; // fires when the client closes
     // The readers', while it is read.
     struct evbuffer *body;
+    char *captured; // of the body, for --capture
     int refused;
     Refusal refusal;
     char *reply;    // the whole answer as JSON, or NULL
@@ -157,16 +162,27 @@ static struct evhttp_request *detach(Exchange *x)
 
 static void log_exchange(const Exchange *x)
 {
-    int prompt = 0, reused = 0, drawn = 0, cancelled = 0;
-    double begin = x->answer->jobs[0].submitted, end = begin;
-    for (int i = 0; i < x->answer->job_count; i++) {
-        const Job *job = &x->answer->jobs[i];
+    const Answer *a = x->answer;
+    int prompt = 0, reused = 0, drawn = 0;
+    double queue = 0, reading = 0, begin = INFINITY, end = 0;
+    const char *ending = "";
+    for (int i = 0; i < a->job_count; i++) {
+        const Job *job = &a->jobs[i];
+        double first = job->first ? job->first : job->ended;
         prompt += job->prompt_count, reused += job->reused, drawn += job->token_count;
-        cancelled |= job->reason == REASON_CANCELLED;
-        if (job->ended > end) end = job->ended;
+        if (job->started) queue = fmax(queue, job->started - job->submitted);
+        if (job->first) reading = fmax(reading, first - job->started);
+        begin = fmin(begin, first);
+        end = fmax(end, job->ended);
+        if (job->reason == REASON_CANCELLED) ending = ", cancelled";
+        if (job->reason == REASON_FAILED) ending = ", failed";
     }
-    fprintf(stderr, "%s: %d prompt tokens, %d of them cached, %d drawn, %.3f s%s\n", x->answer->id,
-            prompt, reused, drawn, end - begin, cancelled ? ", cancelled" : "");
+    double writing = end - begin;
+    fprintf(stderr,
+            "%s: %.3f s in the queue; %d prompt tokens, %d of them cached, %.3f s, %.1f tokens/s; "
+            "%d drawn, %.3f s, %.1f tokens/s%s\n",
+            a->id, queue, prompt, reused, reading, reading > 0 ? (prompt - reused) / reading : 0,
+            drawn, writing, writing > 0 ? drawn / writing : 0, ending);
 }
 
 static void end_exchange(Exchange *x)
@@ -178,6 +194,7 @@ static void end_exchange(Exchange *x)
     if (server->options->log_requests && x->begun) log_exchange(x);
     detach(x);
     if (x->body) evbuffer_free(x->body);
+    free(x->captured);
     free(x->reply);
     answer_free(x->answer);
     free(x);
@@ -310,6 +327,8 @@ enum {
     ONE_MODEL,
     MODEL,
     PROPS,
+    TEMPLATES,
+    PERMISSION,
     CACHE,
     GENERATE,
     ENCODE,
@@ -349,6 +368,7 @@ static void read_request(Reading *reading)
     Exchange *x = (Exchange *)reading;
     Api *api = x->server->api;
     json_t *body = parse_body(x->body, &x->refusal), *result = NULL;
+    if (body && x->server->capture) x->captured = json_dumps(body, ANSWER_JSON);
     if (!body) {
         x->refused = 1;
     } else if (x->what == GENERATE) {
@@ -400,12 +420,22 @@ static void begin_answer(Exchange *x)
     }
 }
 
+// A line for whoever wants to ask the same again.
+static void capture(const Exchange *x)
+{
+    const char *id = x->answer ? x->answer->id : "";
+    fprintf(x->server->capture, "{\"time\":%lld,\"path\":\"%s\",\"id\":\"%s\",\"status\":%d,\"body\":%s}\n",
+            (long long)time(NULL), x->path, id, x->refused ? x->refusal.status : 200, x->captured);
+    fflush(x->server->capture);
+}
+
 // What has been read is answered, or goes to the generator.
 static void take_read(Reading *reading)
 {
     Exchange *x = (Exchange *)reading;
     Server *server = x->server;
     server->unread--;
+    if (x->captured) capture(x);
     if (!x->http) {
         end_exchange(x);
     } else if (x->refused) {
@@ -489,6 +519,9 @@ static const struct {
     {"/v1/model/list", EVHTTP_REQ_GET, 1, MODELS, NULL},
     {"/v1/model", EVHTTP_REQ_GET, 1, MODEL, NULL},
     {"/props", EVHTTP_REQ_GET, 1, PROPS, NULL},
+    {"/v1/templates", EVHTTP_REQ_GET, 1, TEMPLATES, NULL},
+    {"/v1/template/list", EVHTTP_REQ_GET, 1, TEMPLATES, NULL},
+    {"/v1/auth/permission", EVHTTP_REQ_GET, 1, PERMISSION, NULL},
     {"/cache", EVHTTP_REQ_GET, 2, CACHE, NULL},
     {"/v1/chat/completions", EVHTTP_REQ_POST, 1, GENERATE, &chat_completions},
     {"/v1/completions", EVHTTP_REQ_POST, 1, GENERATE, &text_completions},
@@ -539,7 +572,7 @@ static const Family *family_of(struct evhttp_request *http)
     return matches("/v1/messages/*", path_of(http)) ? &messages : NULL;
 }
 
-static void post(Server *server, struct evhttp_request *http, int what)
+static void post(Server *server, struct evhttp_request *http, const char *path, int what)
 {
     struct evbuffer *input = evhttp_request_get_input_buffer(http);
     if (evbuffer_get_length(input) > (size_t)server->options->max_body) {
@@ -560,6 +593,7 @@ static void post(Server *server, struct evhttp_request *http, int what)
         return;
     }
     x->what = what;
+    x->path = path;
     x->family = family_of(http);
     server->unread++;
     if (server->readers) {
@@ -568,6 +602,11 @@ static void post(Server *server, struct evhttp_request *http, int what)
         read_request(&x->reading);
         take_read(&x->reading);
     }
+}
+
+static const char *granted(const Server *server, struct evhttp_request *http)
+{
+    return permission(server, http) == 2 ? "admin" : "api";
 }
 
 // A name of a path, which may be percent-encoded.
@@ -592,9 +631,9 @@ static void get(Server *server, struct evhttp_request *http, int what)
         reply(server, http, 200, "text/html; charset=utf-8", page_text,
               (size_t)(page_text_end - page_text));
     } else if (what == HEALTH) {
-        reply_json(
-            server, http, server->draining ? 503 : 200,
-            json_pack("{s:s, s:[]}", "status", server->draining ? "draining" : "ok", "issues"));
+        int status;
+        json_t *health = api_health(server->api, server->draining, &status);
+        reply_json(server, http, status, health);
     } else if (what == METRICS) {
         if (api_metrics(server->api, &text, &err) != 0)
             refuse(server, http, 500, err.text);
@@ -608,7 +647,9 @@ static void get(Server *server, struct evhttp_request *http, int what)
                    what == MODELS                       ? api_models(server->api)
                    : what == MODEL || what == ONE_MODEL ? api_model(server->api)
                    : what == PROPS                      ? api_props(server->api)
-                                                        : api_cache(server->api));
+                   : what == TEMPLATES                  ? api_templates(server->api)
+                   : what == PERMISSION ? json_pack("{s:s}", "permission", granted(server, http))
+                                        : api_cache(server->api));
     }
 }
 
@@ -630,7 +671,7 @@ static void on_request(struct evhttp_request *http, void *argument)
         if (permission(server, http) < routes[i].permission)
             refuse(server, http, 401, "an API key is missing or wrong");
         else if (method == EVHTTP_REQ_POST)
-            post(server, http, routes[i].what);
+            post(server, http, routes[i].path, routes[i].what);
         else
             get(server, http, routes[i].what);
         return;
@@ -733,6 +774,8 @@ int server_open(Server **out, const Options *o, Api *api, Error *err)
     evhttp_set_max_body_size(server->http, (ev_ssize_t)o->max_body + (1 << 20));
     evhttp_set_timeout(server->http, 120);
     evhttp_set_gencb(server->http, on_request, server);
+    if (api && o->capture && !(server->capture = fopen(o->capture, "a")))
+        return error_set(err, "%s %s: %s", option_name("--capture"), o->capture, strerror(errno));
     return listen_on(server, err) == 0 ? add_events(server, err) : -1;
 }
 
@@ -765,6 +808,7 @@ void server_close(Server *server)
     evhttp_free(server->http);
     event_base_free(server->base);
     close(server->news_fd);
+    if (server->capture) fclose(server->capture);
     free(server);
 }
 

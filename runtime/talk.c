@@ -117,7 +117,7 @@ static int make_prompt(Talk *t, int more, ChatPrompt *prompt, Error *err)
                                !more, "continue_final_message", more);
     if (!values) return error_set(err, "out of memory");
     if (t->thinks >= 0) chat_set_thinking(values, t->thinks);
-    int status = chat_prompt(&t->chat, values, prompt, err);
+    int status = chat_prompt(&t->chat, NULL, values, prompt, err);
     json_decref(values);
     return status;
 }

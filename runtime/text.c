@@ -219,7 +219,7 @@ static void ask(Chat *chat, const Tokens *t, const char *message, int thinks, Ch
                                message, "add_generation_prompt", 1);
     if (!values) fail("the prompt is not UTF-8");
     if (thinks >= 0) chat_set_thinking(values, thinks);
-    if (chat_prompt(chat, values, prompt, &err) != 0) fail("%s", err.text);
+    if (chat_prompt(chat, NULL, values, prompt, &err) != 0) fail("%s", err.text);
     json_decref(values);
 }
 

@@ -36,7 +36,7 @@ SERVED = request http
 FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                $(GRAMMARS) \
                $(patsubst %,runtime/%.c,api answer base64 batch cache chat completions constrain conversation embeddings fields filters foreign \
-                 frame generate mask messages methods pools reply request responses sample sampling states template tier \
+                 frame generate mask messages methods metrics pools reply request responses sample sampling states template tier \
                  tokens value)
 FUZZ_http = $(FUZZ_request) runtime/readers.c runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a
 FUZZ_WRAP = $(foreach f,die arena_alloc arena_copy arena_format grow_array,-Wl$(comma)--wrap=$f)

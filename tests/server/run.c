@@ -704,6 +704,15 @@ static void test_templates(int port)
     json_decref(made);
     json_decref(ids);
     json_decref(answer);
+    // Templates have names.
+    char *names = request(port, "GET", "/v1/templates", "", "", &status);
+    CHECK_MSG(strstr(names, "[\"default\"]"), "%s", names);
+    free(names);
+    made = post(port, "/apply-template", "{" HELLO ", \"prompt_template\": \"default\"}", &status);
+    CHECK(status == 200 && json_is_string(json_object_get(made, "prompt")));
+    json_decref(made);
+    refused(port, "POST", "/v1/chat/completions", "{" HELLO ", \"prompt_template\": \"other\"}", 400,
+            "there are: default");
     refused(port, "POST", "/apply-template", "{}", 400, "messages");
     refused(port, "POST", "/tokenize", "{\"messages\": []}", 400, "at least one");
 }
@@ -935,6 +944,34 @@ static double metric(int port, const char *name)
 static const char *const endless =
     "{\"prompt\": \"The\", \"max_tokens\": 2000, \"stream\": true, \"ignore_eos\": true}";
 
+// Who holds pages, while and after.
+static void test_owners(int port)
+{
+    int fd = send_request(port, "POST", "/v1/completions", "", endless), status;
+    char part[4096] = "";
+    double start = seconds();
+    CHECK(recv(fd, part, sizeof part - 1, 0) > 0);
+    json_t *cache = NULL;
+    const json_t *one = NULL;
+    do {
+        char *text = request(port, "GET", "/cache", "", "", &status);
+        json_decref(cache);
+        cache = json_loads(text, 0, NULL);
+        one = json_array_get(json_object_get(cache, "sequences"), 0);
+        free(text);
+    } while (json_integer_value(json_object_get(one, "tokens")) < 300 && seconds() - start < 10);
+    const char *id = json_string_value(json_object_get(one, "id"));
+    CHECK_MSG(json_array_size(json_object_get(cache, "sequences")) == 1 && id &&
+                  strncmp(id, "cmpl-", 5) == 0 &&
+                  json_integer_value(json_object_get(one, "pages")) ==
+                      (json_integer_value(json_object_get(one, "tokens")) + 255) / 256,
+              "%s", json_dumps(cache, JSON_COMPACT));
+    json_decref(cache);
+    close(fd);
+    start = seconds();
+    while (metric(port, "requests_running") > 0 && seconds() - start < 5) usleep(1000);
+}
+
 static void test_leaving(int port)
 {
     double before = metric(port, "requests_cancelled_total");
@@ -1009,6 +1046,47 @@ static void test_times(void)
     CHECK(stop_server(&s, SIGTERM) == 0);
 }
 
+// What is written down of requests, when it is asked for.
+static void test_records(void)
+{
+    char path[] = "/tmp/exlc-capture-XXXXXX", text[4096] = "";
+    close(mkstemp(path));
+    Server s = start_server(program, (const char *[]){"--log-requests", "--capture", path, "--api-key",
+                                                      "secret", NULL});
+    int status;
+    const char *key = "Authorization: Bearer secret\r\n";
+    free(request(s.port, "POST", "/v1/completions", key, "{\"prompt\": \"The\",\n\"max_tokens\": 3}",
+                 &status));
+    CHECK(status == 200);
+    free(request(s.port, "POST", "/tokenize", key, "{\"text\": 5}", &status));
+    free(request(s.port, "POST", "/tokenize", key, "{", &status));
+    CHECK(read(s.log, text, sizeof text - 1) > 0);
+    int prompt, cached, drawn;
+    double queue, reading, rate, writing, speed;
+    const char *line = strstr(text, "cmpl-");
+    CHECK_MSG(line && sscanf(line, "cmpl-%*[0-9a-f]: %lf s in the queue; %d prompt tokens, %d of them "
+                                   "cached, %lf s, %lf tokens/s; %d drawn, %lf s, %lf tokens/s\n",
+                             &queue, &prompt, &cached, &reading, &rate, &drawn, &writing, &speed) == 8 &&
+                  prompt == 2 && cached == 0 && drawn == 3 && reading > 0 && speed > 0,
+              "%s", text);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+    FILE *f = fopen(path, "r");
+    char lines[3][4096];
+    int count = 0;
+    while (f && count < 3 && fgets(lines[count], sizeof *lines, f)) count++;
+    CHECK_MSG(count == 2, "%d", count);
+    json_t *first = json_loads(lines[0], 0, NULL), *second = json_loads(lines[1], 0, NULL), *body = NULL;
+    const char *where = "?";
+    CHECK(first && json_unpack(first, "{s:s, s:o}", "path", &where, "body", &body) == 0 &&
+          strcmp(where, "/v1/completions") == 0 && !strstr(lines[0], "secret"));
+    CHECK(json_integer_value(json_object_get(body, "max_tokens")) == 3);
+    CHECK(json_integer_value(json_object_get(second, "status")) == 400);
+    json_decref(first);
+    json_decref(second);
+    if (f) fclose(f);
+    unlink(path);
+}
+
 // A second server says that the port is taken, and nothing else: before it reads any weights.
 static void test_second(int port)
 {
@@ -1063,6 +1141,7 @@ static void test_keys(void)
         {"/v1/models/a/b%20c", "x-api-key: one\r\n", 200},
         {"/v1/models/a%2Fb%20c", "x-api-key: one\r\n", 200},
         {"/v1/models/a%2Fb", "x-api-key: one\r\n", 404},
+        {"/v1/auth/permission", "x-api-key: on\r\n", 401},
         {"/cache", "x-api-key: one\r\n", 401},
         {"/cache", "Authorization: Bearer two\r\n", 200},
         {"/health", "", 200},
@@ -1077,6 +1156,12 @@ static void test_keys(void)
     char *model = request(s.port, "GET", "/v1/model", "x-api-key: one\r\n", "", &status);
     CHECK_MSG(strstr(model, "\"cache_mode\":\"8,4\""), "%s", model);
     free(model);
+    char *granted = request(s.port, "GET", "/v1/auth/permission", "x-api-key: one\r\n", "", &status);
+    CHECK_MSG(strcmp(granted, "{\"permission\":\"api\"}") == 0, "%s", granted);
+    free(granted);
+    granted = request(s.port, "GET", "/v1/auth/permission", "x-api-key: two\r\n", "", &status);
+    CHECK_MSG(strcmp(granted, "{\"permission\":\"admin\"}") == 0, "%s", granted);
+    free(granted);
     char *all = read_all(send_request(s.port, "OPTIONS", "/v1/models", "", ""));
     CHECK(strstr(all, "204") && strstr(all, "Access-Control-Allow-Origin: *"));
     free(all);
@@ -1136,6 +1221,7 @@ int main(int argc, char **argv)
     test_endings(s.port);
     test_logprobs(s.port);
     test_cache(s.port);
+    test_owners(s.port);
     test_leaving(s.port);
     CHECK(stop_server(&s, SIGINT) == 0);
     s = start_server(program, (const char *[]){"--deterministic", "--chunk", "256", NULL});
@@ -1151,6 +1237,7 @@ int main(int argc, char **argv)
     test_crowd(s.port, 16);
     CHECK(stop_server(&s, SIGTERM) == 0);
     test_times();
+    test_records();
     test_long_reading();
     test_defaults();
     test_keys();
