@@ -117,7 +117,7 @@ test: $(TEST_PROGRAMS)
 	@tests/run.sh $(UNIT_TESTS) 'kernels: OPT=1 tests/kernels/run.sh quick' $(call fuzz_tests,$(FUZZ) request) \
 	    $(call model_tests,$(QUICK)) 'architectures: tests/architectures.sh' \
 	    --alone 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'chat: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' $(embed_test) \
+	    'conversations: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' $(embed_test) \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm' \
 	    'server, soak: $(B)/tests/load -c 8 -p 100 -n 12 -t 3 $(B)/tests/wikilm'
 
@@ -132,7 +132,7 @@ test-long: $(TEST_PROGRAMS) $(B)/tests/bare
 	    $(call model_tests,$(CASES)) 'quality: tests/quality.sh $(B)/tests/wikilm cpu' \
 	    'a million draws: DRAWS=1000000 $(B)/tests/unit/sample' \
 	    --alone 'command line: tests/cli.sh $(B) $(B)/tests/wikilm $(B)/tests/chatlm' \
-	    'chat: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' $(embed_test) \
+	    'conversations: tests/chat.sh $(B)/tests/wikilm $(B)/tests/chatlm' $(embed_test) \
 	    'server, soak: $(B)/tests/load -c 32 -t 60 $(B)/tests/bare' \
 	    'server: $(B)/tests/serve $(B)/tests/wikilm tests/data/wiki.txt $(B)/tests/chatlm'
 	@$(MAKE) --no-print-directory FUZZ_SECONDS=60 test-fuzz
