@@ -218,6 +218,7 @@ static int open_gpu(Device *d, const Weights *w, Error *err)
     if (gpu_open(&d->gpu, d->options.ordinal, model_info.images, err) != 0) return -1;
     snprintf(d->name, sizeof d->name, "cuda:%d (%s, sm_%d)", d->gpu->ordinal, d->gpu->name,
              d->gpu->sm);
+    if (d->options.fit) d->options.fit(&d->options, gpu_free_bytes(d->gpu), d->name);
     const DeviceOptions *o = &d->options;
     if (allocate_state(d, w, model_info.gpu_work_bytes(o->max_rows, o->max_outputs), err) != 0)
         return -1;
@@ -253,6 +254,11 @@ int device_open(Device **out, const DeviceOptions *o, const Weights *w, Error *e
         sample_open(&d->room, model_info.vocab, o->max_context, err) != 0)
         return -1;
     return open_cpu(d, w, err);
+}
+
+const DeviceOptions *device_options(const Device *d)
+{
+    return &d->options;
 }
 
 void device_close(Device *d)

@@ -11,7 +11,8 @@ typedef struct Device Device;
 // Of decode passes on a GPU: one kernel, a replayed graph of a kernel a step, or those one by one.
 typedef enum { MODE_PERSISTENT, MODE_GRAPH, MODE_STEPS } LaunchMode;
 
-typedef struct {
+typedef struct DeviceOptions DeviceOptions;
+struct DeviceOptions {
     int cuda, ordinal; // cuda 0: the CPU
     int threads;       // CPU; 0: all
     int max_rows;      // of one pass
@@ -25,12 +26,15 @@ typedef struct {
     int keep_hidden;   // keep the residual stream after every layer
     int trace;         // on a GPU: keep the times of the steps of a decode pass in one launch
     LaunchMode mode;
-} DeviceOptions;
+    // Makes the sizes fit so many bytes of a GPU's memory, before any is taken; NULL: they stand.
+    void (*fit)(DeviceOptions *o, uint64_t bytes, const char *device);
+};
 
 // Values of a row of State.h.
 int hidden_width(const ModelInfo *m);
 int device_open(Device **d, const DeviceOptions *o, const Weights *w, Error *err);
 void device_close(Device *d);
+const DeviceOptions *device_options(const Device *d); // those that it took
 const char *device_name(const Device *d); // "cpu (avx512, 2 threads)", "cuda:0 (NVIDIA H200, sm_90)"
 uint64_t device_memory(const Device *d);  // bytes taken, weights included
 

@@ -123,7 +123,7 @@ static void parse_cache_bits(Options *o, const char *option, const char *text)
 }
 
 // A number of bytes, perhaps as 512M or 8G.
-static void parse_host_cache(Options *o, const char *option, const char *text)
+static uint64_t byte_count(const char *option, const char *text)
 {
     char number[32];
     size_t n = strlen(text);
@@ -133,7 +133,17 @@ static void parse_host_cache(Options *o, const char *option, const char *text)
         unit = text[n - 1] == 'K' ? 1 << 10 : text[n - 1] == 'M' ? 1 << 20 : 1 << 30;
         number[n - 1] = 0;
     }
-    o->host_cache = unit * (uint64_t)whole(option, number, 0, INT64_MAX >> 30);
+    return unit * (uint64_t)whole(option, number, 0, INT64_MAX >> 30);
+}
+
+static void parse_host_cache(Options *o, const char *option, const char *text)
+{
+    o->host_cache = byte_count(option, text);
+}
+
+static void parse_gpu_memory(Options *o, const char *option, const char *text)
+{
+    o->gpu_memory = byte_count(option, text);
 }
 
 static void parse_contexts(Options *o, const char *option, const char *text)
@@ -282,6 +292,8 @@ static const struct {
      "of recurrent layers, beside those of the sequences; default: two for each"},
     {"--host-cache", "BYTES", WRITERS | INFO, OTHER, 0, 0, 0, parse_host_cache,
      "of host memory for what the GPU's cache has no room for, as 8G; default 0"},
+    {"--gpu-memory", "BYTES", INFO, OTHER, 0, 0, 0, parse_gpu_memory,
+     "what chat and serve take of a GPU with so much free, as 24G"},
     {"--cache-bits", "K[,V]", OPENERS | INFO, OTHER, 0, 0, 0, parse_cache_bits,
      "of keys, and of values where they differ; 16, or 2 to 8; default: the most it was built for"},
     {"--chunk", "N", OPENERS | INFO, WHOLE, AT(chunk), 1, 1 << 16, 0,
@@ -299,6 +311,13 @@ const char *option_name(const char *option)
     for (int i = 0; i < ROWS; i++)
         if (given[i] && strcmp(rows[i].name, option) == 0) return given[i];
     return option;
+}
+
+static int option_given(const char *option)
+{
+    for (int i = 0; i < ROWS; i++)
+        if (given[i] && strcmp(rows[i].name, option) == 0) return 1;
+    return 0;
 }
 
 // `name` is how it was given.
@@ -580,6 +599,45 @@ uint64_t memory_bytes(const DeviceOptions *o)
     return bytes;
 }
 
+// The sizes of a cache of so many pages.
+static DeviceOptions with_pages(const DeviceOptions *o, int pages)
+{
+    DeviceOptions d = *o;
+    d.pages[POOL_ALL] = pages;
+    d.pages[POOL_WINDOW] = window_pages(&d);
+    if (d.max_context / PAGE >= pages) d.max_context = pages * PAGE;
+    if (d.max_rows > d.max_context && d.max_context >= d.max_sequences) d.max_rows = d.max_context;
+    return d;
+}
+
+int fit_memory(DeviceOptions *o, uint64_t bytes, int least)
+{
+    int pages = o->pages[POOL_ALL], fewest = (least + PAGE - 1) / PAGE;
+    if (memory_bytes(o) <= bytes) return 0;
+    DeviceOptions d = *o;
+    while (memory_bytes(&d) > bytes && pages > fewest) d = with_pages(o, --pages);
+    *o = d;
+    return memory_bytes(o) <= bytes ? 0 : -1;
+}
+
+// Of a GPU whose memory others use too.
+#define RESERVED ((uint64_t)256 << 20)
+
+// A context that was asked for is kept.
+static void fit_gpu(DeviceOptions *o, uint64_t bytes, const char *device)
+{
+    int64_t before = (int64_t)o->pages[POOL_ALL] * PAGE;
+    int least = option_given("--max-context") ? o->max_context : PAGE;
+    fit_memory(o, bytes > RESERVED ? bytes - RESERVED : 0, least); // what still does not is said later
+    int64_t after = (int64_t)o->pages[POOL_ALL] * PAGE;
+    if (after < before)
+        fprintf(stderr,
+                "%s: %s has %.1f GiB free: %lld tokens of cache instead of %lld, up to %d in one "
+                "sequence\n",
+                model_info.name, device, (double)bytes / (1 << 30), (long long)after,
+                (long long)before, o->max_context);
+}
+
 Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidden)
 {
     Model model = {0};
@@ -600,7 +658,9 @@ Model open_model(const Options *o, int max_rows, int max_outputs, int keep_hidde
                 model_info.name, model.options.max_context, model_info.reach);
     if (weights_open(&model.weights, o->threads ? o->threads : 16, &err) != 0) fail("%s", err.text);
     if (cuda) weights_read_ahead(&model.weights); // while the driver starts
+    if (o->fits && !option_given("--cache-tokens")) model.options.fit = fit_gpu;
     if (device_open(&model.device, &model.options, &model.weights, &err) != 0) fail("%s", err.text);
+    model.options = *device_options(model.device);
     weights_read_on(&model.weights);
     return model;
 }

@@ -24,6 +24,8 @@ typedef struct {
     int mode_given;
     // limits
     uint64_t host_cache; // bytes
+    uint64_t gpu_memory; // bytes of info's GPU; 0: any
+    int fits;            // where memory is short, fewer tokens of cache do than the default
     int max_context, max_batch, cache_tokens, saved_states, key_bits, value_bits, chunk,
         deterministic;
     // text and sampling; NAN and -1 mean not given
@@ -72,6 +74,10 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                            int keep_hidden);
 // Device memory that those sizes take, weights included.
 uint64_t memory_bytes(const DeviceOptions *o);
+// Takes pages off the cache until the sizes fit so many bytes, and off the longest context what the
+// cache then has no room for; not below `least` tokens. 0, or -1 and the least sizes when they do
+// not fit either.
+int fit_memory(DeviceOptions *o, uint64_t bytes, int least);
 
 // The tokenizer of the program; exits when it has none.
 struct Tokens *open_tokens(void);

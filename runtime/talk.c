@@ -226,7 +226,9 @@ static void open_talk(Talk *t)
     if (!o->raw && chat_check(&t->chat, &err) != 0)
         fail("%s; chat --raw continues what you type", err.text);
     matcher_close(choose_matcher(o, NULL)); // what is wrong with it is said now
-    open_writer(&t->writer, o, tokens, 0);
+    Options sized = *o;
+    sized.fits = 1;
+    open_writer(&t->writer, &sized, tokens, 0);
     if (o->system) talk_add(t, "system", o->system);
     terminal_open(&t->terminal, model_info.name);
 }

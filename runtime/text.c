@@ -317,6 +317,7 @@ int command_serve(const Options *o)
     if (server_check(o, &err) != 0) fail("%s", err.text); // before the weights are read
     Tokens *t = open_any_tokens();
     Options sized = *o;
+    sized.fits = 1;
     if (!sized.max_batch) sized.max_batch = model_info.max_batch;
     if (!sized.cache_tokens) {
         // Not every sequence grows to the end: one full context, or 32,768 tokens for all.

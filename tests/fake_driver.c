@@ -76,7 +76,8 @@ static int take(void **out, size_t bytes)
 }
 int cuMemGetInfo_v2(size_t *left, size_t *all)
 {
-    *left = (size_t)8 << 30;
+    const char *megabytes = getenv("GPU_FREE");
+    *left = megabytes ? (size_t)atoi(megabytes) << 20 : (size_t)8 << 30;
     *all = (size_t)16 << 30;
     return 0;
 }
