@@ -87,20 +87,13 @@ static int content_rule(Grammar *g, const Constraint *c)
 
 int constraint_compile(const Constraint *c, Matcher **m, Error *err)
 {
-    Program p;
     *m = NULL;
     Grammar *g = grammar_open();
     if (!g) return error_set(err, "out of memory");
     int content = content_rule(g, c), calls = -1;
     if (c->tools) calls = frame_calls(g, c->reply, c->template_text, c->tools, c->tool, c->single);
-    int status =
-        grammar_compile(g, frame_reply(g, c->reply, c->reasoning, content, calls), &p, err);
-    grammar_close(g);
-    if (status == 0) status = matcher_open(m, &p, err);
-    if (status == 0) return 0;
-    matcher_close(*m);
-    *m = NULL;
-    return -1;
+    *m = matcher_open(g, frame_reply(g, c->reply, c->reasoning, content, calls), err);
+    return *m ? 0 : -1;
 }
 
 // --- what is kept --------------------------------------------------------------------------------

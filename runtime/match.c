@@ -686,16 +686,9 @@ void matcher_begin(Matcher *m)
     if (bytes_used(m) > KEPT_BYTES && !m->failed) clear_away(m);
 }
 
-int matcher_open(Matcher **out, Program *p, Error *err)
+// Of a program that has been compiled.
+static int start_matcher(Matcher *m, Error *err)
 {
-    Matcher *m = calloc(1, sizeof *m);
-    *out = m;
-    if (!m) {
-        program_close(p);
-        return error_set(err, "out of memory");
-    }
-    m->p = *p;
-    *p = (Program){0};
     m->start = -1;
     m->work = MOST_WORK;
     m->waiting = calloc((size_t)m->p.rules, sizeof *m->waiting);
@@ -704,6 +697,20 @@ int matcher_open(Matcher **out, Program *p, Error *err)
     if (start_state(m) >= 0) return 0;
     return error_set(err, m->start == MATCH_DEAD ? "it allows no text"
                                                  : "too much may stand at one place");
+}
+
+Matcher *matcher_open(Grammar *g, int rule, Error *err)
+{
+    Matcher *m = calloc(1, sizeof *m);
+    int status = m ? grammar_compile(g, rule, &m->p, err) : error_set(err, "out of memory");
+    grammar_close(g);
+    if (status != 0) {
+        free(m);
+        return NULL;
+    }
+    if (start_matcher(m, err) == 0) return m;
+    matcher_close(m);
+    return NULL;
 }
 
 void matcher_close(Matcher *m)

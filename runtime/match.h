@@ -20,8 +20,8 @@ typedef struct Place {
 // No text goes on so; beyond bounds; more work than there may be now.
 enum { MATCH_DEAD = -1, MATCH_FAILED = -2, MATCH_LATER = -4 };
 
-// Takes the program over, also on failure.
-int matcher_open(Matcher **m, Program *p, Error *err);
+// For the texts of a rule, which it compiles; closes the grammar. NULL after a failure.
+Matcher *matcher_open(Grammar *g, int rule, Error *err);
 void matcher_close(Matcher *m);
 // Nobody uses it for now: gives back memory beyond a few MiB.
 void matcher_rest(Matcher *m);

@@ -481,8 +481,6 @@ static Expr object_value(Schema *s, const json_t *schema)
 static Matcher *matcher_of(Schema *s, const json_t *schema)
 {
     Schema inner = *s;
-    Program p;
-    Matcher *m = NULL;
     Error err;
     inner.g = grammar_open();
     inner.references = json_object();
@@ -490,14 +488,10 @@ static Matcher *matcher_of(Schema *s, const json_t *schema)
     inner.values = 0;
     int good = inner.g && inner.references && inner.unread;
     int rule = good ? read_rules(&inner, schema) : -1;
-    if (rule >= 0 && grammar_compile(inner.g, rule, &p, &err) == 0 &&
-        matcher_open(&m, &p, &err) != 0) {
-        matcher_close(m);
-        m = NULL;
-    }
+    Matcher *m = rule >= 0 ? matcher_open(inner.g, rule, &err) : NULL;
+    if (rule < 0) grammar_close(inner.g);
     s->merger = inner.merger;
     s->values += inner.values;
-    grammar_close(inner.g);
     json_decref(inner.references);
     json_decref(inner.unread);
     return m;

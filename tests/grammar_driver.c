@@ -27,8 +27,6 @@ static Matcher *compile(const json_t *request, Error *err)
     const char *search = json_string_value(json_object_get(request, "search"));
     const char *grammar = json_string_value(json_object_get(request, "grammar"));
     Grammar *g = grammar_open();
-    Program p;
-    Matcher *m = NULL;
     int rule;
     if (grammar) {
         rule = gbnf_read(g, grammar, strlen(grammar));
@@ -39,12 +37,7 @@ static Matcher *compile(const json_t *request, Error *err)
     } else {
         rule = schema_read(g, json_object_get(request, "schema"));
     }
-    if (grammar_compile(g, rule, &p, err) == 0 && matcher_open(&m, &p, err) != 0) {
-        matcher_close(m);
-        m = NULL;
-    }
-    grammar_close(g);
-    return m;
+    return matcher_open(g, rule, err);
 }
 
 static int check(Matcher *m, const char *text)

@@ -47,19 +47,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t bytes)
     json_t *schema = kind == 3 ? json_loadb(text, bytes - 1, JSON_DECODE_ANY, NULL) : NULL;
     Grammar *g = kind < 3 || schema ? grammar_open() : NULL;
     Matcher *m = NULL;
-    Program p;
-    Error err;
-    if (g) {
-        int rule = read_rule(g, kind, text, bytes - 1, schema);
-        if (grammar_compile(g, rule, &p, &err) == 0) {
-            if (matcher_open(&m, &p, &err) != 0) {
-                matcher_close(m);
-                m = NULL;
-            }
-        } else if (!*err.text || strchr(err.text, '\n')) {
-            abort();
-        }
-    }
+    Error err = {{0}};
+    if (g) m = matcher_open(g, read_rule(g, kind, text, bytes - 1, schema), &err);
+    if (g && !m && (!*err.text || strchr(err.text, '\n'))) abort();
     for (unsigned i = 0; m && i < 4; i++) {
         static char said[400];
         Place place;
@@ -75,7 +65,6 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t bytes)
         place_leave(&place);
     }
     matcher_close(m);
-    grammar_close(g);
     json_decref(schema);
     return 0;
 }

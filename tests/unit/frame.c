@@ -84,8 +84,6 @@ static Matcher *make(const char *template_text, Reasoning reasoning, const char 
                      const char *tool, int call, int single, Error *err)
 {
     Grammar *g = grammar_open();
-    Program p;
-    Matcher *m = NULL;
     ReplyFormat f = reply_format(template_text);
     int body = -1, calls = -1;
     if (content) {
@@ -93,13 +91,7 @@ static Matcher *make(const char *template_text, Reasoning reasoning, const char 
         grammar_define(g, body, grammar_text(g, content, strlen(content)));
     }
     if (call) calls = frame_calls(g, &f, template_text, tools, tool, single);
-    if (grammar_compile(g, frame_reply(g, &f, reasoning, body, calls), &p, err) == 0 &&
-        matcher_open(&m, &p, err) != 0) {
-        matcher_close(m);
-        m = NULL;
-    }
-    grammar_close(g);
-    return m;
+    return matcher_open(g, frame_reply(g, &f, reasoning, body, calls), err);
 }
 
 static int is_text(Matcher *m, const char *text)

@@ -8,15 +8,7 @@
 static Matcher *make(const char *text, Error *err)
 {
     Grammar *g = grammar_open();
-    Program p;
-    Matcher *m = NULL;
-    int root = gbnf_read(g, text, strlen(text));
-    if (grammar_compile(g, root, &p, err) == 0 && matcher_open(&m, &p, err) != 0) {
-        matcher_close(m);
-        m = NULL;
-    }
-    grammar_close(g);
-    return m;
+    return matcher_open(g, gbnf_read(g, text, strlen(text)), err);
 }
 
 // 1: the text is one, 0: it is none, MATCH_FAILED.

@@ -26,13 +26,9 @@ static unsigned pick(unsigned below)
 
 static Matcher *compile(Grammar *g, int rule)
 {
-    Program p;
-    Matcher *m = NULL;
     Error err = {{0}};
-    int status = grammar_compile(g, rule, &p, &err);
-    if (status == 0) status = matcher_open(&m, &p, &err);
-    CHECK_MSG(status == 0, "%s", err.text);
-    grammar_close(g);
+    Matcher *m = matcher_open(g, rule, &err);
+    CHECK_MSG(m, "%s", err.text);
     return m;
 }
 

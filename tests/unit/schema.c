@@ -19,15 +19,8 @@ static Matcher *make(const char *text, Error *err)
     char *json = quoted(text);
     json_t *schema = json_loads(json, JSON_DECODE_ANY, NULL);
     Grammar *g = grammar_open();
-    Program p;
-    Matcher *m = NULL;
     CHECK_MSG(schema, "%s", json);
-    if (grammar_compile(g, schema_read(g, schema), &p, err) == 0 &&
-        matcher_open(&m, &p, err) != 0) {
-        matcher_close(m);
-        m = NULL;
-    }
-    grammar_close(g);
+    Matcher *m = matcher_open(g, schema_read(g, schema), err);
     json_decref(schema);
     free(json);
     return m;
