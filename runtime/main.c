@@ -14,6 +14,7 @@ static void print_usage(FILE *out)
     fputs("  run -p PROMPT      continue a text\n"
           "  chat [--raw]       talk to it, or continue what you type\n"
           "  serve              answer HTTP requests as OpenAI's and Anthropic's APIs do\n"
+          "  batch -f FILE      answer a file of such requests\n"
           "  bench              how fast it reads and writes\n"
           "  info               sizes, limits, needs\n"
           "  tokenize           text on stdin to ids, or the other way\n"
@@ -61,6 +62,7 @@ int main(int argc, char **argv)
         {"run", command_run, RUN, 0},
         {"chat", command_chat, CHAT, 0},
         {"serve", command_serve, SERVE, 0},
+        {"batch", command_batch, BATCH, 0},
         {"bench", command_bench, BENCH, 0},
         {"info", command_info, INFO, 0},
         {"tokenize", command_tokenize, TOKENIZE, 0},

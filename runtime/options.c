@@ -183,7 +183,7 @@ static void parse_batches(Options *o, const char *option, const char *text)
 
 // --- the options ---------------------------------------------------------------------------------
 
-#define WRITERS (RUN | CHAT | SERVE)
+#define WRITERS (RUN | CHAT | SERVE | BATCH)
 #define OPENERS (WRITERS | BENCH | LOGITS | EVAL | SELFTEST)
 #define ALONE (RUN | CHAT | LOGITS | EVAL | SELFTEST | INFO) // one sequence unless told otherwise
 
@@ -203,6 +203,8 @@ static const struct {
     {"-p", "PROMPT", RUN, TEXT, AT(prompt), 0, 0, 0, "the text to continue"},
     {"-f", "FILE", RUN, TEXT, AT(prompt_file), 1, 0, 0,
      "the text is in this file (without its last newline); -: standard input"},
+    {"-f", "FILE", BATCH, TEXT, AT(prompt_file), 1, 0, 0,
+     "requests, a line of JSON each; default: standard input"},
     {"-n", "N", RUN | CHAT, WHOLE, AT(n), 0, 1 << 30, 0, "at most so many new tokens; default 256"},
     {"-o", "FILE", LOGITS, TEXT, AT(output), 0, 0, 0,
      "safetensors file to write; -: standard output"},
@@ -252,7 +254,7 @@ static const struct {
 
     {"--host", "ADDRESS", SERVE, TEXT, AT(host), 0, 0, 0, "default 127.0.0.1"},
     {"--port", "P", SERVE, WHOLE, AT(port), 0, 65535, 0, "default 8080; 0 takes a free one"},
-    {"--name", "NAME", SERVE, TEXT, AT(name), 0, 0, 0, "of the model in answers; default: its own"},
+    {"--name", "NAME", SERVE | BATCH, TEXT, AT(name), 0, 0, 0, "of the model in answers; default: its own"},
     {"--name", "NAME", TEMPLATE, TEXT, AT(name), 0, 0, 0, "which one, where there are several"},
     {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 1, 0, 0, "requests must carry it"},
     {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 1, 0, 0, "also opens /cache"},
@@ -275,18 +277,18 @@ static const struct {
     {"--device", "cpu|cuda[:N]", OPENERS | INFO, OTHER, 0, 0, 0, parse_device,
      "default: cuda where it works, else cpu"},
     {"--threads", "N", OPENERS, WHOLE, AT(threads), 1, 1024, 0, "default: all processors"},
-    {"--max-context", "N", ALONE | SERVE, WHOLE, AT(max_context), 1, 1 << 24, 0,
+    {"--max-context", "N", ALONE | SERVE | BATCH, WHOLE, AT(max_context), 1, 1 << 24, 0,
      "tokens of one sequence; default: the build's limit"},
     {"--max-context", "N", BENCH, WHOLE, AT(max_context), 1, 1 << 24, 0,
      "tokens of one sequence; default: what the rows need"},
     {"--max-batch", "N", ALONE, WHOLE, AT(max_batch), 1, 1024, 0, "sequences at once; default 1"},
-    {"--max-batch", "N", SERVE, WHOLE, AT(max_batch), 1, 1024, 0,
+    {"--max-batch", "N", SERVE | BATCH, WHOLE, AT(max_batch), 1, 1024, 0,
      "sequences at once; default: the build's limit"},
     {"--max-batch", "N", BENCH, WHOLE, AT(max_batch), 1, 1024, 0,
      "sequences at once; default: the most of --batch"},
     {"--cache-tokens", "N", ALONE | BENCH, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
      "of all sequences; default: enough for all"},
-    {"--cache-tokens", "N", SERVE, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
+    {"--cache-tokens", "N", SERVE | BATCH, WHOLE, AT(cache_tokens), 1, 1 << 30, 0,
      "of all sequences; default: one full context, or 32768 if that is more"},
     {"--saved-states", "N", OPENERS | INFO, WHOLE, AT(saved_states), 1, 1 << 16, 0,
      "of recurrent layers, beside those of the sequences; default: two for each"},

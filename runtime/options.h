@@ -13,7 +13,8 @@ typedef enum {
     EVAL = 128,
     VERIFY = 256,
     SELFTEST = 512,
-    TEMPLATE = 1024
+    TEMPLATE = 1024,
+    BATCH = 2048
 } Command;
 
 typedef struct {
@@ -81,6 +82,7 @@ int fit_memory(DeviceOptions *o, uint64_t bytes, int least);
 
 // The tokenizer of the program; exits when it has none.
 struct Tokens *open_tokens(void);
+struct Tokens *open_any_tokens(void); // without tokens when it has none
 // Exits when an id has no row in the model's embedding.
 void check_ids(const int32_t *ids, size_t count);
 
@@ -88,6 +90,7 @@ void check_ids(const int32_t *ids, size_t count);
 int command_run(const Options *o);
 int command_chat(const Options *o);
 int command_serve(const Options *o);
+int command_batch(const Options *o);
 int command_bench(const Options *o);
 int command_info(const Options *o);
 int command_tokenize(const Options *o);

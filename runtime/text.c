@@ -1,8 +1,7 @@
-// The commands that make text: run, serve, tokenize, template.
+// The commands that make text: run, tokenize, template.
 #include "input.h"
 #include "render.h"
 #include "sampling.h"
-#include "server.h"
 #include "start.h"
 #include "terminal.h"
 #include "writer.h"
@@ -15,8 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-// Without tokens where the model came without a tokenizer.
-static Tokens *open_any_tokens(void)
+Tokens *open_any_tokens(void)
 {
     Tokens *t;
     Error err;
@@ -308,36 +306,6 @@ int command_run(const Options *o)
     free(ids.id);
     free(read);
     return 0;
-}
-
-int command_serve(const Options *o)
-{
-    if (o->print_config) return print_config(o), 0;
-    Error err;
-    if (server_check(o, &err) != 0) fail("%s", err.text); // before the weights are read
-    Tokens *t = open_any_tokens();
-    Options sized = *o;
-    sized.fits = 1;
-    if (!sized.max_batch) sized.max_batch = model_info.max_batch;
-    if (!sized.cache_tokens) {
-        // Not every sequence grows to the end: one full context, or 32,768 tokens for all.
-        int64_t one = o->max_context ? o->max_context : model_info.max_context;
-        int64_t some = one > 32768 ? one : 32768, all = one * sized.max_batch;
-        sized.cache_tokens = (int)(some < all ? some : all);
-    }
-    Writer w;
-    Api api;
-    open_writer(&w, &sized, t, model_info.embedding != EMBEDDING_NONE);
-    if (api_open(&api, &w.generator, t, o->name ? o->name : model_info.name, &err) != 0)
-        fail("%s", err.text);
-    api.sampler = choose_sampler(o);
-    fprintf(stderr, "%s on %s: %d sequences of up to %d tokens, %d tokens of cache\n",
-            model_info.name, device_name(w.model.device), w.model.options.max_sequences,
-            w.model.options.max_context, w.model.options.pages[POOL_ALL] * PAGE);
-    int status = server_run(o, &api);
-    api_close(&api);
-    close_writer(&w);
-    return status;
 }
 
 int command_tokenize(const Options *o)

@@ -169,7 +169,7 @@ check "chat does too" [ "$said" = "$(echo ' Hi ' | $work/one/model chat -n 8 --d
 check "needs libc, libm and the loader only" sh -c "[ -z \"\$(readelf -d $program | grep NEEDED |
     grep -vE 'libc\.so\.6|libm\.so\.6|ld-linux')\" ]"
 check "no command explains" sh -c "$program | grep -q LlamaForCausalLM"
-for command in run chat serve bench info tokenize template logits eval verify selftest; do
+for command in run chat serve batch bench info tokenize template logits eval verify selftest; do
     check "$command has help" sh -c "$program $command -h | grep -q '^wikilm $command'"
 done
 check "help lists a command's own options" sh -c "$program bench --help | grep -q -- --device && \
@@ -337,6 +337,34 @@ check "top-k 1 is greedy" [ "$greedy" = "$($program run -p "$text" -n 24 --tempe
 stop=$(printf '%s' "$greedy" | cut -d ' ' -f 5)
 check "a stop string ends the text before it" [ "$(printf '%s' "$greedy" | sed "s/$stop.*//")" = \
     "$($program run -p "$text" -n 24 --stop "$stop" --device cpu)" ]
+
+# A file of requests: a line each, in their order, whoever is done first.
+cat >"$work/requests" <<EOF
+{"custom_id": "long", "prompt": "$text", "max_tokens": 24}
+{"custom_id": "short", "method": "POST", "url": "/v1/completions", "body": {"prompt": "$text", "max_tokens": 1, "stream": true}}
+
+{"prompt": "x", "temprature": 1}
+not JSON
+{"url": "/v1/nothing", "body": {}}
+{"path": "/completions", "body": {"prompt": "$text", "max_tokens": 24}}
+EOF
+batch() { # options: id, status and text of each answer
+    "$@" batch --device cpu -f "$work/requests" 2>"$work/err" |
+        sed 's/^{"custom_id":\(null\|"[a-z]*"\),"response":{"status_code":\([0-9]*\),.*"text":"\([^"]*\)".*/\1 \2 \3/
+             s/^{"custom_id":\(null\|"[a-z]*"\),"response":{"status_code":\([0-9]*\),.*"message":"\([^"]*\)".*/\1 \2 \3/'
+}
+cat >"$work/want" <<EOF
+"long" 200 $greedy
+"short" 200  is
+null 400 Unrecognized request argument supplied: temprature
+null 400 the line is no JSON: column 3: '[' or '{' expected near 'not'
+null 400 neither a path of this server nor prompt, messages or input
+null 200 $greedy
+EOF
+batch $program >"$work/got"
+check "a file of requests" cmp "$work/want" "$work/got"
+check "on standard input" sh -c "$program batch --device cpu <$work/requests 2>/dev/null | wc -l | grep -qx 6"
+refuses 1 "no-such" $program batch -f "$work/no-such"
 printf 'root ::= "it is " ("so" | "not so") "."\n' >"$work/grammar"
 check "a grammar" sh -c "$program run -p '$text' --temperature 1 --grammar-file $work/grammar --device cpu | grep -qx 'it is so\.\|it is not so\.'"
 check "a schema" sh -c "$program run -p '$text' --temperature 1 --json-schema '{\"type\": \"boolean\"}' --device cpu | grep -qx 'true\|false'"
