@@ -35,8 +35,9 @@ static const char *read_pooling(const char *path)
         pooling = ways[i].pooling;
     }
     if (found != 1 || !pooling)
-        warn(path, "expected pooling of the last token, the first or the mean alone: the program will "
-                   "give no embeddings");
+        warn(path,
+             "expected pooling of the last token, the first or the mean alone: the program will "
+             "give no embeddings");
     return found == 1 ? pooling : NULL;
 }
 

@@ -89,7 +89,8 @@ struct Job {
 enum { TIME_STEPS = 15 };
 extern const double time_steps[TIME_STEPS]; // seconds
 typedef struct {
-    uint64_t count, within[TIME_STEPS]; // within[i]: up to time_steps[i], and more than the one before
+    uint64_t count,
+        within[TIME_STEPS]; // within[i]: up to time_steps[i], and more than the one before
     double sum;
 } Times;
 

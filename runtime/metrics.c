@@ -61,7 +61,10 @@ json_t *api_health(const Api *api, int draining, int *status)
         recent |= now - fault->at < RECENT;
     }
     *status = draining || recent ? 503 : 200;
-    return json_pack("{s:s, s:o}", "status", draining ? "draining" : recent ? "failing" : "ok",
+    return json_pack("{s:s, s:o}", "status",
+                     draining ? "draining"
+                     : recent ? "failing"
+                              : "ok",
                      "issues", issues);
 }
 

@@ -254,7 +254,8 @@ static const struct {
 
     {"--host", "ADDRESS", SERVE, TEXT, AT(host), 0, 0, 0, "default 127.0.0.1"},
     {"--port", "P", SERVE, WHOLE, AT(port), 0, 65535, 0, "default 8080; 0 takes a free one"},
-    {"--name", "NAME", SERVE | BATCH, TEXT, AT(name), 0, 0, 0, "of the model in answers; default: its own"},
+    {"--name", "NAME", SERVE | BATCH, TEXT, AT(name), 0, 0, 0,
+     "of the model in answers; default: its own"},
     {"--name", "NAME", TEMPLATE, TEXT, AT(name), 0, 0, 0, "which one, where there are several"},
     {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 1, 0, 0, "requests must carry it"},
     {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 1, 0, 0, "also opens /cache"},
@@ -630,7 +631,8 @@ static void fit_gpu(DeviceOptions *o, uint64_t bytes, const char *device)
 {
     int64_t before = (int64_t)o->pages[POOL_ALL] * PAGE;
     int least = option_given("--max-context") ? o->max_context : PAGE;
-    fit_memory(o, bytes > RESERVED ? bytes - RESERVED : 0, least); // what still does not is said later
+    fit_memory(o, bytes > RESERVED ? bytes - RESERVED : 0,
+               least); // what still does not is said later
     int64_t after = (int64_t)o->pages[POOL_ALL] * PAGE;
     if (after < before)
         fprintf(stderr,

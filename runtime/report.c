@@ -90,7 +90,8 @@ int command_info(const Options *o)
     int cuda = o->device_given ? o->cuda : m->images != NULL;
     if (cuda && !m->images) fail("this program was built without the CUDA target");
     DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, m->embedding != EMBEDDING_NONE);
-    if (o->gpu_memory && fit_memory(&sizes, o->gpu_memory, o->max_context ? o->max_context : PAGE) != 0)
+    if (o->gpu_memory &&
+        fit_memory(&sizes, o->gpu_memory, o->max_context ? o->max_context : PAGE) != 0)
         fail("%llu bytes do not hold this model: with %d tokens of cache it takes %llu",
              (unsigned long long)o->gpu_memory, sizes.pages[POOL_ALL] * PAGE,
              (unsigned long long)memory_bytes(&sizes));

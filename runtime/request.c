@@ -30,8 +30,8 @@ int request_encode(const Api *api, const char *text, size_t bytes, int flags, co
     return 0;
 }
 
-static int get_prompt(const Api *api, const json_t *v, const char *field, int flags,
-                      TokenList *out, Refusal *r)
+static int get_prompt(const Api *api, const json_t *v, const char *field, int flags, TokenList *out,
+                      Refusal *r)
 {
     if (json_is_string(v))
         return request_encode(api, json_string_value(v), json_string_length(v), flags, field, out,
@@ -367,8 +367,8 @@ int request_open(Api *api, const Family *family, const char *prefix, json_t *bod
     int choices = 1;
     job_init(&common);
     if (get_job(api, a, &common, &choices, r) != 0 ||
-        (chat ? get_messages(api, a, r)
-              : request_prompts(api, a, "prompt", MOST_CHOICES, r)) != 0 ||
+        (chat ? get_messages(api, a, r) : request_prompts(api, a, "prompt", MOST_CHOICES, r)) !=
+            0 ||
         get_constraint(api, a, r) != 0)
         return -1;
     if (a->prompts * choices > MOST_CHOICES)

@@ -19,8 +19,8 @@ json_t *request_text(const Api *api, const json_t *body, Refusal *r);
 
 // The prompts of a field, a text, token ids or a list of either, up to `most`, into a->prompt.
 int request_prompts(const Api *api, Answer *a, const char *field, int most, Refusal *r);
-// The length of the answer (max_tokens -1: what there is room for), and whether the prompt, of field
-// `name`, leaves room for it.
+// The length of the answer (max_tokens -1: what there is room for), and whether the prompt, of
+// field `name`, leaves room for it.
 int request_fit(const Api *api, Job *job, const TokenList *prompt, const char *name, Refusal *r);
 // Text to ids that the model has; flags of tokens_encode. `name` is the field for the refusal.
 int request_encode(const Api *api, const char *text, size_t bytes, int flags, const char *name,

@@ -105,7 +105,8 @@ static Line *begin_line(Api *api, const char *text, size_t bytes)
     l->id = json_incref(json_object_get(line, "custom_id"));
     if (!line) {
         l->refused = 1;
-        refusal_set(&l->refusal, 400, "", "the line is no JSON: column %d: %s", err.column, err.text);
+        refusal_set(&l->refusal, 400, "", "the line is no JSON: column %d: %s", err.column,
+                    err.text);
     } else {
         l->refused = read_request(api, l, line) != 0;
     }
@@ -141,7 +142,8 @@ static void print_line(Api *api, Line *l)
 
 int command_batch(const Options *o)
 {
-    FILE *f = o->prompt_file && strcmp(o->prompt_file, "-") != 0 ? fopen(o->prompt_file, "r") : stdin;
+    FILE *f =
+        o->prompt_file && strcmp(o->prompt_file, "-") != 0 ? fopen(o->prompt_file, "r") : stdin;
     if (!f) fail("%s: %s", o->prompt_file, strerror(errno));
     Writer w;
     Api api;
@@ -169,7 +171,8 @@ int command_batch(const Options *o)
         }
         if (first) generator_step(&w.generator);
     }
-    if (ferror(f)) fail("%s: %s", o->prompt_file ? o->prompt_file : "standard input", strerror(errno));
+    if (ferror(f))
+        fail("%s: %s", o->prompt_file ? o->prompt_file : "standard input", strerror(errno));
     if (f != stdin) fclose(f);
     free(text);
     api_close(&api);

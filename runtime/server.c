@@ -424,7 +424,8 @@ static void begin_answer(Exchange *x)
 static void capture(const Exchange *x)
 {
     const char *id = x->answer ? x->answer->id : "";
-    fprintf(x->server->capture, "{\"time\":%lld,\"path\":\"%s\",\"id\":\"%s\",\"status\":%d,\"body\":%s}\n",
+    fprintf(x->server->capture,
+            "{\"time\":%lld,\"path\":\"%s\",\"id\":\"%s\",\"status\":%d,\"body\":%s}\n",
             (long long)time(NULL), x->path, id, x->refused ? x->refusal.status : 200, x->captured);
     fflush(x->server->capture);
 }

@@ -144,7 +144,8 @@ char *terminal_edit(const Terminal *t, const char *text)
     if (f) bad |= fclose(f) != 0;
     if (bad) {
         fprintf(stderr, "%s: %s\n", path, strerror(errno));
-    } else if (snprintf(command, sizeof command, "%s \"%s\"", editor, path) >= (int)sizeof command ||
+    } else if (snprintf(command, sizeof command, "%s \"%s\"", editor, path) >=
+                   (int)sizeof command ||
                system(command) != 0) {
         fprintf(stderr, "the editor '%.200s' did not end well\n", editor);
     } else if (!(result = read_back(path))) {

@@ -1,6 +1,6 @@
-// /v1/embeddings of a model that is made for them, against the hidden states that Hugging Face gave in
-// float64: tests/server/embed LAST MEAN EXPECTED, two programs of one recorded case that pool the last
-// token's state, with length 1, and the mean of all, and the recorded file (tests/oracle).
+// /v1/embeddings of a model that is made for them, against the hidden states that Hugging Face gave
+// in float64: tests/server/embed LAST MEAN EXPECTED, two programs of one recorded case that pool
+// the last token's state, with length 1, and the mean of all, and the recorded file (tests/oracle).
 #include "../check.h"
 #include "client.h"
 #include <math.h>
@@ -13,7 +13,8 @@ static const void *tensor(const char *name, size_t *count, size_t *width)
 {
     uint64_t bytes;
     memcpy(&bytes, file, 8);
-    json_t *all = json_loadb((const char *)file + 8, bytes, 0, NULL), *t = json_object_get(all, name);
+    json_t *all = json_loadb((const char *)file + 8, bytes, 0, NULL),
+           *t = json_object_get(all, name);
     const json_t *shape = json_object_get(t, "shape"), *at = json_object_get(t, "data_offsets");
     size_t from = (size_t)json_integer_value(json_array_get(at, 0));
     *count = ((size_t)json_integer_value(json_array_get(at, 1)) - from) / 4;
@@ -34,9 +35,10 @@ static double *embed(int port, int count, const char *more, size_t *width)
     int status;
     char *text = request(port, "POST", "/v1/embeddings", "", body, &status);
     json_t *answer = json_loads(text, 0, NULL);
-    const json_t *v = json_object_get(json_array_get(json_object_get(answer, "data"), 0), "embedding");
-    CHECK_MSG(status == 200 && json_is_array(v) && usage_of(answer, "prompt_tokens") == count, "%d %.200s",
-              status, text);
+    const json_t *v =
+        json_object_get(json_array_get(json_object_get(answer, "data"), 0), "embedding");
+    CHECK_MSG(status == 200 && json_is_array(v) && usage_of(answer, "prompt_tokens") == count,
+              "%d %.200s", status, text);
     *width = json_array_size(v);
     double *values = calloc(*width + 1, sizeof *values);
     for (size_t i = 0; i < *width; i++) values[i] = json_real_value(json_array_get(v, i));
@@ -78,7 +80,8 @@ static void test_last(int port)
         double scale = length_of(want, dim);
         for (size_t k = 0; k < dim; k++) want[k] /= scale;
         double *got = embed(port, position[i] + 1, "", &n);
-        CHECK_MSG(n == dim && distance(got, want, dim) < 1e-2 && fabs(length_of(got, dim) - 1) < 1e-5,
+        CHECK_MSG(n == dim && distance(got, want, dim) < 1e-2 &&
+                      fabs(length_of(got, dim) - 1) < 1e-5,
                   "position %d: %g", position[i], distance(got, want, dim));
         free(got);
         // Fewer dimensions are the first of them, at length 1 again.
@@ -140,9 +143,9 @@ static void test_refusals(int port)
     }
     // Several at once, in the order asked, packed as clients ask for it: 0x3f800000 is AACAPw==.
     int status;
-    char *text = request(port, "POST", "/v1/embeddings", "",
-                         "{\"input\": [[1, 2], [3]], \"encoding_format\": \"base64\", \"dimensions\": 1}",
-                         &status);
+    char *text = request(
+        port, "POST", "/v1/embeddings", "",
+        "{\"input\": [[1, 2], [3]], \"encoding_format\": \"base64\", \"dimensions\": 1}", &status);
     CHECK_MSG(status == 200 && strstr(text, "\"index\":1") &&
                   (strstr(text, "\"AACAPw==\"") || strstr(text, "\"AACAvw==\"")),
               "%d %s", status, text);

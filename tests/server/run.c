@@ -711,8 +711,8 @@ static void test_templates(int port)
     made = post(port, "/apply-template", "{" HELLO ", \"prompt_template\": \"default\"}", &status);
     CHECK(status == 200 && json_is_string(json_object_get(made, "prompt")));
     json_decref(made);
-    refused(port, "POST", "/v1/chat/completions", "{" HELLO ", \"prompt_template\": \"other\"}", 400,
-            "there are: default");
+    refused(port, "POST", "/v1/chat/completions", "{" HELLO ", \"prompt_template\": \"other\"}",
+            400, "there are: default");
     refused(port, "POST", "/apply-template", "{}", 400, "messages");
     refused(port, "POST", "/tokenize", "{\"messages\": []}", 400, "at least one");
 }
@@ -1051,12 +1051,12 @@ static void test_records(void)
 {
     char path[] = "/tmp/exlc-capture-XXXXXX", text[4096] = "";
     close(mkstemp(path));
-    Server s = start_server(program, (const char *[]){"--log-requests", "--capture", path, "--api-key",
-                                                      "secret", NULL});
+    Server s = start_server(program, (const char *[]){"--log-requests", "--capture", path,
+                                                      "--api-key", "secret", NULL});
     int status;
     const char *key = "Authorization: Bearer secret\r\n";
-    free(request(s.port, "POST", "/v1/completions", key, "{\"prompt\": \"The\",\n\"max_tokens\": 3}",
-                 &status));
+    free(request(s.port, "POST", "/v1/completions", key,
+                 "{\"prompt\": \"The\",\n\"max_tokens\": 3}", &status));
     CHECK(status == 200);
     free(request(s.port, "POST", "/tokenize", key, "{\"text\": 5}", &status));
     free(request(s.port, "POST", "/tokenize", key, "{", &status));
@@ -1064,9 +1064,12 @@ static void test_records(void)
     int prompt, cached, drawn;
     double queue, reading, rate, writing, speed;
     const char *line = strstr(text, "cmpl-");
-    CHECK_MSG(line && sscanf(line, "cmpl-%*[0-9a-f]: %lf s in the queue; %d prompt tokens, %d of them "
-                                   "cached, %lf s, %lf tokens/s; %d drawn, %lf s, %lf tokens/s\n",
-                             &queue, &prompt, &cached, &reading, &rate, &drawn, &writing, &speed) == 8 &&
+    CHECK_MSG(line &&
+                  sscanf(line,
+                         "cmpl-%*[0-9a-f]: %lf s in the queue; %d prompt tokens, %d of them "
+                         "cached, %lf s, %lf tokens/s; %d drawn, %lf s, %lf tokens/s\n",
+                         &queue, &prompt, &cached, &reading, &rate, &drawn, &writing,
+                         &speed) == 8 &&
                   prompt == 2 && cached == 0 && drawn == 3 && reading > 0 && speed > 0,
               "%s", text);
     CHECK(stop_server(&s, SIGTERM) == 0);
@@ -1075,7 +1078,8 @@ static void test_records(void)
     int count = 0;
     while (f && count < 3 && fgets(lines[count], sizeof *lines, f)) count++;
     CHECK_MSG(count == 2, "%d", count);
-    json_t *first = json_loads(lines[0], 0, NULL), *second = json_loads(lines[1], 0, NULL), *body = NULL;
+    json_t *first = json_loads(lines[0], 0, NULL), *second = json_loads(lines[1], 0, NULL),
+           *body = NULL;
     const char *where = "?";
     CHECK(first && json_unpack(first, "{s:s, s:o}", "path", &where, "body", &body) == 0 &&
           strcmp(where, "/v1/completions") == 0 && !strstr(lines[0], "secret"));
@@ -1156,7 +1160,8 @@ static void test_keys(void)
     char *model = request(s.port, "GET", "/v1/model", "x-api-key: one\r\n", "", &status);
     CHECK_MSG(strstr(model, "\"cache_mode\":\"8,4\""), "%s", model);
     free(model);
-    char *granted = request(s.port, "GET", "/v1/auth/permission", "x-api-key: one\r\n", "", &status);
+    char *granted =
+        request(s.port, "GET", "/v1/auth/permission", "x-api-key: one\r\n", "", &status);
     CHECK_MSG(strcmp(granted, "{\"permission\":\"api\"}") == 0, "%s", granted);
     free(granted);
     granted = request(s.port, "GET", "/v1/auth/permission", "x-api-key: two\r\n", "", &status);
