@@ -113,6 +113,12 @@ if command -v script >/dev/null; then
     check "reasoning is dim on a terminal" grep -q "$escape\[2m" "$work/out"
     terminal 'Hi\n/x\n' NO_COLOR=1
     check "not where colours are unwanted" sh -c "! grep -q '$escape\[2m' $work/out"
+    # Ctrl-C ends an answer that would fill the context, and the conversation goes on.
+    (sleep 1; printf '/tps\nThe city of Paris\n'; sleep 0.4; printf '\003'; sleep 0.4; printf '/t\n/x\n'; sleep 0.4) |
+        env TERM=xterm script -qec "$program chat --raw -n 100000 --temperature 0 --device cpu" /dev/null \
+            >"$work/out" 2>"$work/err"
+    check "Ctrl-C stops an answer" [ "$(sed -n 's/.* s; \([0-9]*\) tokens, .*/\1/p' "$work/out" | head -n 1)" -lt 1900 ]
+    check "and nothing else" [ "$(tail -c 200 "$work/out" | grep -c '/x')" -eq 1 ]
     printf '#!/bin/sh\nprintf "The king of\\n" >"$1"\n' >"$work/editor"
     chmod +x "$work/editor"
     terminal "Hi\n/edit\n/save $file\n/x\n" EDITOR="$PWD/$work/editor"
