@@ -64,6 +64,12 @@ void chat_set_thinking(json_t *values, int on)
     json_object_set_new(values, "thinking", json_boolean(on)); // as DeepSeek's and Granite's say
 }
 
+int chat_knows_thinking(const Chat *c)
+{
+    const char *source = chat_template(c);
+    return source && strstr(source, "thinking") != NULL;
+}
+
 const char *chat_template_name(const Chat *c, int i)
 {
     return i < templates_count(c->templates) ? templates_name(c->templates, i) : NULL;

@@ -31,8 +31,9 @@ typedef struct {
     Reasoning reasoning;
 } ChatPrompt;
 
-// Lets replies reason or not, as variables of a template say that.
+// Lets replies reason or not, as variables of a template say that; whether the model's knows them.
 void chat_set_thinking(json_t *values, int on);
+int chat_knows_thinking(const Chat *c);
 // The texts of a list as one.
 json_t *chat_join(const json_t *texts);
 

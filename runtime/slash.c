@@ -114,9 +114,8 @@ static void set_temperature(Talk *t, const char *value)
 
 static void set_thinking(Talk *t, const char *value)
 {
-    const char *template = chat_template(&t->chat);
     int on = strcmp(value, "on") == 0 || (!*value && t->thinks != 1);
-    if (t->raw || !template || !strstr(template, "thinking")) {
+    if (t->raw || !chat_knows_thinking(&t->chat)) {
         fprintf(stderr, "the template has no switch for reasoning\n");
     } else if (*value && !on && strcmp(value, "off") != 0) {
         fprintf(stderr, "'%s': expected on or off\n", value);

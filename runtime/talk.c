@@ -225,6 +225,8 @@ static void open_talk(Talk *t)
     if (chat_open(&t->chat, tokens, &err) != 0) fail("%s", err.text);
     if (!o->raw && chat_check(&t->chat, &err) != 0)
         fail("%s; chat --raw continues what you type", err.text);
+    if (o->thinks >= 0 && o->raw) usage_error("--think goes without --raw");
+    check_thinking(o, &t->chat);
     matcher_close(choose_matcher(o, NULL)); // what is wrong with it is said now
     Options sized = *o;
     sized.fits = 1;

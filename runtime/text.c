@@ -53,6 +53,12 @@ SamplerOptions choose_sampler(const Options *o)
     return s;
 }
 
+void check_thinking(const Options *o, const Chat *chat)
+{
+    if (o->thinks >= 0 && !chat_knows_thinking(chat))
+        fail("--think: the chat template has no switch for reasoning");
+}
+
 static char *read_whole(const char *path)
 {
     FILE *f = fopen(path, "rb");
@@ -209,14 +215,16 @@ void print_token(const Tokens *t, int32_t id, float logprob)
 // --- commands ------------------------------------------------------------------------------------
 
 // The prompt of one message.
-static void ask(Chat *chat, const Tokens *t, const char *message, int thinks, ChatPrompt *prompt)
+static void ask(Chat *chat, const Tokens *t, const char *message, const Options *o,
+                ChatPrompt *prompt)
 {
     Error err;
     if (chat_open(chat, t, &err) != 0 || chat_check(chat, &err) != 0) fail("%s", err.text);
     json_t *values = json_pack("{s:[{s:s, s:s}], s:b}", "messages", "role", "user", "content",
                                message, "add_generation_prompt", 1);
     if (!values) fail("the prompt is not UTF-8");
-    if (thinks >= 0) chat_set_thinking(values, thinks);
+    check_thinking(o, chat);
+    if (o->thinks >= 0) chat_set_thinking(values, o->thinks);
     if (chat_prompt(chat, NULL, values, prompt, &err) != 0) fail("%s", err.text);
     json_decref(values);
 }
@@ -236,6 +244,7 @@ int command_run(const Options *o)
     static const char *const reasons[] = {
         [REASON_LENGTH] = "length", [REASON_END] = "eos", [REASON_STOP] = "stop"};
     if (!o->prompt == !o->prompt_file) usage_error("run needs -p PROMPT or -f FILE");
+    if (o->thinks >= 0 && !o->chat) usage_error("--think goes with --chat");
     Tokens *t = open_tokens();
     Error err;
     char *read = o->prompt_file ? read_prompt(o->prompt_file) : NULL;
@@ -243,7 +252,7 @@ int command_run(const Options *o)
     TokenList ids = {0};
     Chat chat = {0};
     ChatPrompt prompt = {0};
-    if (o->chat) ask(&chat, t, said, o->thinks, &prompt);
+    if (o->chat) ask(&chat, t, said, o, &prompt);
     const char *text = o->chat ? prompt.text : said;
     int flags = TOKENS_PARSE_SPECIAL | (o->chat ? 0 : TOKENS_ADD_SPECIAL);
     if (tokens_encode(t, text, o->chat ? prompt.bytes : strlen(text), flags, &ids, &err) != 0)

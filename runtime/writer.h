@@ -17,6 +17,8 @@ void open_writer(Writer *w, const Options *o, Tokens *tokens, int embeds);
 void close_writer(Writer *w);
 
 SamplerOptions choose_sampler(const Options *o);
+// Exits when --think asks for what the template has no switch for.
+void check_thinking(const Options *o, const Chat *chat);
 // What --grammar-file and --json-schema ask for, for a text or for the reply to a prompt; NULL when
 // they do not. The caller closes it. Exits on failure.
 Matcher *choose_matcher(const Options *o, ChatPrompt *prompt);

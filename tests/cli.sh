@@ -158,6 +158,10 @@ check "the emitted Makefile builds" sh -c "make -s -C $work/one CFLAGS='-std=gnu
 check "a program takes the most bits it was built for" sh -c "$work/one/model info --device cpu | grep -q 'keys in 8 bits, values in 8'"
 refuses 2 "built for 8 4" $work/one/model info --device cpu --cache-bits 16
 
+refuses 1 "no switch for reasoning" $work/one/model run --chat -p x --think off --device cpu
+refuses 1 "no switch for reasoning" $work/one/model chat --think on --device cpu
+refuses 2 "goes with --chat" $program run -p x --think on
+refuses 2 "goes without --raw" $program chat --raw --think on
 check "the program renders alike" [ "$(template $work/one/model)" = "$(template $build/exlc "$work/model")" ]
 refuses 1 "Conversation roles must alternate" sh -c "$work/one/model template <$work/wrong"
 prompt=$($work/one/model template <"$work/request" | sed 's/<|begin_of_text|>//') # run adds it
