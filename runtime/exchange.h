@@ -3,6 +3,7 @@
 // for the thread of the connections.
 #pragma once
 #include "answer.h"
+#include "keys.h"
 #include "readers.h"
 #include "server.h"
 #include <event2/http.h>
@@ -11,6 +12,7 @@ typedef struct Exchange Exchange;
 
 struct Server {
     const Options *options;
+    Keys keys;
     Api *api;
     struct event_base *base;
     struct evhttp *http;

@@ -259,6 +259,8 @@ static const struct {
     {"--name", "NAME", TEMPLATE, TEXT, AT(name), 0, 0, 0, "which one, where there are several"},
     {"--api-key", "KEY", SERVE, TEXT, AT(api_key), 1, 0, 0, "requests must carry it"},
     {"--admin-key", "KEY", SERVE, TEXT, AT(admin_key), 1, 0, 0, "also opens /cache"},
+    {"--keys", "FILE", SERVE, TEXT, AT(keys), 1, 0, 0,
+     "more of both, lines 'api-key = KEY'; read again when it changes"},
     {"--cors", "ORIGIN", SERVE, TEXT, AT(cors), 0, 0, 0,
      "pages from there may call; * is anywhere"},
     {"--drain", "S", SERVE, WHOLE, AT(drain), 0, 86400, 0,
@@ -432,7 +434,7 @@ void print_config(const Options *o)
             printf("%s = %d\n", name, *(const int *)at);
         else if (rows[i].kind == NUMBER && !isnan(*(const float *)at))
             printf("%s = %g\n", name, (double)*(const float *)at);
-        else if (rows[i].kind == TEXT && *(const char *const *)at && strstr(name, "key"))
+        else if (rows[i].kind == TEXT && *(const char *const *)at && strstr(name, "-key"))
             printf("# %s is set, and not printed\n", name);
         else if (rows[i].kind == TEXT && *(const char *const *)at)
             printf("%s = \"%s\"\n", name, *(const char *const *)at);

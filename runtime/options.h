@@ -41,7 +41,7 @@ typedef struct {
     int json, hidden, decode, no_special;
     int windows, context;
     // serve
-    const char *config, *host, *api_key, *admin_key, *cors, *name, *capture;
+    const char *config, *host, *api_key, *admin_key, *cors, *name, *capture, *keys;
     int port, drain, max_body, max_queue, print_config, log_requests;
     // bench
     int prompts[32], prompt_count, batches[32], batch_count, contexts[32], context_count, gen, steps;

@@ -25,26 +25,18 @@ extern const char page_text[], page_text_end[];
 
 // --- routes --------------------------------------------------------------------------------------
 
-static int same_key(const char *given, const char *key)
-{
-    size_t n = strlen(key), difference = strlen(given) ^ n;
-    for (size_t i = 0; i < n && given[i]; i++) difference |= (size_t)(given[i] ^ key[i]);
-    return difference == 0;
-}
-
-// 0: no valid key, 1: may use the model, 2: may look behind it.
+// The best of the keys that a request has.
 static int permission(const Server *server, struct evhttp_request *http)
 {
-    const Options *o = server->options;
     struct evkeyvalq *headers = evhttp_request_get_input_headers(http);
     const char *names[] = {"Authorization", "x-api-key", "x-admin-key"};
-    int granted = o->api_key ? 0 : o->admin_key ? 1 : 2;
+    int granted = keys_permission(&server->keys, NULL);
     for (int i = 0; i < 3; i++) {
         const char *key = evhttp_find_header(headers, names[i]);
         if (!key) continue;
         if (i == 0 && strncasecmp(key, "Bearer ", 7) == 0) key += 7;
-        if (o->admin_key && same_key(key, o->admin_key)) return 2;
-        if (o->api_key && same_key(key, o->api_key)) granted = o->admin_key ? 1 : 2;
+        int of_key = keys_permission(&server->keys, key);
+        if (of_key > granted) granted = of_key;
     }
     return granted;
 }
@@ -211,7 +203,11 @@ static void on_news(evutil_socket_t fd, short what, void *argument)
 static void on_quiet(evutil_socket_t fd, short what, void *argument)
 {
     (void)fd, (void)what;
-    exchanges_ping(argument);
+    Server *server = argument;
+    Error err;
+    exchanges_ping(server);
+    if (keys_refresh(&server->keys, &err) < 0)
+        fprintf(stderr, "%s: %s; the keys stay as they were\n", model_info.name, err.text);
 }
 
 static void on_deadline(evutil_socket_t fd, short what, void *argument)
@@ -299,6 +295,7 @@ int server_open(Server **out, const Options *o, Api *api, Error *err)
     evhttp_set_max_body_size(server->http, (ev_ssize_t)o->max_body + (1 << 20));
     evhttp_set_timeout(server->http, 120);
     evhttp_set_gencb(server->http, on_request, server);
+    if (keys_open(&server->keys, o->api_key, o->admin_key, o->keys, err) != 0) return -1;
     if (api && o->capture && !(server->capture = fopen(o->capture, "a")))
         return error_set(err, "%s %s: %s", option_name("--capture"), o->capture, strerror(errno));
     return listen_on(server, err) == 0 ? add_events(server, err) : -1;
@@ -334,6 +331,7 @@ void server_close(Server *server)
     event_base_free(server->base);
     close(server->news_fd);
     if (server->capture) fclose(server->capture);
+    keys_close(&server->keys);
     free(server);
 }
 

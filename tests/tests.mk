@@ -38,7 +38,7 @@ FUZZ_request = $(patsubst %,compiler/%.c,template lexer tokenizer json util) \
                $(patsubst %,runtime/%.c,api answer base64 batch cache chat completions constrain conversation embeddings fields filters foreign \
                  frame generate mask messages methods metrics pools reply request responses sample sampling states template tier \
                  tokens value)
-FUZZ_http = $(FUZZ_request) runtime/exchange.c runtime/readers.c runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a
+FUZZ_http = $(FUZZ_request) runtime/exchange.c runtime/keys.c runtime/readers.c runtime/server.c $(B)/page.o -l:libevent_extra.a -l:libevent_core.a
 FUZZ_WRAP = $(foreach f,die arena_alloc arena_copy arena_format grow_array,-Wl$(comma)--wrap=$f)
 FUZZ_WRAP_tokenizer = $(foreach f,die arena_alloc,-Wl$(comma)--wrap=$f)
 $(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/*.h compiler/*.c runtime/*.[ch] $(B)/embedded.o

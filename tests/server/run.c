@@ -1173,6 +1173,49 @@ static void test_keys(void)
     CHECK(stop_server(&s, SIGTERM) == 0);
 }
 
+static void write_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    if (!f || fputs(text, f) < 0) exit(1);
+    fclose(f);
+}
+
+static int status_of(int port, const char *path, const char *key)
+{
+    int status;
+    char *header = format("Authorization: Bearer %s\r\n", key);
+    free(request(port, "GET", path, header, "", &status));
+    free(header);
+    return status;
+}
+
+// A file of keys, as our own or TabbyAPI's, is read again when it changes; a bad one is not taken.
+static void test_key_file(void)
+{
+    char path[] = "/tmp/exlc-keys-XXXXXX", text[4096] = "";
+    close(mkstemp(path));
+    write_file(path, "# people\napi-key = one\napi-key = \"two\"\nadmin-key = boss\n");
+    Server s = start_server(program, (const char *[]){"--keys", path, "--api-key", "given", NULL});
+    CHECK(status_of(s.port, "/v1/models", "one") == 200 &&
+          status_of(s.port, "/v1/models", "two") == 200 &&
+          status_of(s.port, "/v1/models", "given") == 200 &&
+          status_of(s.port, "/v1/models", "three") == 401);
+    CHECK(status_of(s.port, "/cache", "one") == 401 && status_of(s.port, "/cache", "boss") == 200);
+    write_file(path, "admin_key: boss\napi_key:\n  - three\n  - 'four'\n");
+    double start = seconds();
+    while (status_of(s.port, "/v1/models", "three") != 200 && seconds() - start < 5) usleep(50000);
+    CHECK(status_of(s.port, "/v1/models", "four") == 200 &&
+          status_of(s.port, "/v1/models", "one") == 401 &&
+          status_of(s.port, "/v1/models", "given") == 200);
+    write_file(path, "api_key: [one\nnonsense\n");
+    CHECK(read(s.log, text, sizeof text - 1) > 0);
+    CHECK_MSG(strstr(text, ":1: expected 'api-key = KEY'") && strstr(text, "stay as they were"),
+              "%s", text);
+    CHECK(status_of(s.port, "/v1/models", "three") == 200);
+    CHECK(stop_server(&s, SIGTERM) == 0);
+    unlink(path);
+}
+
 // SIGTERM: a short answer is finished, a long one is cut off in time, the status is 0.
 static void test_drain(void)
 {
@@ -1246,6 +1289,7 @@ int main(int argc, char **argv)
     test_long_reading();
     test_defaults();
     test_keys();
+    test_key_file();
     test_drain();
     if (argc > 3) test_chat(argv[3]);
     free(words);
