@@ -147,20 +147,21 @@ static void check_keys(const char *where, const cJSON *node)
         if (c->child) check_keys(where, c);
     }
     if (!cJSON_IsObject(node) || count < 2) return;
-    const char **keys = malloc(count * sizeof *keys);
+    const char **keys = cJSON_malloc(count * sizeof *keys);
     if (!keys) die("memory", "cannot allocate %zu keys", count);
     size_t i = 0;
     for (const cJSON *c = node->child; c; c = c->next) keys[i++] = c->string;
     qsort(keys, count, sizeof *keys, compare_keys);
     for (i = 1; i < count; i++)
         if (strcmp(keys[i - 1], keys[i]) == 0) die(where, "key \"%s\" twice in one object", keys[i]);
-    free(keys);
+    cJSON_free(keys);
 }
 
+// What it holds is cJSON's, like the tree, so that who catches die can give all of it back.
 cJSON *parse_json(const char *where, const char *text, size_t bytes)
 {
     if (!utf8_valid(text, bytes)) die(where, "not valid UTF-8");
-    Scan s = {where, text, text, text + bytes, malloc(bytes + 1)};
+    Scan s = {where, text, text, text + bytes, cJSON_malloc(bytes + 1)};
     if (!s.copy) die("memory", "cannot allocate %zu bytes", bytes);
     memcpy(s.copy, text, bytes);
     if (bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) s.p += 3;
@@ -169,7 +170,7 @@ cJSON *parse_json(const char *where, const char *text, size_t bytes)
     skip_space(&s);
     if (s.p != s.end) fail(&s, "text after the JSON value");
     cJSON *tree = cJSON_ParseWithLength(start, (size_t)(s.copy + bytes - start));
-    free(s.copy);
+    cJSON_free(s.copy);
     if (!tree) die(where, "not valid JSON");
     check_keys(where, tree);
     return tree;
