@@ -7,9 +7,7 @@
 // that end with the (p + 1) * bits th, and the codebook makes a number of them.
 #include "exlc.h"
 #include "half.h"
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 static uint16_t element(const uint8_t *p)
 {
