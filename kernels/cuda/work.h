@@ -350,7 +350,9 @@ WORK_INLINE int held_units(int rows, int shared_bytes)
      (HEAD_NORMS == HEAD_NORM_ALL ? (BLOCKS(Q_DIM) + BLOCKS(KV_DIM) + 3) / 4 * 4 : 0)) // floats
 #define VALUES_ROOM (SPLIT * VALUE_STRIDE + HEAD_TILES * 8 * (SPLIT * 4 + 16 + SPLIT * 2 + 16 + 8))
 // What is known of heads ahead of their sums (qkv.cuh), and of how many items of attention.
+#ifndef SPLITS_AHEAD
 #define SPLITS_AHEAD 32
+#endif
 #define AHEAD_BYTES                                                                                \
     (48 + (ROPE_DIM + (HEAD_NORMS == HEAD_NORM_SHARED ? 2 : 1) * HEAD_DIM + 3) / 4 * 16)
 // Heads are finished where the values come later.

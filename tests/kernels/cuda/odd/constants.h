@@ -1,4 +1,5 @@
-// Constants of one test of tests/kernels/cuda.c: heads of 80 channels, interleaved rope.
+// Constants of one test of tests/kernels/cuda.c: heads of 80 channels, interleaved rope, more items
+// of attention than are listed at a time.
 #pragma once
 
 #define LAYERS 2
@@ -16,6 +17,7 @@
 #define ROPE_DIM 32
 #define MAX_CONTEXT 600
 #define MAX_BATCH 16
+#define SPLITS_AHEAD 2
 #define ROPE_INVERSE \
     { \
         1.0f, 0.56234133f, 0.31622777f, 0.17782794f, 0.1f, 0.056234133f, 0.031622777f, \
