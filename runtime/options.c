@@ -615,8 +615,12 @@ static DeviceOptions with_pages(const DeviceOptions *o, int pages)
     return d;
 }
 
-int fit_memory(DeviceOptions *o, uint64_t bytes, int least)
+// Of a GPU whose memory others use too.
+#define RESERVED ((uint64_t)256 << 20)
+
+int fit_memory(DeviceOptions *o, uint64_t free_bytes, int least)
 {
+    uint64_t bytes = free_bytes > RESERVED ? free_bytes - RESERVED : 0;
     int pages = o->pages[POOL_ALL], fewest = (least + PAGE - 1) / PAGE;
     if (memory_bytes(o) <= bytes) return 0;
     DeviceOptions d = *o;
@@ -625,16 +629,12 @@ int fit_memory(DeviceOptions *o, uint64_t bytes, int least)
     return memory_bytes(o) <= bytes ? 0 : -1;
 }
 
-// Of a GPU whose memory others use too.
-#define RESERVED ((uint64_t)256 << 20)
-
 // A context that was asked for is kept.
 static void fit_gpu(DeviceOptions *o, uint64_t bytes, const char *device)
 {
     int64_t before = (int64_t)o->pages[POOL_ALL] * PAGE;
     int least = option_given("--max-context") ? o->max_context : PAGE;
-    fit_memory(o, bytes > RESERVED ? bytes - RESERVED : 0,
-               least); // what still does not is said later
+    fit_memory(o, bytes, least); // what still does not is said later
     int64_t after = (int64_t)o->pages[POOL_ALL] * PAGE;
     if (after < before)
         fprintf(stderr,

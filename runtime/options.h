@@ -75,10 +75,10 @@ DeviceOptions choose_sizes(const Options *o, int cuda, int max_rows, int max_out
                            int keep_hidden);
 // Device memory that those sizes take, weights included.
 uint64_t memory_bytes(const DeviceOptions *o);
-// Takes pages off the cache until the sizes fit so many bytes, and off the longest context what the
-// cache then has no room for; not below `least` tokens. 0, or -1 and the least sizes when they do
-// not fit either.
-int fit_memory(DeviceOptions *o, uint64_t bytes, int least);
+// Takes pages off the cache until the sizes fit a GPU with so many bytes free, less 256 MiB, and off
+// the longest context what the cache then has no room for; not below `least` tokens. 0, or -1 and
+// the least sizes when they do not fit either.
+int fit_memory(DeviceOptions *o, uint64_t free_bytes, int least);
 
 // The tokenizer of the program; exits when it has none.
 struct Tokens *open_tokens(void);

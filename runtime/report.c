@@ -92,7 +92,8 @@ int command_info(const Options *o)
     DeviceOptions sizes = choose_sizes(o, cuda, 0, 0, m->embedding != EMBEDDING_NONE);
     if (o->gpu_memory &&
         fit_memory(&sizes, o->gpu_memory, o->max_context ? o->max_context : PAGE) != 0)
-        fail("%llu bytes do not hold this model: with %d tokens of cache it takes %llu",
+        fail("%llu bytes, less 256 MiB, do not hold this model: with %d tokens of cache it takes "
+             "%llu",
              (unsigned long long)o->gpu_memory, sizes.pages[POOL_ALL] * PAGE,
              (unsigned long long)memory_bytes(&sizes));
     uint64_t cache = cache_token_bytes(m, POOL_ALL, sizes.key_bits, sizes.value_bits);
