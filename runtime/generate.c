@@ -150,12 +150,15 @@ static int prepare_grammar(Generator *g, Job *job, Error *err)
     job->mask = malloc(BIT_WORDS(model_info.vocab) * sizeof *job->mask);
     if (!job->mask) return error_set(err, "out of memory");
     pthread_mutex_lock(&g->opening);
-    Vocabulary *v = g->vocabulary;
-    int status = v ? 0 : vocabulary_open(&v, g->tokens, model_info.vocab, err);
-    if (status == 0)
-        g->vocabulary = v;
-    else
-        vocabulary_close(v);
+    int status = 0;
+    if (!g->vocabulary) { // else the generator may be reading it
+        Vocabulary *v = NULL;
+        status = vocabulary_open(&v, g->tokens, model_info.vocab, err);
+        if (status == 0)
+            g->vocabulary = v;
+        else
+            vocabulary_close(v);
+    }
     pthread_mutex_unlock(&g->opening);
     return status;
 }
