@@ -131,8 +131,7 @@ static void print_line(Api *api, Line *l)
                              status, "body", body);
     char *text = line ? json_dumps(line, ANSWER_JSON) : NULL;
     if (!text) fail("out of memory");
-    puts(text);
-    if (fflush(stdout) != 0) fail("standard output: cannot write");
+    if (puts(text) < 0 || fflush(stdout) != 0) fail("standard output: cannot write");
     free(text);
     json_decref(line);
     json_decref(l->id);

@@ -75,6 +75,7 @@ static void load(Talk *t, const char *path)
         char part[4096];
         t->text.bytes = t->asked = 0;
         for (size_t n; (n = fread(part, 1, sizeof part, f)) > 0;) append_text(&t->text, part, n);
+        if (ferror(f)) fprintf(stderr, "%s: %s\n", path, strerror(errno));
     } else {
         json_t *messages = json_loadf(f, JSON_REJECT_DUPLICATES, &err);
         if (json_is_array(messages)) {

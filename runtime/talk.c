@@ -172,16 +172,15 @@ void talk_answer(Talk *t)
 void talk_continue(Talk *t, const char *said)
 {
     if (t->raw) {
-        size_t bytes = t->text.bytes;
-        char *before = strdup(t->text.data + t->asked);
-        if (!before) fail("out of memory");
+        TokenText before = {0}; // which may have any bytes
+        append_text(&before, t->text.data + t->asked, t->text.bytes - t->asked);
         t->text.bytes = t->asked;
         append_text(&t->text, said, strlen(said));
         if (answer_raw(t, t->asked, said) != 0) {
             t->text.bytes = t->asked;
-            append_text(&t->text, before, bytes - t->asked);
+            append_text(&t->text, before.data, before.bytes);
         }
-        free(before);
+        free(before.data);
         return;
     }
     json_t *message = last_message(t, "assistant"), *text = json_string(said);
