@@ -1,6 +1,8 @@
 // Requests with a body, from their first reader to their last event.
 #include "exchange.h"
 #include "completions.h"
+#include "program.h"
+#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
@@ -215,9 +217,10 @@ static int speak(Exchange *x)
     int finished = answer_finished(x->answer), failed = 0;
     if (x->http && x->answer->stream)
         failed = family->events(server->api, x->answer, &text, &err) != 0;
-    else if (x->http && finished)
-        response = family->response(server->api, x->answer, &r);
     pthread_mutex_unlock(&g->lock);
+    // Of what is finished nothing changes: the generator need not wait.
+    if (x->http && finished && !x->answer->stream)
+        response = family->response(server->api, x->answer, &r);
 
     if (x->http && x->answer->stream) {
         struct bufferevent *socket = evhttp_connection_get_bufferevent(x->connection);
@@ -278,7 +281,7 @@ static void read_request(Reading *reading)
     Exchange *x = (Exchange *)reading;
     Api *api = x->server->api;
     json_t *body = parse_body(x->body, &x->refusal), *result = NULL;
-    if (body && x->server->capture) x->captured = json_dumps(body, ANSWER_JSON);
+    if (body && x->server->options->capture) x->captured = json_dumps(body, ANSWER_JSON);
     if (!body) {
         x->refused = 1;
     } else if (x->what == GENERATE) {
@@ -295,14 +298,15 @@ static void read_request(Reading *reading)
     json_decref(body);
 }
 
-// Whether so many more have no room in the queue.
-static int is_full(Server *server, int more)
+// Whether so many jobs more have no room in the queue, which those that are being read enter first.
+// What is more than it holds at all goes in when nobody waits.
+static int is_full(Server *server, int reading, int jobs)
 {
     Generator *g = server->api->generator;
     pthread_mutex_lock(&g->lock);
-    int queued = g->stats.queued;
+    int waiting = g->stats.queued + reading;
     pthread_mutex_unlock(&g->lock);
-    return queued + more >= server->options->max_queue;
+    return waiting && waiting + jobs > server->options->max_queue;
 }
 
 static void begin_answer(Exchange *x)
@@ -333,11 +337,19 @@ static void begin_answer(Exchange *x)
 // A line for whoever wants to ask the same again.
 static void capture(const Exchange *x)
 {
+    Server *server = x->server;
     const char *id = x->answer ? x->answer->id : "";
-    fprintf(x->server->capture,
-            "{\"time\":%lld,\"path\":\"%s\",\"id\":\"%s\",\"status\":%d,\"body\":%s}\n",
-            (long long)time(NULL), x->path, id, x->refused ? x->refusal.status : 200, x->captured);
-    fflush(x->server->capture);
+    if (fprintf(server->capture,
+                "{\"time\":%lld,\"path\":\"%s\",\"id\":\"%s\",\"status\":%d,\"body\":%s}\n",
+                (long long)time(NULL), x->path, id, x->refused ? x->refusal.status : 200,
+                x->captured) >= 0 &&
+        fflush(server->capture) == 0)
+        return;
+    // The line may be there in part; no other may stand behind it.
+    fprintf(stderr, "%s: %s: %s; no more requests are kept\n", model_info.name,
+            server->options->capture, strerror(errno));
+    fclose(server->capture);
+    server->capture = NULL;
 }
 
 // What has been read is answered, or goes to the generator.
@@ -346,7 +358,9 @@ static void take_read(Reading *reading)
     Exchange *x = (Exchange *)reading;
     Server *server = x->server;
     server->unread--;
-    if (x->captured) capture(x);
+    if (!x->refused && x->what == GENERATE && is_full(server, 0, x->answer->job_count))
+        x->refused = refusal_set(&x->refusal, 503, "", "too many requests are waiting") != 0;
+    if (x->captured && server->capture) capture(x);
     if (!x->http) {
         end_exchange(x);
     } else if (x->refused) {
@@ -356,9 +370,6 @@ static void take_read(Reading *reading)
         char *text = x->reply;
         x->reply = NULL;
         reply_text(server, detach(x), 200, text);
-        end_exchange(x);
-    } else if (is_full(server, x->answer->job_count - 1)) {
-        refuse(server, detach(x), x->family, 503, "too many requests are waiting");
         end_exchange(x);
     } else {
         begin_answer(x);
@@ -402,7 +413,8 @@ void exchange_open(Server *server, struct evhttp_request *http, const char *path
         refuse(server, http, family, 503, "the server is shutting down");
         return;
     }
-    if (what == GENERATE && is_full(server, server->unread)) {
+    if (what == GENERATE ? is_full(server, server->unread, 1)
+                         : server->unread >= server->options->max_queue) {
         refuse(server, http, family, 503, "too many requests are waiting");
         return;
     }

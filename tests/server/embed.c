@@ -48,6 +48,20 @@ static double *embed(int port, int count, const char *more, size_t *width)
     return values;
 }
 
+// More inputs than may wait go in when nobody waits.
+static void test_many(int port)
+{
+    enum { MANY = 2048 };
+    char *body = malloc(MANY * 4 + 64), *p = body + sprintf(body, "{\"input\": [[1]");
+    for (int i = 1; i < MANY; i++) p += sprintf(p, ",[1]");
+    strcpy(p, "], \"dimensions\": 1}");
+    int status;
+    char *text = request(port, "POST", "/v1/embeddings", "", body, &status);
+    CHECK_MSG(status == 200 && strstr(text, "\"index\":2047"), "%d %.200s", status, text);
+    free(text);
+    free(body);
+}
+
 static double length_of(const double *v, size_t n)
 {
     double sum = 0;
@@ -164,6 +178,7 @@ int main(int argc, char **argv)
     test_last(last.port);
     test_mean(last.port, mean.port);
     test_refusals(last.port);
+    test_many(last.port);
     CHECK(stop_server(&last, SIGTERM) == 0 && stop_server(&mean, SIGTERM) == 0);
     free(file);
     return check_done();

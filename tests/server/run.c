@@ -1089,6 +1089,17 @@ static void test_records(void)
     json_decref(second);
     if (f) fclose(f);
     unlink(path);
+    // What cannot be kept is said once, and changes no answer.
+    s = start_server(program, (const char *[]){"--capture", "/dev/full", NULL});
+    for (int i = 0; i < 2; i++) {
+        free(request(s.port, "POST", "/tokenize", "", "{\"text\": \"x\"}", &status));
+        CHECK(status == 200);
+    }
+    text[read(s.log, text, sizeof text - 1)] = 0;
+    CHECK_MSG(strstr(text, "/dev/full: No space left") &&
+                  strchr(text, '\n') == text + strlen(text) - 1,
+              "%s", text);
+    CHECK(stop_server(&s, SIGTERM) == 0);
 }
 
 // A second server says that the port is taken, and nothing else: before it reads any weights.
