@@ -63,11 +63,12 @@ static int read_file(const char *path, Key **out, Error *err)
     Key *list = NULL;
     char *line = NULL;
     size_t room = 0;
+    ssize_t bytes;
     int kind = -1, bad = 0;
     FILE *f = fopen(path, "r");
     if (!f) return error_set(err, "%s: %s", path, strerror(errno));
-    for (int number = 1; !bad && getline(&line, &room, f) >= 0; number++)
-        if (read_line(&list, line, &kind) != 0)
+    for (int number = 1; !bad && (bytes = getline(&line, &room, f)) >= 0; number++)
+        if (strlen(line) != (size_t)bytes || read_line(&list, line, &kind) != 0)
             bad = error_set(err, "%s:%d: expected 'api-key = KEY' or 'admin-key = KEY'", path,
                             number);
     if (!bad && ferror(f)) bad = error_set(err, "%s: %s", path, strerror(errno));
@@ -105,7 +106,8 @@ int keys_refresh(Keys *k, Error *err)
     struct stat file;
     struct timespec changed = {0};
     if (!k->path) return 0;
-    if (stat(k->path, &file) == 0) changed = file.st_mtim;
+    // A file may come with an older one's time of writing, or become readable without a new one.
+    if (stat(k->path, &file) == 0) changed = file.st_ctim;
     if (k->filed && changed.tv_sec == k->changed.tv_sec && changed.tv_nsec == k->changed.tv_nsec)
         return 0;
     k->changed = changed;

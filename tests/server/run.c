@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <time.h>
 
 static const char *program;
@@ -1204,6 +1205,7 @@ static int status_of(int port, const char *path, const char *key)
 static void test_key_file(void)
 {
     char path[] = "/tmp/exlc-keys-XXXXXX", text[4096] = "";
+    FILE *f;
     close(mkstemp(path));
     write_file(path, "# people\napi-key = one\napi-key = \"two\"\nadmin-key = boss\n");
     Server s = start_server(program, (const char *[]){"--keys", path, "--api-key", "given", NULL});
@@ -1218,11 +1220,25 @@ static void test_key_file(void)
     CHECK(status_of(s.port, "/v1/models", "four") == 200 &&
           status_of(s.port, "/v1/models", "one") == 401 &&
           status_of(s.port, "/v1/models", "given") == 200);
+    // Also when it is as old as the one before; half a key is none.
+    struct stat file;
+    CHECK(stat(path, &file) == 0);
+    write_file(path, "api-key = five\n");
+    CHECK(utimensat(AT_FDCWD, path, (struct timespec[]){file.st_atim, file.st_mtim}, 0) == 0);
+    start = seconds();
+    while (status_of(s.port, "/v1/models", "five") != 200 && seconds() - start < 5) usleep(50000);
+    CHECK(status_of(s.port, "/v1/models", "five") == 200 &&
+          status_of(s.port, "/v1/models", "three") == 401);
+    f = fopen(path, "w");
+    CHECK(f && fwrite("api-key = five\0six\n", 1, 20, f) == 20 && fclose(f) == 0);
+    CHECK(read(s.log, text, sizeof text - 1) > 0 && strstr(text, ":1: expected 'api-key = KEY'"));
+    CHECK(status_of(s.port, "/v1/models", "five") == 200);
+    memset(text, 0, sizeof text);
     write_file(path, "api_key: [one\nnonsense\n");
     CHECK(read(s.log, text, sizeof text - 1) > 0);
     CHECK_MSG(strstr(text, ":1: expected 'api-key = KEY'") && strstr(text, "stay as they were"),
               "%s", text);
-    CHECK(status_of(s.port, "/v1/models", "three") == 200);
+    CHECK(status_of(s.port, "/v1/models", "five") == 200);
     CHECK(stop_server(&s, SIGTERM) == 0);
     unlink(path);
 }
