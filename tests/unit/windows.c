@@ -168,26 +168,31 @@ static int check_answer(const Request *r, const Sequence *s)
     return wrong;
 }
 
+// A batch over `all` pages, and `windows` for windows, of `host` pages each in the second level.
+static void open_plain(Batcher *b, Device *d, int all, int windows, int host, int chunk)
+{
+    Error err;
+    *d = (Device){.options = {.max_rows = chunk,
+                              .max_outputs = SLOTS,
+                              .max_context = CONTEXT,
+                              .max_sequences = SLOTS,
+                              .pages_per_sequence = PAGES_EACH,
+                              .pages = {all, windows},
+                              .host_pages = {host, windows ? host : 0}},
+                  .pools = windows ? 2 : 1,
+                  .batcher = b};
+    CHECK(all <= MOST_PAGES && windows <= MOST_PAGES);
+    CHECK(batch_open(b, d, &d->options, &err) == 0);
+    if (!windows) b->pools = 1;
+}
+
 // `pages` of POOL_ALL; windows: with layers that have some; host: pages of a second level.
 static void test_life(int windows, int deterministic, int pages, int host, int chunk, int rounds)
 {
     static Device d;
     Batcher b;
-    Error err;
-    d = (Device){.options = {.max_rows = chunk,
-                             .max_outputs = SLOTS,
-                             .max_context = CONTEXT,
-                             .max_sequences = SLOTS,
-                             .pages_per_sequence = PAGES_EACH}};
-    d.pools = windows ? 2 : 1;
-    d.options.pages[POOL_ALL] = pages;
-    d.options.pages[POOL_WINDOW] = WINDOW_PAGES(WINDOW, SLOTS, chunk);
-    if (d.options.pages[POOL_WINDOW] > pages) d.options.pages[POOL_WINDOW] = pages;
-    for (int pool = 0; pool < d.pools; pool++) d.options.host_pages[pool] = host;
-    d.batcher = &b;
-    CHECK(d.options.pages[POOL_WINDOW] <= MOST_PAGES && pages <= MOST_PAGES);
-    CHECK(batch_open(&b, &d, &d.options, &err) == 0);
-    if (!windows) b.pools = 1;
+    int seen = WINDOW_PAGES(WINDOW, SLOTS, chunk);
+    open_plain(&b, &d, pages, !windows ? 0 : seen < pages ? seen : pages, host, chunk);
     b.deterministic = deterministic;
 
     SamplerOptions greedy = sampler_defaults;
@@ -256,17 +261,8 @@ static void test_return(void)
     static Device d;
     static int32_t tokens[CONTEXT];
     Batcher b;
-    Error err;
     Drawn drawn[SLOTS];
-    d = (Device){.options = {.max_rows = 512,
-                             .max_outputs = SLOTS,
-                             .max_context = CONTEXT,
-                             .max_sequences = SLOTS,
-                             .pages_per_sequence = PAGES_EACH,
-                             .pages = {40, WINDOW_PAGES(WINDOW, SLOTS, 512)}},
-                 .pools = 2};
-    d.batcher = &b;
-    CHECK(batch_open(&b, &d, &d.options, &err) == 0);
+    open_plain(&b, &d, 40, WINDOW_PAGES(WINDOW, SLOTS, 512), 0, 512);
     SamplerOptions greedy = sampler_defaults;
     greedy.temperature = 0;
     for (int i = 0; i < CONTEXT; i++) tokens[i] = i % 37;
@@ -291,18 +287,8 @@ static void test_mean(void)
     static Device d;
     static int32_t tokens[TOKENS];
     Batcher b;
-    Error err;
     Drawn drawn[SLOTS];
-    d = (Device){.options = {.max_rows = 16,
-                             .max_outputs = SLOTS,
-                             .max_context = CONTEXT,
-                             .max_sequences = SLOTS,
-                             .pages_per_sequence = PAGES_EACH,
-                             .pages = {5}},
-                 .pools = 1};
-    d.batcher = &b;
-    CHECK(batch_open(&b, &d, &d.options, &err) == 0);
-    b.pools = 1;
+    open_plain(&b, &d, 5, 0, 0, 16);
     SamplerOptions greedy = sampler_defaults;
     greedy.temperature = 0;
     double sum = 0;
@@ -329,19 +315,9 @@ static void test_second_level(void)
     static Device d;
     static int32_t tokens[CONTEXT];
     Batcher b;
-    Error err;
     Drawn drawn[SLOTS];
     for (int host = 0; host < 2; host++) {
-        d = (Device){.options = {.max_rows = 512,
-                                 .max_outputs = SLOTS,
-                                 .max_context = CONTEXT,
-                                 .max_sequences = SLOTS,
-                                 .pages_per_sequence = PAGES_EACH,
-                                 .pages = {10, 10},
-                                 .host_pages = {host * 20, host * 20}},
-                     .pools = 2};
-        d.batcher = &b;
-        CHECK(batch_open(&b, &d, &d.options, &err) == 0);
+        open_plain(&b, &d, 10, 10, host * 20, 512);
         SamplerOptions greedy = sampler_defaults;
         greedy.temperature = 0;
         int reused = 0;
@@ -358,23 +334,11 @@ static void test_second_level(void)
     }
 }
 
-// A deterministic batch over `all` pages, and `windows` for windows, where forms matter.
+// The same, deterministic, where forms matter.
 static void open_batch(Batcher *b, Device *d, int all, int windows, int host, int chunk)
 {
-    Error err;
-    *d = (Device){.options = {.max_rows = chunk,
-                              .max_outputs = SLOTS,
-                              .max_context = CONTEXT,
-                              .max_sequences = SLOTS,
-                              .pages_per_sequence = PAGES_EACH,
-                              .pages = {all, windows},
-                              .host_pages = {host, windows ? host : 0}},
-                  .pools = windows ? 2 : 1,
-                  .forms = 1,
-                  .batcher = b};
-    CHECK(batch_open(b, d, &d->options, &err) == 0);
-    if (!windows) b->pools = 1;
-    b->deterministic = 1;
+    open_plain(b, d, all, windows, host, chunk);
+    d->forms = b->deterministic = 1;
 }
 
 static int admit(Batcher *b, int salt, int prompt, int more, int priority)
